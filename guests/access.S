@@ -1,0 +1,72 @@
+/* The work-horse: executes a program of MSR accesses and records what each one left.
+ *
+ * Threaded code: each step is [handler, operands, results], RSP points into it and RET goes on to
+ * the next. So an access costs a handful of instructions beside itself, and the host can tell from
+ * RSP alone which step a vCPU is in. Exceptions come in on a stack of their own (IST 1), or they
+ * would overwrite the program.
+ */
+#include "abi.inc"
+
+	.globl start, op_rdmsr, op_wrmsr, op_done, rdmsr_at, wrmsr_at, vectors
+start:
+	ret
+
+op_rdmsr:
+	pop	%rcx
+	pop	%rax
+	pop	%rdx
+rdmsr_at:
+	rdmsr
+	mov	%rax, (%rsp)
+	mov	%rdx, 8(%rsp)
+	add	$32, %rsp
+	ret
+
+op_wrmsr:
+	pop	%rcx
+	pop	%rax
+	pop	%rdx
+wrmsr_at:
+	wrmsr
+	mov	%rax, (%rsp)
+	mov	%rdx, 8(%rsp)
+	add	$32, %rsp
+	ret
+
+/* A port write ends a batch with an in-kernel interrupt controller too, where HLT would wait. */
+op_done:
+	out	%al, $DONE_PORT
+	jmp	op_done
+
+/* The stubs are 16 bytes each, so that the host can compute an IDT from their number. */
+	.balign	16
+vectors:
+	.set	vector, 0
+	.rept	32
+	.balign	16
+	/* these push an error code by themselves */
+	.if !(vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30)
+	push	$0
+	.endif
+	push	$vector
+	jmp	fault
+	.set	vector, vector + 1
+	.endr
+
+/* Frame: vector, error code, RIP, CS, RFLAGS, RSP, SS. The faulting RSP points to word 4. */
+fault:
+	mov	40(%rsp), %rbx
+	mov	%rax, (%rbx)
+	mov	%rdx, 8(%rbx)
+	mov	8(%rsp), %eax
+	mov	%eax, 16(%rbx)
+	mov	(%rsp), %eax
+	or	$FAULTED_HIGH, %eax
+	mov	%eax, 20(%rbx)
+	mov	16(%rsp), %rax
+	mov	%rax, 24(%rbx)
+	add	$32, %rbx
+	mov	%rbx, 40(%rsp)
+	movq	$start, 16(%rsp)
+	add	$16, %rsp
+	iretq

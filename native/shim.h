@@ -1,0 +1,97 @@
+/* What Python is given of the kernel's ABI and of the few loops that must not run in Python.
+ *
+ * Stateless; a function returns >= 0 or -errno. Nothing here decides, allocates or prints.
+ */
+#ifndef MSRWARD_SHIM_H
+#define MSRWARD_SHIM_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/mman.h>
+
+#include <linux/kvm.h>
+
+/* A build host's headers may be older than the filter (Linux 5.10): what they lack stands here. */
+#ifndef KVM_CAP_X86_USER_SPACE_MSR
+#define KVM_CAP_X86_USER_SPACE_MSR 188
+#endif
+#ifndef KVM_EXIT_X86_RDMSR
+#define KVM_EXIT_X86_RDMSR 29
+#define KVM_EXIT_X86_WRMSR 30
+#endif
+#ifndef KVM_MSR_EXIT_REASON_FILTER
+#define KVM_MSR_EXIT_REASON_INVAL 1
+#define KVM_MSR_EXIT_REASON_UNKNOWN 2
+#define KVM_MSR_EXIT_REASON_FILTER 4
+#endif
+#ifndef KVM_X86_SET_MSR_FILTER
+#define KVM_CAP_X86_MSR_FILTER 189
+#define KVM_MSR_FILTER_MAX_BITMAP_SIZE 0x600
+#define KVM_MSR_FILTER_READ 1
+#define KVM_MSR_FILTER_WRITE 2
+#define KVM_MSR_FILTER_DEFAULT_ALLOW 0
+#define KVM_MSR_FILTER_DEFAULT_DENY 1
+#define KVM_MSR_FILTER_MAX_RANGES 16
+struct kvm_msr_filter_range {
+	uint32_t flags, nmsrs, base;
+	uint8_t *bitmap;
+};
+struct kvm_msr_filter {
+	uint32_t flags;
+	struct kvm_msr_filter_range ranges[KVM_MSR_FILTER_MAX_RANGES];
+};
+#define KVM_X86_SET_MSR_FILTER _IOW(KVMIO, 0xc6, struct kvm_msr_filter)
+#endif
+
+/* The members of kvm_run's union have no type names; cffi needs some. */
+#define MW_MEMBER(name) __typeof__(((struct kvm_run *)0)->name)
+typedef MW_MEMBER(fail_entry) mw_fail_entry;
+typedef MW_MEMBER(io) mw_io;
+typedef MW_MEMBER(mmio) mw_mmio;
+typedef MW_MEMBER(internal) mw_internal;
+typedef MW_MEMBER(debug) mw_debug;
+typedef MW_MEMBER(msr) mw_msr;
+
+/* The answer to one access: error, scribble (also overwrite what the kernel must ignore), data. */
+struct mw_reply {
+	uint64_t data;
+	uint8_t error;
+	uint8_t scribble;
+	uint8_t pad[6];
+};
+
+/* One MSR exit as it was found, before the answer. head is kvm_run.msr.error and pad (8 bytes). */
+struct mw_exit {
+	uint32_t exit_reason;
+	uint32_t step;
+	uint64_t head;
+	uint32_t reason;
+	uint32_t index;
+	uint64_t data;
+	uint64_t rip;
+	uint64_t rax;
+	uint64_t rcx;
+	uint64_t rdx;
+};
+
+/* One batch: the vCPU, the program's place in the guest, a reply for each step, room for exits. */
+struct mw_batch {
+	int fd;
+	uint32_t n_replies;
+	void *run;
+	uint64_t program;
+	const struct mw_reply *replies;
+	struct mw_exit *log;
+	uint32_t log_size;
+	uint32_t n_exits;
+};
+
+int mw_ioctl(int fd, unsigned long number, uintptr_t arg);
+int mw_ioctl_compat(int fd, uint32_t number, uint32_t arg);
+int mw_run(int fd, void *run);
+int mw_drain(struct mw_batch *batch);
+int mw_kick_handler(int signo);
+struct kvm_regs *mw_sync_regs(void *run);
+int mw_cpuid(uint32_t leaf, uint32_t out[4]);
+
+#endif

@@ -1,0 +1,39 @@
+import os
+
+import pytest
+
+from vmm.errors import KvmError
+
+
+def why_no_kvm() -> str | None:
+    from vmm.kvm import Kvm
+
+    try:
+        with Kvm() as kvm, kvm.create_vm():
+            return None
+    except KvmError as error:
+        return f"no usable /dev/kvm: {error}"
+
+
+@pytest.fixture(scope="session")
+def has_kvm() -> None:
+    """Skip, with the reason, where there is no /dev/kvm; MSRWARD_REQUIRE_KVM=1 makes it fail."""
+    reason = why_no_kvm()
+    if reason and os.environ.get("MSRWARD_REQUIRE_KVM") == "1":
+        pytest.fail(f"MSRWARD_REQUIRE_KVM=1, but {reason}")
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def kvm(has_kvm):
+    from vmm.kvm import Kvm
+
+    with Kvm() as opened:
+        yield opened
+
+
+@pytest.fixture
+def vm(kvm):
+    with kvm.create_vm() as made:
+        yield made

@@ -1,0 +1,98 @@
+import struct
+
+import pytest
+
+from vmm.filter import (
+    EMPTY_SLOT,
+    READ,
+    AtEdge,
+    MsrFilter,
+    MsrRange,
+    Pointer,
+    bitmap_of,
+    default_allow,
+    default_deny,
+)
+from vmm.memory import PlacedFilter, bad_address
+
+
+def test_builders_make_one_range_for_each_msr():
+    made = default_allow().deny(0x10, 0x11, access=READ).allow(0x12)
+    assert made.flags == 0
+    assert [(each.flags, each.base, each.nmsrs, each.bitmap) for each in made.ranges] == [
+        (1, 0x10, 1, b"\0"),
+        (1, 0x11, 1, b"\0"),
+        (3, 0x12, 1, b"\1"),
+    ]
+
+
+def test_a_filter_is_a_value():
+    assert default_deny().allow(5) == MsrFilter(1, (MsrRange(3, 5, 1, b"\1"),))
+    assert hash(default_deny()) == hash(MsrFilter.default_deny())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: MsrRange(1 << 32, 0, 1, b""),
+        lambda: MsrRange(1, -1, 1, b""),
+        lambda: MsrRange(1, 0, 1 << 32, b""),
+        lambda: MsrFilter(1 << 32),
+        lambda: default_allow().hole(17),
+    ],
+)
+def test_what_the_struct_cannot_hold_is_refused(make):
+    with pytest.raises(ValueError):
+        make()
+
+
+def test_what_only_the_kernel_refuses_is_not():
+    MsrFilter(0xFFFFFFFE, (MsrRange(0xFF, 0xFFFFFFFF, 0xFFFFFFFF, Pointer.KERNEL),) * 16)
+
+
+def test_bitmaps_are_least_significant_bit_first():
+    assert bitmap_of(9, [0, 8]) == b"\1\1" + bytes(6)
+
+
+def slots(placed: PlacedFilter) -> list[tuple[int, ...]]:
+    return [struct.unpack_from("<III4xQ", placed.data, 8 + 24 * slot) for slot in range(16)]
+
+
+def test_placing_fills_the_struct_and_pads_bitmaps_to_whole_longs():
+    placed = PlacedFilter(default_deny().hole().range(0x100, 65, b"\xff" * 9))
+    assert struct.unpack_from("<I", placed.data) == (1,)
+    flags, nmsrs, base, pointer = slots(placed)[1]
+    assert (flags, nmsrs, base) == (3, 65, 0x100)
+    offset = pointer - placed.address
+    assert placed.data[offset:] == b"\xff" * 9 + bytes(7)
+    assert slots(placed)[0] == (0, 0, 0, 0) == slots(placed)[15]
+
+
+def test_scribbling_changes_bitmaps_and_nothing_else():
+    placed = PlacedFilter(default_allow().deny(5))
+    before = bytes(placed.data)
+    placed.scribble()
+    assert placed.data[:392] == before[:392]
+    assert placed.data[392:] == bytes(each ^ 0xFF for each in before[392:])
+
+
+def test_bad_pointers_lead_where_they_say():
+    with open("/proc/self/maps") as maps:
+        low, high = 0, 0
+        at = bad_address(Pointer.UNMAPPED)
+        spans = [line.split()[:2] for line in maps]
+    for span, rights in spans:
+        low, high = (int(each, 16) for each in span.split("-"))
+        if low <= at < high:
+            assert rights.startswith("---")
+            break
+    else:
+        pytest.fail("the unmapped page is gone: something else may be mapped there")
+    assert bad_address(Pointer.NULL) == 0
+    assert bad_address(Pointer.KERNEL) >> 63
+
+
+def test_a_bitmap_at_an_edge_ends_there():
+    placed = PlacedFilter(MsrFilter(0, (EMPTY_SLOT, MsrRange(3, 0, 1, AtEdge(b"\1")))))
+    assert slots(placed)[1][3] & 0xFFF == 0xFFF
+    placed.close()

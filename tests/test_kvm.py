@@ -1,0 +1,283 @@
+import errno
+import os
+import threading
+import time
+
+import pytest
+
+from vmm._native import ffi, lib
+from vmm.errors import KvmError
+from vmm.exits import HltExit, IoExit, RdmsrExit, WrmsrExit
+from vmm.filter import Pointer, default_allow
+from vmm.guest import Guest, start_registers
+from vmm.kvm import Kvm, Vm
+from vmm.memory import GuestMemory, Mapping, bad_address
+from vmm.msr import FILTER, Msr
+from vmm.vcpu import Vcpu
+
+SYSTEM_CALLS = {
+    "get_api_version": lambda kvm: kvm.get_api_version(),
+    "get_vcpu_mmap_size": lambda kvm: kvm.get_vcpu_mmap_size(),
+    "check_extension": lambda kvm: kvm.check_extension(188),
+    "get_supported_cpuid": lambda kvm: kvm.get_supported_cpuid(),
+    "get_msr_index_list": lambda kvm: kvm.get_msr_index_list(),
+    "create_vm": lambda kvm: kvm.create_vm(),
+}
+VM_CALLS = {
+    "check_extension": lambda vm: vm.check_extension(188),
+    "enable_cap": lambda vm: vm.enable_cap(188, 0),
+    "enable_msr_exits": lambda vm: vm.enable_msr_exits(FILTER),
+    "set_msr_filter": lambda vm: vm.set_msr_filter(default_allow()),
+    "set_msr_filter_at": lambda vm: vm.set_msr_filter_at(0),
+    "compat_ioctl": lambda vm: vm.compat_ioctl(0x4104AEC6, 0),
+    "add_memory": lambda vm: vm.add_memory(0, 4096),
+    "set_user_memory_region": lambda vm: vm.set_user_memory_region(0, GuestMemory(0, 4096)),
+    "create_irqchip": lambda vm: vm.create_irqchip(),
+    "set_tss_addr": lambda vm: vm.set_tss_addr(0xFFFBD000),
+    "create_vcpu": lambda vm: vm.create_vcpu(0),
+}
+VCPU_CALLS = {
+    "run": lambda vcpu: vcpu.run(),
+    "enable_cap": lambda vcpu: vcpu.enable_cap(188, 0),
+    "get_regs": lambda vcpu: vcpu.get_regs(),
+    "set_regs": lambda vcpu: vcpu.set_regs(ffi.new("struct kvm_regs *")),
+    "get_sregs": lambda vcpu: vcpu.get_sregs(),
+    "set_sregs": lambda vcpu: vcpu.set_sregs(ffi.new("struct kvm_sregs *")),
+    "get_vcpu_events": lambda vcpu: vcpu.get_vcpu_events(),
+    "set_vcpu_events": lambda vcpu: vcpu.set_vcpu_events(ffi.new("struct kvm_vcpu_events *")),
+    "get_mp_state": lambda vcpu: vcpu.get_mp_state(),
+    "set_mp_state": lambda vcpu: vcpu.set_mp_state(0),
+    "get_msrs": lambda vcpu: vcpu.get_msrs([Msr.STAR]),
+    "set_msrs": lambda vcpu: vcpu.set_msrs({Msr.STAR: 0}),
+    "set_cpuid2": lambda vcpu: vcpu.set_cpuid2(ffi.new("struct kvm_cpuid2 *", {"entries": 0})),
+    "set_guest_debug": lambda vcpu: vcpu.set_guest_debug(0),
+    "set_signal_mask": lambda vcpu: vcpu.set_signal_mask(()),
+}
+
+
+def fd_of_another_kind() -> int:
+    return os.open("/dev/null", os.O_RDWR)
+
+
+def system_on(fd: int) -> Kvm:
+    kvm = object.__new__(Kvm)
+    kvm.fd, kvm.run_size, kvm.supported_cpuid = fd, 4096, None
+    return kvm
+
+
+def vcpu_on(fd: int) -> Vcpu:
+    vcpu = object.__new__(Vcpu)
+    vcpu.fd, vcpu.vcpu_id, vcpu._run_size = fd, 0, 4096
+    vcpu._keep = ffi.new("struct kvm_run *")
+    vcpu._area, vcpu.kvm_run = ffi.cast("void *", vcpu._keep), vcpu._keep
+    vcpu._words, vcpu._msr_exits = ffi.cast("uint64_t *", vcpu._keep), {}
+    return vcpu
+
+
+MAKERS = {
+    "system": (system_on, SYSTEM_CALLS),
+    "vm": (lambda fd: Vm(system_on(-1), fd), VM_CALLS),
+    "vcpu": (vcpu_on, VCPU_CALLS),
+}
+ALL_CALLS = [(kind, name) for kind, (_, calls) in MAKERS.items() for name in calls]
+
+
+@pytest.mark.parametrize(("kind", "name"), ALL_CALLS)
+def test_on_a_closed_descriptor_every_method_says_ebadf(kind, name):
+    make, calls = MAKERS[kind]
+    with pytest.raises(KvmError) as caught:
+        calls[name](make(-1))
+    assert caught.value.errno == errno.EBADF
+    assert str(caught.value).startswith(caught.value.ioctl)
+
+
+@pytest.mark.parametrize(("kind", "name"), ALL_CALLS)
+def test_on_another_kind_of_descriptor_every_method_says_enotty(kind, name):
+    make, calls = MAKERS[kind]
+    fd = fd_of_another_kind()
+    try:
+        with pytest.raises(KvmError) as caught:
+            calls[name](make(fd))
+        assert caught.value.errno == errno.ENOTTY
+    finally:
+        os.close(fd)
+
+
+def test_every_ioctl_method_is_in_these_tables():
+    plain = {"ioctl", "pointed", "close", "reply", "fail", "kick", "run_for", "sync_regs"}
+    for cls, calls in ((Kvm, SYSTEM_CALLS), (Vm, VM_CALLS), (Vcpu, VCPU_CALLS)):
+        methods = {each for each in vars(cls) if not each.startswith("_")} - plain
+        assert methods <= set(calls), cls
+
+
+def test_a_missing_device_is_named():
+    with pytest.raises(KvmError) as caught:
+        Kvm("/nonexistent/kvm")
+    assert (caught.value.errno, caught.value.ioctl) == (errno.ENOENT, "open")
+    assert "/nonexistent/kvm" in str(caught.value)
+
+
+def test_a_device_that_is_not_kvm_is_named():
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(KvmError) as caught:
+        Kvm("/dev/null")
+    assert caught.value.ioctl == "KVM_GET_API_VERSION"
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_memory_is_read_and_written_by_guest_physical_address():
+    with GuestMemory(0x100000, 8192) as memory:
+        memory.write(0x101FFE, b"ab")
+        assert memory.read(0x101FFC, 4) == b"\0\0ab"
+        for gpa, size in ((0x0FFFFF, 1), (0x101FFF, 2), (0x102000, 1)):
+            with pytest.raises(IndexError):
+                memory.write(gpa, bytes(size))
+            with pytest.raises(IndexError):
+                memory.read(gpa, size)
+
+
+def test_low_memory_is_below_4_gib():
+    with Mapping(4096, low=True) as low:
+        assert low.address + low.size <= 1 << 32
+
+
+def test_mapping_more_than_there_is_names_mmap():
+    with pytest.raises(KvmError) as caught:
+        Mapping(1 << 60)
+    assert caught.value.ioctl == "mmap"
+
+
+# --- with a kernel ----------------------------------------------------------------------------
+
+
+def boot(vm, name="read_msr", **registers):
+    return Guest.load(name).boot(vm, **registers)
+
+
+def test_the_kernel_has_the_capabilities_on_both_descriptors(kvm, vm):
+    for cap in (lib.KVM_CAP_X86_USER_SPACE_MSR, lib.KVM_CAP_X86_MSR_FILTER):
+        assert kvm.check_extension(cap) == vm.check_extension(cap) == 1
+
+
+def test_a_malformed_request_can_be_sent_on_purpose(vm):
+    for address in (bad_address(each) for each in Pointer):
+        with pytest.raises(KvmError) as caught:
+            vm.set_msr_filter_at(address)
+        assert caught.value.errno == errno.EFAULT
+    with pytest.raises(KvmError):
+        vm.ioctl(0x4189AEC6, 0)
+
+
+def test_a_denied_read_exits_and_gets_the_reply(vm):
+    vm.enable_msr_exits(FILTER)
+    vm.set_msr_filter(default_allow().deny(Msr.KERNEL_GS_BASE))
+    vcpu = boot(vm, rcx=Msr.KERNEL_GS_BASE)
+    assert vcpu.run() == RdmsrExit(Msr.KERNEL_GS_BASE, FILTER)
+    vcpu.reply(0x1234567890ABCDEF)
+    assert vcpu.run() == HltExit()
+    regs = vcpu.get_regs()
+    assert (regs.rax, regs.rdx) == (0x90ABCDEF, 0x12345678)
+
+
+def test_equal_exits_are_equal_and_different_ones_are_not(vm):
+    vm.enable_msr_exits(FILTER)
+    vm.set_msr_filter(default_allow().deny(1, 2))
+    vcpu = boot(vm, "access")
+    memory = vm.memories[0]
+    symbols = Guest.load("access").symbols
+    seen = []
+    for index, data in ((1, 5), (1, 6), (2, 5), (1, 5)):
+        program = (symbols["op_wrmsr"], index, data, 0, 0, 0, 0, 0, symbols["op_done"])
+        memory.write(0x100000, b"".join(word.to_bytes(8, "little") for word in program))
+        vcpu.set_regs(start_registers(Guest.load("access").entry, 0))
+        seen.append(vcpu.run())
+        vcpu.reply()
+        assert isinstance(vcpu.run(), IoExit)
+    assert seen == [
+        WrmsrExit(index, FILTER, data) for index, data in ((1, 5), (1, 6), (2, 5), (1, 5))
+    ]
+
+
+def test_a_spinning_guest_can_be_stopped(vm):
+    vcpu = boot(vm, "spin")
+    assert vcpu.run_for(0.05) is None
+    assert vcpu.get_regs().rip == Guest.load("spin").entry
+    assert vcpu.run_for(0.05) is None, "it can be run, and stopped, again"
+
+
+def test_a_guest_that_ends_is_not_stopped(vm):
+    assert boot(vm, rcx=Msr.STAR).run_for(30) == HltExit()
+
+
+def test_another_thread_can_kick_a_running_vcpu(vm):
+    from vmm.vcpu import allow_kicks
+
+    allow_kicks()
+    vcpu = boot(vm, "spin")
+    seen: list[object] = []
+
+    def run():
+        try:
+            seen.append(vcpu.run())
+        except KvmError as error:
+            seen.append(error.errno)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    deadline = time.monotonic() + 10
+    while thread.is_alive() and time.monotonic() < deadline:
+        vcpu.kick(thread.ident)
+        thread.join(0.01)
+    assert seen == [errno.EINTR]
+
+
+def test_state_can_be_read_and_set_back(vm):
+    vcpu = boot(vm, rcx=7)
+    regs = vcpu.get_regs()
+    assert (regs.rcx, regs.rip) == (7, Guest.load("read_msr").entry)
+    regs.rbx = 0x1122334455667788
+    vcpu.set_regs(regs)
+    assert vcpu.get_regs().rbx == 0x1122334455667788
+    sregs = vcpu.get_sregs()
+    assert sregs.cs.l == 1 and sregs.efer & 0x400
+    vcpu.set_sregs(sregs)
+    vcpu.set_vcpu_events(vcpu.get_vcpu_events())
+    assert vcpu.set_msrs({Msr.STAR: 0x5566}) == 1
+    assert vcpu.get_msrs([Msr.STAR]) == {Msr.STAR: 0x5566}
+    assert vcpu.get_msrs([0xDEADBEEF]) == {}
+
+
+def test_a_vcpu_exists_once(vm):
+    vm.create_vcpu(3)
+    with pytest.raises(KvmError) as caught:
+        vm.create_vcpu(3)
+    assert (caught.value.errno, caught.value.ioctl) == (errno.EEXIST, "KVM_CREATE_VCPU")
+
+
+def test_the_index_list_names_what_get_msrs_serves(kvm, vm):
+    indices = kvm.get_msr_index_list()
+    assert Msr.STAR in indices
+    assert boot(vm).get_msrs([Msr.STAR]).keys() == {Msr.STAR}
+
+
+def test_closing_a_vm_leaves_no_descriptor(kvm):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        with kvm.create_vm() as vm:
+            boot(vm)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_single_steps_exit_where_they_say(vm):
+    from vmm.exits import DebugExit
+
+    vcpu = boot(vm, rcx=Msr.STAR)
+    vcpu.set_guest_debug(lib.KVM_GUESTDBG_ENABLE | lib.KVM_GUESTDBG_SINGLESTEP)
+    seen = vcpu.run()
+    assert isinstance(seen, DebugExit)
+    assert seen.pc == Guest.load("read_msr").entry + 2
+
+
+def test_an_unknown_guest_is_named():
+    with pytest.raises(FileNotFoundError, match=r"nonesuch.*access"):
+        Guest.load("nonesuch")

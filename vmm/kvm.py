@@ -1,0 +1,157 @@
+"""``/dev/kvm`` and a VM: one method for each ioctl, named as the kernel names it.
+
+Every method raises ``KvmError`` with the kernel's errno and the ioctl's name. Beside the checked
+methods stands ``ioctl`` (for a VM, also ``compat_ioctl``): any number with any argument.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+from vmm._native import ffi, lib
+from vmm.errors import KvmError
+from vmm.filter import MsrFilter
+from vmm.ioctl import KvmFile
+from vmm.memory import GuestMemory, PlacedFilter
+from vmm.msr import KVM_CAP_X86_USER_SPACE_MSR
+from vmm.vcpu import Vcpu
+
+MAX_CPUID_ENTRIES = 512
+
+
+class Kvm(KvmFile):
+    """The system fd. ``KvmError`` names "open" and the path when the device cannot be opened."""
+
+    def __init__(self, path: str = "/dev/kvm") -> None:
+        """Open ``path``; an API version other than 12 is ``KvmError`` with ENOTSUP."""
+        try:
+            self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise KvmError(error.errno or errno.EIO, "open", path) from None
+        try:
+            version = self.get_api_version()
+            if version != lib.KVM_API_VERSION:
+                raise KvmError(errno.ENOTSUP, "KVM_GET_API_VERSION", f"version {version}")
+            self.run_size = self.get_vcpu_mmap_size()
+            self.supported_cpuid: Any = None
+        except KvmError:
+            self.close()
+            raise
+
+    def get_api_version(self) -> int:
+        """Return ``KVM_GET_API_VERSION``: 12."""
+        return self.ioctl(lib.KVM_GET_API_VERSION, 0, "KVM_GET_API_VERSION")
+
+    def get_vcpu_mmap_size(self) -> int:
+        """Return the bytes of a vCPU's shared ``kvm_run`` area."""
+        return self.ioctl(lib.KVM_GET_VCPU_MMAP_SIZE, 0, "KVM_GET_VCPU_MMAP_SIZE")
+
+    def check_extension(self, cap: int) -> int:
+        """Return what the system fd reports for ``cap``: 0 when it is missing."""
+        return self.ioctl(lib.KVM_CHECK_EXTENSION, cap, "KVM_CHECK_EXTENSION")
+
+    def get_supported_cpuid(self) -> Any:
+        """Return ``struct kvm_cpuid2`` with all that this host can give a guest."""
+        cpuid = ffi.new("struct kvm_cpuid2 *", {"entries": MAX_CPUID_ENTRIES})
+        cpuid.nent = MAX_CPUID_ENTRIES
+        self.pointed(lib.KVM_GET_SUPPORTED_CPUID, cpuid, "KVM_GET_SUPPORTED_CPUID")
+        return cpuid
+
+    def get_msr_index_list(self) -> tuple[int, ...]:
+        """Return the indices that ``KVM_GET_MSRS`` of a vCPU serves on this host."""
+        msrs = ffi.new("struct kvm_msr_list *", {"indices": 1024})
+        msrs.nmsrs = 1024
+        self.pointed(lib.KVM_GET_MSR_INDEX_LIST, msrs, "KVM_GET_MSR_INDEX_LIST")
+        return tuple(msrs.indices[0 : msrs.nmsrs])
+
+    def create_vm(self) -> Vm:
+        """Return a new VM without memory, vCPUs or interrupt controller."""
+        return Vm(self, self.ioctl(lib.KVM_CREATE_VM, 0, "KVM_CREATE_VM"))
+
+
+class Vm(KvmFile):
+    """A VM: made by ``Kvm.create_vm``; closing it closes its vCPUs and unmaps its memory."""
+
+    def __init__(self, kvm: Kvm, fd: int) -> None:
+        """Take over the VM's ``fd``."""
+        self.kvm, self.fd = kvm, fd
+        self.vcpus: dict[int, Vcpu] = {}
+        self.memories: list[GuestMemory] = []
+
+    def check_extension(self, cap: int) -> int:
+        """Return what this VM's fd reports for ``cap``."""
+        return self.ioctl(lib.KVM_CHECK_EXTENSION, cap, "KVM_CHECK_EXTENSION")
+
+    def enable_msr_exits(self, reasons: int) -> None:
+        """Let accesses that fail for ``reasons`` (a mask) exit; 0 lets none (api.rst 7.22)."""
+        self.enable_cap(KVM_CAP_X86_USER_SPACE_MSR, int(reasons))
+
+    def set_msr_filter(self, filter_: MsrFilter) -> None:
+        """Replace the whole filter; on failure the old one stays in force (api.rst 4.97, R14)."""
+        placed = PlacedFilter(filter_)
+        try:
+            self.set_msr_filter_at(placed.address)
+        finally:
+            placed.close()
+
+    def set_msr_filter_at(self, address: int) -> None:
+        """Send ``KVM_X86_SET_MSR_FILTER`` with a struct that already lies at ``address``."""
+        self.ioctl(lib.KVM_X86_SET_MSR_FILTER, address, "KVM_X86_SET_MSR_FILTER")
+
+    def compat_ioctl(self, number: int, arg: int, name: str = "compat ioctl") -> int:
+        """Send any ioctl through the ia32 entry (``int $0x80``); ``arg`` has 32 bits."""
+        result = int(lib.mw_ioctl_compat(self.fd, number, arg))
+        if result < 0:
+            raise KvmError(-result, name)
+        return result
+
+    def set_user_memory_region(
+        self, slot: int, memory: GuestMemory, size: int | None = None
+    ) -> None:
+        """Give the guest ``memory`` as ``slot``; with size 0 take the slot away."""
+        region = ffi.new("struct kvm_userspace_memory_region *")
+        region.slot, region.guest_phys_addr = slot, memory.base
+        region.memory_size = memory.size if size is None else size
+        region.userspace_addr = memory.address
+        self.pointed(lib.KVM_SET_USER_MEMORY_REGION, region, "KVM_SET_USER_MEMORY_REGION")
+
+    def add_memory(self, base: int, size: int) -> GuestMemory:
+        """Return ``size`` new bytes of guest RAM at guest-physical ``base``, in the next slot."""
+        memory = GuestMemory(base, size)
+        try:
+            self.set_user_memory_region(len(self.memories), memory)
+        except KvmError:
+            memory.close()
+            raise
+        self.memories.append(memory)
+        return memory
+
+    def create_irqchip(self) -> None:
+        """Create the in-kernel interrupt controllers; only before the first vCPU."""
+        self.ioctl(lib.KVM_CREATE_IRQCHIP, 0, "KVM_CREATE_IRQCHIP")
+
+    def set_tss_addr(self, address: int) -> None:
+        """Give VMX three pages below 4 GiB for guests in real mode (api.rst 4.29)."""
+        self.ioctl(lib.KVM_SET_TSS_ADDR, address, "KVM_SET_TSS_ADDR")
+
+    def create_vcpu(self, vcpu_id: int = 0) -> Vcpu:
+        """Return the new vCPU ``vcpu_id``; an existing id is EEXIST."""
+        fd = self.ioctl(lib.KVM_CREATE_VCPU, vcpu_id, "KVM_CREATE_VCPU")
+        try:
+            vcpu = Vcpu(fd, vcpu_id, self.kvm.run_size)
+        except KvmError:
+            os.close(fd)
+            raise
+        self.vcpus[vcpu_id] = vcpu
+        return vcpu
+
+    def close(self) -> None:
+        """Close vCPUs and VM, then unmap the guest's memory."""
+        for vcpu in self.vcpus.values():
+            vcpu.close()
+        super().close()
+        for memory in self.memories:
+            memory.close()
+        self.memories.clear()

@@ -1,0 +1,82 @@
+"""The start state of a vCPU: tables in guest memory and registers, so no guest needs boot code.
+
+The map of the first 2 MiB, identity mapped: GDT, IDT, page tables below 64 KiB; the image at
+64 KiB; a TSS and an exception stack for each vCPU above it; programs from 1 MiB on.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from vmm.memory import GuestMemory
+
+GDT, IDT, PML4, PDPT, PD = 0x1000, 0x2000, 0x3000, 0x4000, 0x5000
+IMAGE = 0x10000
+TSS, TSS_SIZE = 0x40000, 0x100
+STACK, STACK_SIZE = 0x50000, 0x1000
+PROGRAM, PROGRAM_SIZE = 0x100000, 0x10000
+MEMORY_SIZE = 0x200000
+MAX_VCPUS = 16
+
+CODE64, DATA, TASK = 0x08, 0x10, 0x18
+CR0_PE, CR0_MP, CR0_ET, CR0_NE, CR0_WP, CR0_PG = 1, 2, 1 << 4, 1 << 5, 1 << 16, 1 << 31
+CR4_PAE, CR4_OSFXSR = 1 << 5, 1 << 9
+EFER_SCE, EFER_LME, EFER_LMA, EFER_NX = 1, 1 << 8, 1 << 10, 1 << 11
+PTE_PRESENT_WRITABLE, PTE_LARGE = 0x3, 0x80
+RFLAGS_FIXED = 2
+VECTORS = 32
+
+
+def write_tables(memory: GuestMemory, vectors: int) -> None:
+    """Write GDT, page tables and, with the address of 16-byte stubs, an IDT with IST 1."""
+    memory.write(GDT, struct.pack("<3Q", 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF))
+    for at, entry in ((PML4, PDPT), (PDPT, PD)):
+        memory.write(at, struct.pack("<Q", entry | PTE_PRESENT_WRITABLE))
+    memory.write(PD, struct.pack("<Q", PTE_PRESENT_WRITABLE | PTE_LARGE))
+    if vectors:
+        memory.write(IDT, b"".join(_gate(vectors + 16 * number) for number in range(VECTORS)))
+
+
+def write_task(memory: GuestMemory, vcpu_id: int) -> None:
+    """Write the vCPU's TSS, whose IST 1 is the top of the vCPU's exception stack."""
+    top = STACK + STACK_SIZE * (vcpu_id + 1)
+    memory.write(TSS + TSS_SIZE * vcpu_id, struct.pack("<4xQQQQQ", top, top, top, 0, top))
+
+
+def enter_long_mode(sregs: Any, vcpu_id: int) -> None:
+    """Make ``sregs`` 64-bit CPL0 with paging on, flat segments and the tables above."""
+    for segment in (sregs.ds, sregs.es, sregs.ss, sregs.fs, sregs.gs):
+        _segment(segment, DATA, kind=3, long_mode=0)
+    _segment(sregs.cs, CODE64, kind=11, long_mode=1)
+    _segment(sregs.tr, TASK, kind=11, long_mode=0)
+    sregs.tr.base, sregs.tr.limit = TSS + TSS_SIZE * vcpu_id, 0x67
+    sregs.tr.s = sregs.tr.g = sregs.tr.db = 0
+    sregs.gdt.base, sregs.gdt.limit = GDT, 0x1F
+    sregs.idt.base, sregs.idt.limit = IDT, VECTORS * 16 - 1
+    sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG
+    sregs.cr2, sregs.cr3, sregs.cr4, sregs.cr8 = 0, PML4, CR4_PAE | CR4_OSFXSR, 0
+    sregs.efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX
+
+
+def program_of(vcpu_id: int) -> int:
+    """Return where the vCPU's program of up to 1023 steps and an end starts."""
+    return PROGRAM + PROGRAM_SIZE * vcpu_id
+
+
+def _segment(segment: Any, selector: int, kind: int, long_mode: int) -> None:
+    segment.base, segment.limit, segment.selector = 0, 0xFFFFFFFF, selector
+    segment.type, segment.present, segment.dpl, segment.s = kind, 1, 0, 1
+    segment.l, segment.db, segment.g, segment.avl, segment.unusable = (
+        long_mode,
+        1 - long_mode,
+        1,
+        0,
+        0,
+    )
+
+
+def _gate(handler: int) -> bytes:
+    present_interrupt_gate = 0x8E
+    low, high = handler & 0xFFFF, handler >> 16 & 0xFFFF
+    return struct.pack("<HHBBHII", low, CODE64, 1, present_interrupt_gate, high, 0, 0)
