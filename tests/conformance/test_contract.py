@@ -1,0 +1,153 @@
+"""The contract's data: well formed, complete against CONTRACT.md, and explained in words."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from vmm.conformance.contract import HISTORY, REQUIREMENTS, explain
+
+DOCUMENT = Path(__file__).resolve().parents[3] / "shared" / "CONTRACT.md"
+RELEASE = re.compile(r"\d+\.\d+")
+FIRST_BEHAVIOUR_CHANGE = "B26"
+
+
+@pytest.fixture(scope="module")
+def document() -> str:
+    if not DOCUMENT.exists():
+        pytest.skip(f"{DOCUMENT} is not here: the specification lives outside the repository")
+    return DOCUMENT.read_text()
+
+
+def test_requirement_ids_are_well_formed_and_sorted() -> None:
+    assert list(REQUIREMENTS) == sorted(REQUIREMENTS)
+    for name, entry in REQUIREMENTS.items():
+        assert re.fullmatch(r"R\d\d", name)
+        assert entry.id == name
+
+
+def test_history_ids_are_well_formed_and_sorted() -> None:
+    assert list(HISTORY) == sorted(HISTORY)
+    for name, fix in HISTORY.items():
+        assert re.fullmatch(r"B\d\d", name)
+        assert fix.id == name
+
+
+def test_no_id_is_given_twice() -> None:
+    from vmm.conformance import contract, history
+
+    rows = [entry.id for table in contract._TABLES for entry in table]
+    assert len(rows) == len(set(rows))
+    assert len(history._FIXES) == len(HISTORY)
+
+
+def test_every_sentence_is_one_distinct_sentence() -> None:
+    sentences = [entry.sentence for entry in REQUIREMENTS.values()]
+    assert len(set(sentences)) == len(sentences)
+    for sentence in sentences:
+        assert sentence == " ".join(sentence.split())
+        assert ". " not in sentence
+        assert sentence[-1] not in ".;,"
+        assert 20 < len(sentence) < 130, sentence
+
+
+def test_releases_are_releases() -> None:
+    for entry in REQUIREMENTS.values():
+        assert not entry.since or RELEASE.fullmatch(entry.since)
+    for fix in HISTORY.values():
+        assert not fix.fixed_in or RELEASE.fullmatch(fix.fixed_in)
+        assert fix.affected
+        assert fix.symptom
+
+
+def test_every_history_reference_is_a_bug_that_exists() -> None:
+    for entry in REQUIREMENTS.values():
+        assert len(set(entry.history)) == len(entry.history)
+        for name in entry.history:
+            assert name in HISTORY, f"{entry.id} names {name}"
+            assert name < FIRST_BEHAVIOUR_CHANGE, f"{entry.id} blames a change of behaviour"
+
+
+def test_every_known_bug_explains_some_requirement() -> None:
+    used = {name for entry in REQUIREMENTS.values() for name in entry.history}
+    assert {name for name in HISTORY if name < FIRST_BEHAVIOUR_CHANGE} == used
+
+
+def test_a_fix_has_a_commit_and_an_open_problem_has_none() -> None:
+    for fix in HISTORY.values():
+        assert bool(fix.commit) == bool(fix.fixed_in), fix.id
+        assert not fix.commit or re.fullmatch(r"[0-9a-f]{12,40}", fix.commit)
+
+
+def test_a_requirement_newer_than_the_filter_names_the_fix_of_that_release() -> None:
+    """R58 alone is new hardware, not a fix."""
+    for entry in REQUIREMENTS.values():
+        if entry.since and entry.id != "R58":
+            assert entry.since in {HISTORY[name].fixed_in for name in entry.history}, entry.id
+
+
+def test_all_ids_of_the_document_are_here_and_no_others(document: str) -> None:
+    mentioned = set(re.findall(r"\b([RB]\d\d)\b", document))
+    assert mentioned == set(REQUIREMENTS) | set(HISTORY)
+
+
+def test_the_quirks_are_those_of_the_document(document: str) -> None:
+    marked = re.findall(r"^\* \*\*(R\d\d)\*\*.*?\bQ: ", document, re.MULTILINE)
+    assert set(marked) == {entry.id for entry in REQUIREMENTS.values() if entry.quirk}
+
+
+def test_commits_and_releases_stand_in_the_document(document: str) -> None:
+    for fix in HISTORY.values():
+        assert fix.commit[:12] in document, fix.id
+        assert fix.fixed_in in document, fix.id
+
+
+def test_titles_of_fixed_bugs_stand_in_the_document(document: str) -> None:
+    for fix in HISTORY.values():
+        if fix.commit and fix.id < FIRST_BEHAVIOUR_CHANGE:
+            assert fix.title in document, fix.id
+
+
+def test_explain_names_the_fix_that_is_missing() -> None:
+    assert explain(["R14"]) == (
+        "R14: a failing call leaves the previous filter fully in force. "
+        "fixed by b318e8decf6b (v5.12); this kernel lacks it or undid it",
+    )
+
+
+def test_explain_gives_every_candidate_fix_the_most_likely_first() -> None:
+    (line,) = explain(["R70"])
+    assert "fixed by b318e8decf6b (v5.12) or dad1613e0533 (v6.11)" in line
+    assert line.endswith("this kernel lacks one of them or undid it")
+
+
+def test_explain_says_when_no_kernel_has_a_fix() -> None:
+    (line,) = explain(["R33"])
+    assert "open, no kernel has a fix: B13 TSC_DEADLINE" in line
+    assert "B12 TSC_DEADLINE" in line
+    assert "lacks" not in line
+
+
+def test_explain_gives_fixes_and_open_problems_together() -> None:
+    (line,) = explain(["R36"])
+    assert "fixed by 67f4b9969c30 (v5.16)" in line
+    assert "; or open, no kernel has a fix: B20 " in line
+
+
+def test_explain_says_when_nothing_is_known() -> None:
+    (line,) = explain(["R23"])
+    assert line.startswith("R23: where ranges overlap")
+    assert line.endswith("no known kernel bug explains this")
+
+
+def test_explain_keeps_order_drops_repeats_and_never_raises() -> None:
+    lines = explain(iter(["R77", "R14", "R77", "R99"]))
+    assert [line.split(":")[0] for line in lines] == ["R77", "R14", "R99"]
+    assert lines[2] == "R99: not a requirement of the contract"
+    assert explain([]) == ()
+
+
+def test_explain_speaks_for_every_requirement() -> None:
+    for name, line in zip(REQUIREMENTS, explain(REQUIREMENTS), strict=True):
+        assert line.startswith(f"{name}: {REQUIREMENTS[name].sentence}. ")
+        assert "\n" not in line

@@ -1,0 +1,1 @@
+"""Floor 2: what uses the VMM to judge a kernel."""
