@@ -1,0 +1,68 @@
+"""A mutant: a Model with one mistake, and where it disagrees with a case."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from vmm.conformance import script as s
+from vmm.conformance.case import Case
+from vmm.conformance.model import Model
+from vmm.conformance.model_exit import ExitRules
+from vmm.conformance.model_filter import FilterRules
+
+Part = type[Model] | type[FilterRules] | type[ExitRules]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One mistake: ``part`` with the attributes of ``changes`` in place of its own."""
+
+    name: str
+    mistake: str
+    part: Part
+    changes: dict[str, Any]
+
+    def model(self) -> Model:
+        """Return a Model that makes this mistake and no other."""
+        for name in self.changes:
+            assert name in vars(self.part) or name.startswith("_"), f"{self.name}: no rule {name}"
+        broken = type(self.name, (self.part,), self.changes)()
+        if isinstance(broken, Model):
+            return broken
+        model = Model()
+        setattr(model, "filters" if isinstance(broken, FilterRules) else "exits", broken)
+        return model
+
+
+def disagreement(case: Case, model: Model) -> int | None:
+    """Return the first step at which ``model`` does not say what the case's human expects.
+
+    The Model may say more than the human, who may write a pattern or ANY, but never less.
+    """
+    want = s.steps(case.actions, case.expected)
+    have = s.steps(case.actions, model.predict(case.actions))
+    for number in range(max(len(want), len(have))):
+        if number >= min(len(want), len(have)) or not _says(have[number], want[number]):
+            return number
+    return None
+
+
+def _says(predicted: s.Step, expected: s.Step) -> bool:
+    if expected in ((s.unfiltered,), (s.whatever,)):
+        return predicted == expected or s.matches(expected, predicted)
+    return s.matches(expected, predicted) and all(map(_is_as_exact, predicted, expected))
+
+
+def _is_as_exact(predicted: Any, expected: Any) -> bool:
+    if predicted is s.ANY:
+        return expected is s.ANY
+    if expected is s.ANY or not is_dataclass(predicted):
+        return True
+    names = [field.name for field in fields(predicted)]
+    return all(_is_as_exact(getattr(predicted, n), getattr(expected, n)) for n in names)
+
+
+def mutant(part: Part, name: str, mistake: str, **changes: Any) -> Mutant:
+    """Return the mutant whose ``part`` has ``changes`` in place of its own rules."""
+    return Mutant(name, mistake, part, changes)

@@ -1,0 +1,23 @@
+"""Models with one mistake each: what a kernel that breaks the contract would be seen to do.
+
+A mutant is a sentence and the small rule that it replaces. ``test_mutants`` demands that at least
+one case of the catalogue sees each; a mutant that survives is a case that is missing.
+"""
+
+from __future__ import annotations
+
+from mutants_exit import COMPLETING, EXITING, HOST, STOPPING
+from mutants_filter import MATCHING, VALIDATION
+from mutants_vm import ACCESSING, INSTALLING, MASKING
+
+MUTANTS = (
+    *MATCHING,
+    *VALIDATION,
+    *INSTALLING,
+    *MASKING,
+    *ACCESSING,
+    *EXITING,
+    *COMPLETING,
+    *STOPPING,
+    *HOST,
+)

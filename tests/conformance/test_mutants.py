@@ -1,0 +1,33 @@
+"""Every mistake that a mutant makes is seen by a case of the catalogue."""
+
+from __future__ import annotations
+
+import pytest
+from mutant import Mutant, disagreement
+from mutants import MUTANTS
+
+from vmm.conformance.cases import CASES
+from vmm.conformance.model import Model
+
+MUST = [case for case in CASES if not case.observes]
+AGREED = [case for case in MUST if disagreement(case, Model()) is None]
+"""Only a case that the Model itself satisfies says anything about a mutant."""
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_case_kills(mutant: Mutant) -> None:
+    model = mutant.model()
+    assert any(disagreement(case, model) is not None for case in AGREED), (
+        f"{mutant.name} survives all {len(AGREED)} cases: {mutant.mistake}"
+    )
+
+
+def test_names_and_mistakes_are_distinct() -> None:
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
+    assert len({mutant.mistake for mutant in MUTANTS}) == len(MUTANTS)
+
+
+def test_no_mutant_changes_the_model_itself() -> None:
+    for mutant in MUTANTS:
+        mutant.model()
+    assert all(disagreement(case, Model()) is None for case in AGREED)

@@ -1,0 +1,42 @@
+"""The catalogue: every case, by theme. A new theme is one more name in the tuple below."""
+
+from __future__ import annotations
+
+from vmm.conformance.case import Case
+from vmm.conformance.cases import (
+    bitmaps,
+    completion,
+    exits,
+    masks,
+    matching,
+    passthrough,
+    plumbing,
+    quirks,
+    reentry,
+    rollback,
+    scope,
+    slots,
+    validation,
+    vcpus,
+    x2apic,
+)
+
+THEMES = (
+    plumbing,
+    validation,
+    rollback,
+    matching,
+    slots,
+    bitmaps,
+    scope,
+    x2apic,
+    masks,
+    exits,
+    completion,
+    reentry,
+    passthrough,
+    vcpus,
+    quirks,
+)
+
+CASES: tuple[Case, ...] = tuple(case for theme in THEMES for case in theme.CASES)

@@ -1,0 +1,110 @@
+"""The words that the tables of cases share: rows of action and events, and unmistakable MSRs.
+
+A row is one action followed by the events it must leave, so that what is done and what is expected
+stand side by side; ``play`` makes a case's script and trace of rows.
+"""
+
+from __future__ import annotations
+
+from vmm.conformance.script import (
+    REPLY,
+    Access,
+    Action,
+    Event,
+    Wrmsr,
+    done,
+    enable_exits,
+    install,
+    rdmsr,
+    rejected,
+    returned,
+    unfiltered,
+    wrmsr,
+    wrote,
+)
+from vmm.exits import RdmsrExit, WrmsrExit
+from vmm.filter import MsrFilter
+from vmm.msr import FILTER, UNKNOWN, Msr, MsrExitReason
+
+Row = tuple[Action, *tuple[Event, ...]]
+
+A, B, C = 0x474F4F00, 0x474F4F40, 0x474F4F80
+"""MSRs that no KVM has ever known and that lie apart from each other."""
+
+DATA = 0x99AA_BBCC_DDEE_FF01
+"""What a guest writes unless a case says otherwise: both halves differ, no bit pattern repeats."""
+
+GARBAGE = 0xDEAD_0BAD_FACE_B00C
+"""Contents for register halves that an access must ignore, keep or clear."""
+
+BAD_EFER = 1 << 63 | 0xD01
+"""An EFER value no CPU accepts: bit 63 is reserved everywhere, so the write fails as INVAL."""
+
+STORAGE = {
+    Msr.STAR: (0x0023_0010_1234_5678, 0x001B_0008_8765_4321),
+    Msr.LSTAR: (0xFFFF_8000_1111_2220, 0x0000_7FFF_3333_4440),
+    Msr.CSTAR: (0xFFFF_8000_5555_6660, 0x0000_7FFF_7777_8880),
+    Msr.SYSCALL_MASK: (0x0004_7700, 0x0000_0200),
+    Msr.FS_BASE: (0xFFFF_8000_9999_AAA0, 0x0000_7FFF_BBBB_CCC0),
+    Msr.GS_BASE: (0xFFFF_8000_DDDD_EEE0, 0x0000_7FFF_1212_3430),
+    Msr.KERNEL_GS_BASE: (0xFFFF_8000_5656_7870, 0x0000_7FFF_9A9A_BCB0),
+}
+"""MSRs that only store, on every x86-64, each with two canonical values it can hold."""
+
+TELL: Row = (enable_exits(FILTER | UNKNOWN), done)
+"""First row of most cases: a denied access exits as FILTER, an allowed one of A..C as UNKNOWN."""
+
+TELL_FILTER: Row = (enable_exits(FILTER), done)
+"""First row where allowed MSRs may be anything: only a denied access exits."""
+
+
+def play(*rows: Row) -> tuple[list[Action], list[Event]]:
+    """Return the script and the trace of ``rows``, in the order ``Case`` takes them."""
+    return [row[0] for row in rows], [event for row in rows for event in row[1:]]
+
+
+def done_install(msr_filter: MsrFilter) -> Row:
+    """Return the row of an install that succeeds."""
+    return (install(msr_filter), done)
+
+
+def bad_install(msr_filter: MsrFilter, errno: int) -> Row:
+    """Return the row of an install that fails with ``errno``."""
+    return (install(msr_filter), rejected(errno))
+
+
+def denied(index: int, vcpu: int = 0) -> Row:
+    """Return the row of a RDMSR that the filter denies."""
+    return (rdmsr(index, vcpu=vcpu), RdmsrExit(index, FILTER), returned(REPLY))
+
+
+def allowed(index: int, vcpu: int = 0) -> Row:
+    """Return the row of a RDMSR that the filter allows, of an MSR that KVM does not know."""
+    return (rdmsr(index, vcpu=vcpu), RdmsrExit(index, UNKNOWN), returned(REPLY))
+
+
+def write_denied(index: int, value: int = DATA, vcpu: int = 0) -> Row:
+    """Return the row of a WRMSR that the filter denies."""
+    return (wrmsr(index, value, vcpu=vcpu), WrmsrExit(index, FILTER, value), wrote)
+
+
+def write_allowed(index: int, value: int = DATA, vcpu: int = 0) -> Row:
+    """Return the row of a WRMSR that the filter allows, of an MSR that KVM does not know."""
+    return (wrmsr(index, value, vcpu=vcpu), WrmsrExit(index, UNKNOWN, value), wrote)
+
+
+def passes(index: int, vcpu: int = 0) -> Row:
+    """Return the row of a RDMSR that no filter stops, whatever this host makes of it."""
+    return (rdmsr(index, vcpu=vcpu), unfiltered)
+
+
+def write_passes(index: int, value: int, vcpu: int = 0) -> Row:
+    """Return the row of a WRMSR that no filter stops, whatever this host makes of it."""
+    return (wrmsr(index, value, vcpu=vcpu), unfiltered)
+
+
+def exits_as(reason: MsrExitReason, access: Access) -> Row:
+    """Return the row of ``access`` that exits for ``reason`` and is answered with success."""
+    if isinstance(access, Wrmsr):
+        return (access, WrmsrExit(access.index, reason, access.value), wrote)
+    return (access, RdmsrExit(access.index, reason), returned(REPLY))

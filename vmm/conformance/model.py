@@ -1,0 +1,332 @@
+"""The oracle: what every script leaves on a kernel that keeps the contract (CONTRACT.md).
+
+The Model knows no kernel. One rule is one small method, named by the requirements it states, so
+that a mistake can be planted by replacing one of them (``tests/conformance/mutants.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from errno import EEXIST, EFAULT, EINVAL, ENOTTY
+from typing import Any
+
+from vmm.conformance import script as s
+from vmm.conformance.model_exit import ExitRules
+from vmm.conformance.model_filter import QUIRK, Errors, FilterRules, Installed
+from vmm.conformance.model_state import (
+    APIC_BASES,
+    EFER_RESERVED,
+    IDLE,
+    NO_REGS,
+    U32,
+    U64,
+    Reason,
+    Stage,
+    Unsure,
+    VcpuState,
+    VmState,
+    is_unknown_to_kvm,
+)
+from vmm.filter import READ, WRITE, MsrFilter
+from vmm.msr import (
+    FILTER,
+    INVAL,
+    KVM_CAP_X86_MSR_FILTER,
+    KVM_CAP_X86_USER_SPACE_MSR,
+    UNKNOWN,
+    Msr,
+    MsrExitReason,
+)
+
+MAKES_VCPUS = frozenset({s.CreateIrqchip, s.CreateVcpu})
+CAPS = (KVM_CAP_X86_USER_SPACE_MSR, KVM_CAP_X86_MSR_FILTER)
+
+REPORTED: dict[Errors, int] = {
+    frozenset({EINVAL}): EINVAL,
+    frozenset({EFAULT}): EFAULT,
+    frozenset({EFAULT, QUIRK}): EFAULT,
+}
+"""The errno of an install by all it could fail with; which of different ones is R13's quirk."""
+
+SIZE_BITS = 0x3FFF_0000
+"""The bits of an ioctl number that hold the size of its argument."""
+
+MAX_SAFE_VCPU = 254
+"""The highest vCPU number that every host accepts: an xAPIC has no more."""
+
+
+class Model:
+    """Predicts traces from the contract alone; ``predict`` keeps nothing between calls.
+
+    Where the contract leaves a value to the host, the trace has ANY; where it only says that no
+    filter stopped the access, ``unfiltered``; where it is silent or names a quirk, ``whatever``.
+    """
+
+    filters = FilterRules()
+    exits = ExitRules()
+
+    def predict(self, script: s.Script) -> s.Trace:
+        """Return the trace (a pattern, for ``first_difference``) that ``script`` must leave."""
+        vm = self.new_vm(script)
+        trace: list[s.Event] = []
+        for action in script:
+            rule: Callable[[VmState, Any], s.Step] = getattr(self, RULES[type(action)])
+            trace += rule(vm, action)
+        return tuple(trace)
+
+    def new_vm(self, script: s.Script) -> VmState:
+        """R26 R47: no filter, mask 0; vCPU 0 exists unless the script itself makes vCPUs."""
+        vm = VmState()
+        if MAKES_VCPUS.isdisjoint(map(type, script)):
+            vm.vcpu(0)
+        return vm
+
+    # --- capabilities --------------------------------------------------------------------------
+
+    def check_extension(self, vm: VmState, action: s.CheckExtension) -> s.Step:
+        """R01."""
+        return (s.got(1 if action.cap in CAPS else s.ANY),)
+
+    def enable_cap(self, vm: VmState, action: s.EnableCap) -> s.Step:
+        """R43-R47: one mask for the VM, not changed at all by a call that fails."""
+        if action.cap not in CAPS:
+            return (s.whatever,)
+        mask = self.mask_argument(action)
+        if self.cap_is_invalid(action) or self.mask_is_invalid(mask):
+            return (s.rejected(EINVAL),)
+        vm.mask = self.new_mask(vm.mask, mask)
+        return (s.done,)
+
+    def cap_is_invalid(self, action: s.EnableCap) -> bool:
+        """R01, R43: the second capability is only there to be checked."""
+        return action.cap == KVM_CAP_X86_MSR_FILTER or action.flags != 0 or action.on != "vm"
+
+    def mask_argument(self, action: s.EnableCap) -> int:
+        """R43: args[1..3] are ignored."""
+        return action.args[0] if action.args else 0
+
+    def mask_is_invalid(self, mask: int) -> bool:
+        """R43: bits 3..63."""
+        return mask & ~0b111 != 0
+
+    def new_mask(self, old: int, new: int) -> int:
+        """R44: replaced, not OR-ed."""
+        return new
+
+    # --- installing a filter -------------------------------------------------------------------
+
+    def install(self, vm: VmState, action: s.Install) -> s.Step:
+        """R02, R03, R13: the ioctl, its argument, and then the filter."""
+        if action.on != "vm":
+            return self.wrong_fd(action)
+        if action.number != s.KVM_X86_SET_MSR_FILTER:
+            return self.wrong_number(action)
+        if action.argp is not None:
+            return self.unreadable(vm, action)
+        errors = self.filters.errors(action.filter)
+        return self.refuse(vm, action.filter, errors) if errors else self.accept(vm, action.filter)
+
+    def wrong_fd(self, action: s.Install) -> s.Step:
+        """R03: a vCPU and /dev/kvm answer EINVAL to a number that they do not know."""
+        return (s.rejected(EINVAL) if _has_our_number(action) else s.whatever,)
+
+    def wrong_number(self, action: s.Install) -> s.Step:
+        """R03, R05: another size, the compat one too; any other number is another ioctl."""
+        return (s.rejected(ENOTTY) if _has_our_number(action) else s.whatever,)
+
+    def unreadable(self, vm: VmState, action: s.Install) -> s.Step:
+        """R02."""
+        return (s.rejected(EFAULT),)
+
+    def accept(self, vm: VmState, new: MsrFilter) -> s.Step:
+        """R16."""
+        self.publish(vm, self.filters.installed(vm.filter, new))
+        return (s.done,)
+
+    def publish(self, vm: VmState, installed: Installed) -> None:
+        """R71, R75: one filter for all vCPUs, there now or made later."""
+        vm.filter = installed
+
+    def refuse(self, vm: VmState, new: MsrFilter, errors: Errors) -> s.Step:
+        """R10: where a kernel may refuse or accept, nobody knows the filter from there on."""
+        if errors == {QUIRK}:
+            vm.filter = None
+            return (s.whatever,)
+        self.fail(vm, new)
+        return (s.rejected(REPORTED.get(errors, s.ANY)),)
+
+    def fail(self, vm: VmState, new: MsrFilter) -> None:
+        """R14: nothing changes."""
+
+    def scribble(self, vm: VmState, action: s.ScribbleBitmaps) -> s.Step:
+        """R29: the kernel has a copy of its own."""
+        return (s.done,)
+
+    # --- accesses ------------------------------------------------------------------------------
+
+    def access(self, vm: VmState, access: s.Access) -> s.Step:
+        """R27, R50: an access succeeds or fails, and a failing one exits or is #GP."""
+        vcpu = vm.vcpu(access.vcpu)
+        if vcpu.stage is not IDLE and self.is_stuck(vcpu):
+            vcpu.forget(access.index & U32)
+            return (s.whatever,)
+        reason = self.reason(vm, vcpu, access)
+        if isinstance(reason, MsrExitReason):
+            return self.failing(vm, access, reason)
+        return (self.perform(vcpu, access, reason),)
+
+    def is_stuck(self, vcpu: VcpuState) -> bool:
+        """Say whether the vCPU cannot start an access: the one before is pending or lost."""
+        if vcpu.stage is Stage.COMPLETED and not vcpu.moved:
+            vcpu.stage, vcpu.regs = IDLE, NO_REGS
+            return False
+        vcpu.stage = Stage.UNSURE
+        return True
+
+    def reason(self, vm: VmState, vcpu: VcpuState, access: s.Access) -> Reason:
+        """R51: the filter decides first, and then KVM (R27)."""
+        kind = WRITE if isinstance(access, s.Wrmsr) else READ
+        filter_ = self.filter_of(vm, access.vcpu)
+        allowed = self.filters.allows(filter_, access.index & U32, kind)
+        if allowed is None:
+            return Unsure.WHATEVER
+        return self.failure(vcpu, access) if allowed else self.denied(access)
+
+    def filter_of(self, vm: VmState, vcpu: int) -> Installed | None:
+        """R71, R75: the VM's filter, whichever vCPU asks."""
+        return vm.filter
+
+    def denied(self, access: s.Access) -> MsrExitReason:
+        """R51: exactly FILTER."""
+        return FILTER
+
+    def failure(self, vcpu: VcpuState, access: s.Access) -> Reason:
+        """R52: why KVM itself fails the access, where that is unmistakable."""
+        index = access.index & U32
+        if is_unknown_to_kvm(index):
+            return self.unknown()
+        if isinstance(access, s.Wrmsr):
+            is_bad = index == Msr.EFER and access.value & EFER_RESERVED != 0
+            is_sure = vcpu.can_hold(index, access.value & U64)
+        else:
+            is_bad = index == Msr.APIC_ID and vcpu.x2apic is False
+            is_sure = vcpu.can_read(index)
+        return self.invalid() if is_bad else None if is_sure else Unsure.UNFILTERED
+
+    def unknown(self) -> MsrExitReason:
+        """R52: KVM has no such MSR."""
+        return UNKNOWN
+
+    def invalid(self) -> MsrExitReason:
+        """R52: KVM has it, and not for this value or in this mode."""
+        return INVAL
+
+    def failing(self, vm: VmState, access: s.Access, reason: MsrExitReason) -> s.Step:
+        """R50, R28: no side effect either way."""
+        if not self.is_told(vm.mask, reason):
+            return (s.gp,)
+        return (self.exits.exit(access, reason), self.exits.outcome(access, access.reply))
+
+    def is_told(self, mask: int, reason: MsrExitReason) -> bool:
+        """R50."""
+        return mask & int(reason) != 0
+
+    def perform(self, vcpu: VcpuState, access: s.Access, reason: Reason) -> s.Event:
+        """R27: what an allowed access does to the MSR and returns, as far as it is certain."""
+        index = access.index & U32
+        if isinstance(access, s.Wrmsr):
+            if reason is None:
+                vcpu.msrs[index] = access.value & U64
+                return s.wrote
+            vcpu.forget(index)
+        elif reason is None:
+            return s.returned(vcpu.msrs.get(index, s.ANY))
+        return s.whatever if reason is Unsure.WHATEVER else s.unfiltered
+
+    # --- stopping in the middle ----------------------------------------------------------------
+
+    def begin(self, vm: VmState, action: s.Begin) -> s.Step:
+        """R57."""
+        events = self.access(vm, action.access)
+        vcpu = vm.vcpu(action.access.vcpu)
+        return (self.exits.begin(vcpu, action.access, events, vm.mask),)
+
+    def get_regs(self, vm: VmState, action: s.GetRegs) -> s.Step:
+        """R57, R65: what the access has done so far."""
+        return (vm.vcpu(action.vcpu).regs,)
+
+    def set_regs(self, vm: VmState, action: s.SetRegs) -> s.Step:
+        """R67."""
+        return (self.exits.set_regs(vm.vcpu(action.vcpu), action),)
+
+    def complete(self, vm: VmState, action: s.Complete) -> s.Step:
+        """R65."""
+        return (self.exits.complete(vm.vcpu(action.vcpu), action.reply),)
+
+    def finish(self, vm: VmState, action: s.Finish) -> s.Step:
+        """R64."""
+        return (self.exits.finish(vm.vcpu(action.vcpu), action.reply),)
+
+    # --- the host ------------------------------------------------------------------------------
+
+    def get_msr(self, vm: VmState, action: s.GetMsr) -> s.Step:
+        """R34, R28: never filtered; what was written last."""
+        vcpu = vm.vcpu(action.vcpu)
+        if is_unknown_to_kvm(action.index):
+            return (s.refused,)
+        is_sure = vcpu.can_read(action.index)
+        return (s.got(vcpu.msrs.get(action.index, s.ANY)) if is_sure else s.whatever,)
+
+    def set_msr(self, vm: VmState, action: s.SetMsr) -> s.Step:
+        """R34: never filtered."""
+        vcpu, index, value = vm.vcpu(action.vcpu), action.index, action.value & U64
+        if is_unknown_to_kvm(index):
+            return (s.refused,)
+        if vcpu.can_hold(index, value):
+            vcpu.msrs[index] = value
+        elif index == Msr.IA32_APICBASE and value in APIC_BASES and vm.has_irqchip:
+            vcpu.place_apic(action.vcpu, value)
+        else:
+            vcpu.forget(index)
+            return (s.whatever,)
+        return (s.done,)
+
+    def create_irqchip(self, vm: VmState, action: s.CreateIrqchip) -> s.Step:
+        """Return EEXIST for a second one and EINVAL once there is a vCPU, as the kernel does."""
+        if vm.has_irqchip or vm.vcpus:
+            return (s.rejected(EEXIST if vm.has_irqchip else EINVAL),)
+        vm.has_irqchip = True
+        return (s.done,)
+
+    def create_vcpu(self, vm: VmState, action: s.CreateVcpu) -> s.Step:
+        """Return EEXIST for a number that is taken."""
+        if action.vcpu in vm.vcpus:
+            return (s.rejected(EEXIST),)
+        if not 0 <= action.vcpu <= MAX_SAFE_VCPU:
+            return (s.whatever,)
+        vm.vcpu(action.vcpu)
+        return (s.done,)
+
+
+RULES: dict[type, str] = {
+    s.Rdmsr: "access",
+    s.Wrmsr: "access",
+    s.EnableCap: "enable_cap",
+    s.Install: "install",
+    s.ScribbleBitmaps: "scribble",
+    s.CheckExtension: "check_extension",
+    s.GetMsr: "get_msr",
+    s.SetMsr: "set_msr",
+    s.CreateIrqchip: "create_irqchip",
+    s.CreateVcpu: "create_vcpu",
+    s.Begin: "begin",
+    s.GetRegs: "get_regs",
+    s.SetRegs: "set_regs",
+    s.Complete: "complete",
+    s.Finish: "finish",
+}
+
+
+def _has_our_number(action: s.Install) -> bool:
+    """Say whether the ioctl number is SET_MSR_FILTER's, whatever the size of the argument."""
+    return action.number & ~SIZE_BITS == s.KVM_X86_SET_MSR_FILTER & ~SIZE_BITS

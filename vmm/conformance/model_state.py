@@ -1,0 +1,167 @@
+"""What the Model remembers of a VM while it reads a script, and what it knows of single MSRs."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from vmm.conformance.model_filter import NO_FILTER, Installed
+from vmm.conformance.script import ANY, Access, Event, Regs, Wrmsr, whatever
+from vmm.msr import Msr, MsrExitReason
+
+U32, U64 = 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
+NO_REGS = Regs(ANY, ANY, ANY, ANY)
+
+EFER_RESERVED = 0xFFFF_FFFF_0000_00FC
+"""EFER bits that no CPU defines: bits 2..7, which AMD leaves reserved, and the upper half."""
+
+
+def is_unknown_to_kvm(index: int) -> bool:
+    """Say whether KVM certainly has no MSR ``index``, so that an access fails as UNKNOWN (R52).
+
+    Hardware numbers its MSRs from 0, 0xc0000000 and 0xc0010000, Hyper-V and Xen from 0x40000000,
+    KVM (and its vendor modules) from 0x4b564d00. Nothing else is any MSR that KVM emulates.
+    """
+    return not (
+        index < 0x2_0000
+        or 0xC000_0000 <= index < 0xD000_0000
+        or 0x4000_0000 <= index < 0x4001_0000
+        or 0x4B56_0000 <= index < 0x4B57_0000
+    )
+
+
+def _is_any(value: int) -> bool:
+    return True
+
+
+def _is_canonical(value: int) -> bool:
+    # 48 bits, also where the host has LA57: an address between the two is the host's business.
+    return value >> 47 in (0, 0x1_FFFF)
+
+
+def _is_32_bits(value: int) -> bool:
+    # Intel reserves FMASK's upper half; AMD keeps 32 bits of the SYSENTER MSRs.
+    return value <= U32
+
+
+STORABLE: dict[int, Callable[[int], bool]] = {
+    Msr.STAR: _is_any,
+    Msr.LSTAR: _is_canonical,
+    Msr.CSTAR: _is_canonical,
+    Msr.SYSCALL_MASK: _is_32_bits,
+    Msr.FS_BASE: _is_canonical,
+    Msr.GS_BASE: _is_canonical,
+    Msr.KERNEL_GS_BASE: _is_canonical,
+    Msr.IA32_SYSENTER_CS: _is_32_bits,
+    Msr.IA32_SYSENTER_ESP: _is_32_bits,
+    Msr.IA32_SYSENTER_EIP: _is_32_bits,
+}
+"""MSRs that every x86-64 CPU has and that only hold what was written, by which values they hold."""
+
+
+X2APIC_STORABLE: dict[int, Callable[[int], bool]] = {
+    Msr.APIC_TASKPRI: lambda value: value <= 0xFF,
+    Msr.APIC_EOI: lambda value: value == 0,
+}
+"""The same for the registers of an APIC in x2APIC mode; EOI takes a zero and holds nothing."""
+
+READABLE = frozenset({Msr.EFER, Msr.IA32_APICBASE, Msr.IA32_TSC, *STORABLE})
+"""MSRs that can be read on every x86-64, also where the value is the host's business."""
+
+X2APIC_READABLE = frozenset({Msr.APIC_ID, Msr.APIC_TASKPRI})
+"""The same for an APIC in x2APIC mode."""
+
+
+APIC_BASES = frozenset({0xFEE0_0800, 0xFEE0_0900, 0xFEE0_0C00, 0xFEE0_0D00})
+"""IA32_APICBASE: enabled at its usual place, in xAPIC or x2APIC mode, boot processor or not."""
+X2APIC_ENABLE = 1 << 10
+
+
+class Stage(enum.Enum):
+    """How far a vCPU is in the access that ``begin`` started."""
+
+    IDLE = enum.auto()
+    EXITED = enum.auto()
+    COMPLETED = enum.auto()
+    UNSURE = enum.auto()
+
+
+IDLE = Stage.IDLE
+
+
+class Unsure(enum.Enum):
+    """Instead of an exit reason: the contract does not say whether the access fails."""
+
+    UNFILTERED = enum.auto()
+    WHATEVER = enum.auto()
+
+
+Reason = MsrExitReason | Unsure | None
+"""Why an access fails (``None``: it succeeds), as far as the contract says."""
+
+
+@dataclass(slots=True)
+class VcpuState:
+    """One vCPU: the MSR values that the contract determines, and the access it is stopped in."""
+
+    msrs: dict[int, int] = field(default_factory=dict)
+    stage: Stage = IDLE
+    access: Access | None = None
+    outcome: Event = whatever
+    regs: Regs = NO_REGS
+    touched: bool = False
+    """Userspace changed RAX or RDX between the exit and its completion."""
+    moved: bool = False
+    """Userspace changed RIP there (R67): nobody knows where the guest goes on."""
+    x2apic: bool | None = False
+    """In x2APIC mode, or not, or (None) nobody knows."""
+
+    def can_read(self, index: int) -> bool:
+        """Say whether MSR ``index`` certainly can be read now."""
+        return index in READABLE or (self.x2apic is True and index in X2APIC_READABLE)
+
+    def can_hold(self, index: int, value: int) -> bool:
+        """Say whether ``value`` certainly can be written to MSR ``index``, and only stays there."""
+        fits = STORABLE.get(index) or (X2APIC_STORABLE.get(index) if self.x2apic else None)
+        return fits is not None and fits(value)
+
+    def place_apic(self, number: int, base: int) -> None:
+        """Take over one of ``APIC_BASES``: in x2APIC mode the ID is the vCPU's ``number``."""
+        self.x2apic = base & X2APIC_ENABLE != 0
+        self.msrs |= {Msr.IA32_APICBASE: base, Msr.APIC_ID: number}
+        self.msrs.pop(Msr.APIC_TASKPRI, None)
+
+    def forget(self, index: int) -> None:
+        """Drop what is known of an MSR after a write that may or may not have happened."""
+        self.msrs.pop(index, None)
+        if index == Msr.IA32_APICBASE:
+            self.x2apic = None
+
+
+@dataclass
+class VmState:
+    """One VM: the mask, the filter (``None``: one of two, nobody knows which), and its vCPUs."""
+
+    mask: int = 0
+    filter: Installed | None = NO_FILTER
+    has_irqchip: bool = False
+    vcpus: dict[int, VcpuState] = field(default_factory=dict)
+
+    def vcpu(self, number: int) -> VcpuState:
+        """Return vCPU ``number``, which exists from its first use."""
+        vcpu = self.vcpus.get(number)
+        if vcpu is None:
+            vcpu = self.vcpus[number] = VcpuState()
+        return vcpu
+
+
+def regs_before(access: Access) -> Regs:
+    """Return the registers with which the guest executes ``access``, RIP at the instruction."""
+    low = (access.value if isinstance(access, Wrmsr) else access.before) & U64
+    return Regs(
+        skew=0,
+        rax=(access.high & U32) << 32 | low & U32,
+        rcx=(access.rcx_high & U32) << 32 | access.index & U32,
+        rdx=(access.high & ~U32 & U64) | low >> 32,
+    )
