@@ -1,0 +1,211 @@
+import os
+import random
+
+import pytest
+
+from vmm.conformance.cases import CASES
+from vmm.conformance.script import (
+    REPLY,
+    Lost,
+    Regs,
+    Reply,
+    Wrote,
+    begin,
+    complete,
+    create_irqchip,
+    create_vcpu,
+    done,
+    enable_exits,
+    fault,
+    finish,
+    first_difference,
+    get_msr,
+    get_regs,
+    gp,
+    install,
+    interrupted,
+    rdmsr,
+    refused,
+    rejected,
+    returned,
+    set_msr,
+    wrmsr,
+    wrote,
+)
+from vmm.exits import RdmsrExit, WrmsrExit
+from vmm.filter import default_allow, default_deny
+from vmm.msr import FILTER, UNKNOWN, Msr
+
+A, B = 0x474F4F00, 0x474F4F01
+CANARY = 0x5AFEC0DE5AFEC0DE
+DENY_A = default_allow().deny(A)
+
+
+@pytest.fixture
+def backend(has_kvm):
+    from vmm.conformance.backend import KvmBackend
+
+    with KvmBackend() as opened:
+        yield opened
+
+
+def test_each_access_has_its_own_reply_though_only_some_exit(backend):
+    script = (
+        enable_exits(FILTER),
+        install(DENY_A),
+        rdmsr(B),
+        rdmsr(A, reply=Reply(1)),
+        wrmsr(B, 3),
+        wrmsr(A, 4, reply=fault(200)),
+        rdmsr(A, reply=Reply(5 << 32)),
+    )
+    assert backend.run(script) == (
+        done,
+        done,
+        gp,
+        RdmsrExit(A, FILTER),
+        returned(1),
+        gp,
+        WrmsrExit(A, FILTER, 4),
+        gp,
+        RdmsrExit(A, FILTER),
+        returned(5 << 32),
+    )
+
+
+def test_a_batch_longer_than_the_program_area_goes_on(backend):
+    script = (enable_exits(FILTER), install(DENY_A), *[rdmsr(A)] * 2500)
+    trace = backend.run(script)
+    assert trace[2:] == (RdmsrExit(A, FILTER), returned(REPLY)) * 2500
+
+
+def test_nothing_of_one_script_is_seen_by_the_next(backend):
+    writes = (
+        enable_exits(7),
+        install(default_deny().allow(Msr.STAR)),
+        wrmsr(Msr.STAR, 0x1234),
+        set_msr(Msr.LSTAR, 0x5678),
+        rdmsr(A),
+    )
+    reads = (rdmsr(A), get_msr(Msr.STAR), get_msr(Msr.LSTAR), rdmsr(Msr.KERNEL_GS_BASE))
+    clean = backend.run(reads)
+    for _ in range(6):
+        backend.run(writes)
+        assert backend.run(reads) == clean
+
+
+def test_an_access_left_unfinished_does_not_reach_the_next_script(backend):
+    for _ in range(4):
+        backend.run((enable_exits(UNKNOWN), begin(rdmsr(A))))
+        assert backend.run((enable_exits(UNKNOWN), rdmsr(B)))[1:] == (
+            RdmsrExit(B, UNKNOWN),
+            returned(REPLY),
+        )
+
+
+def test_a_guest_that_dies_is_lost_and_does_not_take_the_next_one_along(backend):
+    # Without an IDT the #GP of the first access is a triple fault.
+    from vmm.conformance.backend import _Run
+
+    run = _Run(backend._take(()), (rdmsr(A), rdmsr(B)))
+    sregs = run.vm.vcpu(0).get_sregs()
+    sregs.idt.limit = 0
+    run.vm.vcpu(0).set_sregs(sregs)
+    trace = list(run.events())
+    assert len(trace) == 1 and isinstance(trace[0], Lost)
+    assert "Shutdown" in trace[0].why or "InternalError" in trace[0].why
+    assert not run.restore(), "its VM must not serve again"
+    run.vm.close()
+    assert backend.run((enable_exits(UNKNOWN), rdmsr(B)))[-1] == returned(REPLY)
+
+
+def test_begin_complete_and_finish(backend):
+    script = (
+        enable_exits(UNKNOWN),
+        begin(rdmsr(A, before=0x99, high=0x11_00000022, rcx_high=7)),
+        get_regs(),
+        complete(Reply(1 << 32 | 2)),
+        get_regs(),
+        finish(),
+        begin(wrmsr(A, 6)),
+        complete(fault(), by="signal"),
+        finish(),
+    )
+    assert backend.run(script) == (
+        done,
+        RdmsrExit(A, UNKNOWN),
+        Regs(0, 0x22_00000099, 7 << 32 | A, 0x11 << 32),
+        interrupted,
+        Regs(2, 2, 7 << 32 | A, 1),
+        returned(1 << 32 | 2),
+        WrmsrExit(A, UNKNOWN, 6),
+        interrupted,
+        gp,
+    )
+
+
+def test_what_a_script_creates_is_in_a_vm_of_its_own(backend):
+    script = (create_irqchip(), enable_exits(7), create_vcpu(1), rdmsr(A, vcpu=1), create_vcpu(1))
+    for _ in range(3):
+        assert backend.run(script)[2:] == (
+            done,
+            RdmsrExit(A, UNKNOWN),
+            returned(REPLY),
+            rejected(17),
+        )
+
+
+def test_refusals_are_events(backend):
+    assert backend.run((get_msr(A), set_msr(A, 1))) == (refused, refused)
+
+
+def outcome_of(backend, access, poke):
+    """Return what the decoder makes of a record of step 0 that ``poke`` changed."""
+    program = backend._take(()).program(0)
+    program.load([access])
+    poke(program._memory, program._at)
+    return program.outcome(access)
+
+
+def test_a_record_that_the_guest_never_wrote_is_not_an_outcome(backend):
+    assert outcome_of(backend, rdmsr(A), lambda memory, at: None) is None
+    assert outcome_of(backend, wrmsr(A, CANARY, high=CANARY), lambda memory, at: None) is None
+
+
+def test_registers_that_changed_are_seen(backend):
+    def poke(memory, at):
+        memory[at + 32 : at + 48] = (7).to_bytes(8, "little") + (0).to_bytes(8, "little")
+
+    assert outcome_of(backend, wrmsr(A, 7), poke) is wrote
+    assert outcome_of(backend, wrmsr(A, 8), poke) == Wrote((7, 0))
+
+
+def verdicts(backend, cases):
+    return {
+        case.id: case.observes
+        or first_difference(case.actions, case.expected, backend.run(case.actions)) is None
+        for case in cases
+    }
+
+
+def test_the_order_of_cases_does_not_matter(backend):
+    shuffled = list(CASES)
+    seed = random.randrange(1 << 32)
+    random.Random(seed).shuffle(shuffled)
+    assert verdicts(backend, CASES) == verdicts(backend, shuffled), f"seed {seed}"
+
+
+def test_every_need_is_known_and_reasons_are_words(backend):
+    for need in {need for case in CASES for need in case.needs} | {"no_ignore_msrs"}:
+        assert backend.lacks(need) is None or len(backend.lacks(need)) > 5
+    assert "not known" in backend.lacks("nonesuch")
+
+
+def test_a_closed_backend_leaves_no_descriptor(has_kvm):
+    from vmm.conformance.backend import KvmBackend
+
+    before = len(os.listdir("/proc/self/fd"))
+    with KvmBackend() as backend:
+        backend.run((begin(rdmsr(A)),))
+        backend.run((rdmsr(A), rdmsr(B, vcpu=1)))
+    assert len(os.listdir("/proc/self/fd")) == before
