@@ -54,7 +54,8 @@ package_command() {
 
 install_tools() {
 	local lacking command
-	lacking=$(missing | xargs)
+	lacking=$(missing)
+	lacking=${lacking//$'\n'/ }
 	[ -n "$lacking" ] || return 0
 	command=$(package_command)
 	[ -n "$command" ] || stop "missing here: $lacking (python means 3.11 or newer with venv and headers); install them"
@@ -62,7 +63,8 @@ install_tools() {
 	echo "msrward: installing what is missing ($lacking)" >&2
 	case $command in apt-get*) apt-get -qq update >&2 || true ;; esac
 	DEBIAN_FRONTEND=noninteractive $command >&2 || stop "could not install $lacking with: $command"
-	lacking=$(missing | xargs)
+	lacking=$(missing)
+	lacking=${lacking//$'\n'/ }
 	[ -z "$lacking" ] || stop "still missing after '$command': $lacking (python means 3.11 or newer)"
 }
 

@@ -26,22 +26,26 @@ def _lenient_bit(self: FilterRules, bits: bytes, offset: int) -> bool:
     return 0 <= offset < 8 * len(bits) and FilterRules.bit(self, bits, offset)
 
 
+def _ranges(filter_: Installed | None) -> tuple[Held, ...]:
+    return filter_.ranges if filter_ else ()
+
+
 def _differs_from_default(self: FilterRules, filter_: Any, index: int, kind: int) -> Any:
-    for held in filter_.ranges:
+    for held in _ranges(filter_):
         if self.covers(held, index, kind) and not self.is_exempt(index):
             return self.bit(held.bits, index - held.base) != filter_.default_allows
     return FilterRules.allows(self, filter_, index, kind)
 
 
 def _any_denial_wins(self: FilterRules, filter_: Any, index: int, kind: int) -> Any:
-    held = [each for each in filter_.ranges if self.covers(each, index, kind)]
+    held = [each for each in _ranges(filter_) if self.covers(each, index, kind)]
     if not held or self.is_exempt(index):
         return FilterRules.allows(self, filter_, index, kind)
     return all(self.bit(each.bits, index - each.base) for each in held)
 
 
 def _any_permission_wins(self: FilterRules, filter_: Any, index: int, kind: int) -> Any:
-    held = [each for each in filter_.ranges if self.covers(each, index, kind)]
+    held = [each for each in _ranges(filter_) if self.covers(each, index, kind)]
     if not held or self.is_exempt(index):
         return FilterRules.allows(self, filter_, index, kind)
     return any(self.bit(each.bits, index - each.base) for each in held)
@@ -49,7 +53,7 @@ def _any_permission_wins(self: FilterRules, filter_: Any, index: int, kind: int)
 
 def _opaque(result: Callable[[Installed], bool]) -> Any:
     def allows(self: FilterRules, filter_: Any, index: int, kind: int) -> Any:
-        for held in filter_.ranges:
+        for held in _ranges(filter_):
             if held.base <= index < held.end and not self.is_exempt(index):
                 fits = held.flags & kind
                 return self.bit(held.bits, index - held.base) if fits else result(filter_)
@@ -59,7 +63,7 @@ def _opaque(result: Callable[[Installed], bool]) -> Any:
 
 
 def _default_only_outside(self: FilterRules, filter_: Any, index: int, kind: int) -> Any:
-    if 0x800 <= index <= 0x8FF and not any(self.covers(h, index, kind) for h in filter_.ranges):
+    if 0x800 <= index <= 0x8FF and not any(self.covers(h, index, kind) for h in _ranges(filter_)):
         return True
     inside = type(self).__mro__[1]
     ranges_rule = type("NoWindow", (inside,), {"is_exempt": lambda self, index: False})()
@@ -68,7 +72,7 @@ def _default_only_outside(self: FilterRules, filter_: Any, index: int, kind: int
 
 def _ranges_only_outside(self: FilterRules, filter_: Any, index: int, kind: int) -> Any:
     if 0x800 <= index <= 0x8FF:
-        return filter_.default_allows
+        return filter_ is None or filter_.default_allows
     return FilterRules.allows(self, filter_, index, kind)
 
 
@@ -554,6 +558,7 @@ VALIDATION = (
         "Slot 15 is not validated.",
         errors=lambda self, new: FilterRules.errors(self, replace(new, ranges=new.ranges[:15])),
         held=_size_limit(bool)["held"],
+        bit=_lenient_bit,
     ),
     mutant(
         FilterRules,
@@ -564,6 +569,7 @@ VALIDATION = (
             | (self.range_errors(new.ranges[0]) if new.ranges else NO_ERRORS)
         ),
         held=_size_limit(bool)["held"],
+        bit=_lenient_bit,
     ),
     mutant(
         FilterRules,

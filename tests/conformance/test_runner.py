@@ -1,0 +1,406 @@
+"""The runner against backends that hang, die, raise and lie; results on disk; kernel log splats.
+
+The backends here are stand-ins, legitimate because the runner alone is under test: what a worker
+does is chosen by the MSR index of its script.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from vmm.conformance.case import OBSERVE, Case
+from vmm.conformance.catalogue import UnknownCase
+from vmm.conformance.catalogue import select as choose
+from vmm.conformance.klog import KernelLog
+from vmm.conformance.results import FILE, Held, Results, ResultsError, default_directory
+from vmm.conformance.runner import Options, run
+from vmm.conformance.script import Got, get_msr, got, rdmsr, returned
+
+GOOD, WRONG, RAISES, EXITS, DIES, HANGS, SPLATS, MUTE = range(8)
+HOST = {"release": "6.1.0", "version": "#1", "hostname": "here", "cpu_model": "a CPU"}
+SPLAT = (
+    "4,{seq},0,-;------------[ cut here ]------------\n"
+    "4,{seq},0,-;WARNING: CPU: 0 PID: {pid} at arch/x86/kvm/x86.c:1 kvm_msr_allowed+0x1/0x2\n"
+    "4,{seq},0,-;---[ end trace 0000000000000000 ]---\n"
+)
+
+
+class StandIn:
+    """A backend whose ``run`` does what the script's first MSR index says."""
+
+    def __init__(self, kmsg=None):
+        self.kmsg = kmsg
+
+    def run(self, script):
+        doing = script[0].index
+        if doing == RAISES:
+            raise RuntimeError("two\nlines")
+        if doing == EXITS:
+            os._exit(3)
+        if doing == DIES:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if doing == MUTE:
+            os.closerange(3, 1000)
+        if doing in (HANGS, MUTE):
+            while True:
+                signal.pause()
+        if doing == SPLATS:
+            self.kmsg.write_text(SPLAT.format(seq=1, pid=script[0].vcpu or os.getpid()))
+        return (Got(7 if doing == WRONG else 0),)
+
+    def lacks(self, need):
+        return f"no {need} here" if need == "moon" else None
+
+    def close(self):
+        pass
+
+
+class Watcher:
+    interval = 5.0
+
+    def __init__(self):
+        self.records, self.ticks = {}, []
+
+    def case(self, record):
+        assert record["id"] not in self.records, "one record a case"
+        self.records[record["id"]] = record
+
+    def tick(self, running):
+        self.ticks.append(tuple(running))
+
+    def verdicts(self):
+        return {name: record["verdict"] for name, record in self.records.items()}
+
+
+ZERO = (got(0),)
+
+
+def case(name, doing=GOOD, trace=ZERO, needs=(), **fields):
+    return Case(f"t.{name}", "A sentence.", "R14", [get_msr(doing, **fields)], trace, needs)
+
+
+def judge(cases, log=None, kmsg=None, **options):
+    watcher = Watcher()
+    watcher.stray = run(cases, lambda: StandIn(kmsg), Options(**options), watcher, log)
+    return watcher
+
+
+def children():
+    """Return the pids of this process's children, zombies included."""
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return file.read().split()
+
+
+@pytest.fixture(autouse=True)
+def nothing_survives():
+    fds = set(os.listdir("/proc/self/fd"))
+    yield
+    assert not children()
+    assert set(os.listdir("/proc/self/fd")) == fds
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_every_case_gets_one_record(jobs):
+    seen = judge([case(f"n{number}") for number in range(20)], jobs=jobs)
+    assert seen.verdicts() == {f"t.n{number}": "PASS" for number in range(20)}
+    assert seen.records["t.n3"]["requirements"] == ["R14"]
+    assert seen.records["t.n3"]["ms"] >= 0
+
+
+def test_a_failure_says_which_step_differs_and_how():
+    both = Case("t.two", "S.", "R1", [get_msr(GOOD), rdmsr(0x10)], [got(0), returned(1)])
+    record = judge([case("wrong", WRONG), both]).records
+    assert record["t.wrong"]["verdict"] == "FAIL"
+    assert (record["t.wrong"]["step"], record["t.wrong"]["action"]) == (1, "get_msr(0x1)")
+    assert (record["t.wrong"]["expected"], record["t.wrong"]["seen"]) == (["got(0)"], ["got(7)"])
+    assert record["t.two"]["step"] == 2, "a trace that ends early differs where it ends"
+    assert record["t.two"]["seen"] == []
+    assert record["t.two"]["script"] == ["get_msr(0x0)", "rdmsr(Msr.IA32_TSC)"]
+
+
+def test_surplus_events_fail():
+    assert judge([case("surplus", trace=())]).records["t.surplus"]["step"] == 1
+
+
+def test_observations_never_fail():
+    record = judge([case("quirk", WRONG, trace=OBSERVE)]).records["t.quirk"]
+    assert (record["verdict"], record["observation"]) == ("PASS", "got(7)")
+
+
+def test_a_missing_need_skips_with_its_reason():
+    record = judge([case("no", needs=("sun", "moon")), case("yes", needs=("sun",))]).records
+    assert record["t.no"]["verdict"] == "SKIP"
+    assert (record["t.no"]["need"], record["t.no"]["reason"]) == ("moon", "no moon here")
+    assert record["t.yes"]["verdict"] == "PASS"
+
+
+@pytest.mark.parametrize(
+    ("doing", "verdict", "error"),
+    [
+        (RAISES, "ERROR", "RuntimeError: two lines"),
+        (EXITS, "ERROR", "the worker exited with status 3"),
+        (DIES, "ERROR", "the worker died: Killed"),
+        (HANGS, "TIMEOUT", "killed at its deadline of 0.3 s"),
+    ],
+)
+def test_only_the_case_that_broke_its_worker_is_lost(doing, verdict, error):
+    cases = [case(f"a{n}") for n in range(5)] + [case("bad", doing), *(case(f"b{n}") for n in "12")]
+    seen = judge(cases, jobs=2, timeout=0.3)
+    assert seen.records["t.bad"]["error"] == error
+    assert seen.verdicts() == {each.id: "PASS" for each in cases} | {"t.bad": verdict}
+
+
+def test_others_go_on_while_one_hangs():
+    cases = [case("hang", HANGS), *(case(f"n{n}") for n in range(50))]
+    seen = judge(cases, jobs=2, timeout=1.0)
+    assert list(seen.records)[-1] == "t.hang", "the 50 others ended before its deadline"
+    assert all("t.hang" in running for running in seen.ticks[:-1])
+
+
+def test_two_that_hang_take_one_deadline():
+    began = time.monotonic()
+    seen = judge([case("h1", HANGS), case("h2", HANGS)], jobs=2, timeout=0.5)
+    assert set(seen.verdicts().values()) == {"TIMEOUT"}
+    assert time.monotonic() - began < 0.95
+
+
+@pytest.mark.parametrize("doing", [HANGS, MUTE])
+def test_the_master_does_not_spin_while_it_waits(doing):
+    before = time.process_time()
+    judge([case("hang", doing)], timeout=1.0)
+    assert time.process_time() - before < 0.2
+
+
+def test_a_worker_that_sigkill_cannot_end_does_not_block_the_run(monkeypatch):
+    from vmm.conformance import runner, worker
+
+    monkeypatch.setattr(runner, "DEATH_SECONDS", 0.2)
+    stuck = []
+
+    def kill(self):
+        self.killed = True
+        stuck.append(self.pid)
+
+    monkeypatch.setattr(worker.Worker, "kill", kill)
+    seen = judge([case("stuck", HANGS), case("next")], timeout=0.2)
+    assert list(seen.verdicts().items()) == [("t.next", "PASS"), ("t.stuck", "TIMEOUT")]
+    assert f"worker {stuck[0]} is stuck in the kernel" in seen.records["t.stuck"]["error"]
+    assert os.waitpid(stuck[0], 0)[1] == signal.SIGKILL, "the lifeline ends what was left behind"
+
+
+def test_a_factory_that_fails_is_an_error_of_each_case():
+    def factory():
+        raise OSError(24, "Too many open files")
+
+    watcher = Watcher()
+    run([case("a"), case("b")], factory, Options(), watcher)
+    assert set(watcher.verdicts().values()) == {"ERROR"}
+    assert "Too many open files" in watcher.records["t.a"]["error"]
+
+
+def test_known_failures():
+    quirk = case("quirk", trace=OBSERVE)
+    seen = judge([case("wrong", WRONG), case("good"), case("x"), quirk], xfail=("t.[gwq]*",))
+    assert seen.verdicts() == {
+        "t.wrong": "XFAIL",
+        "t.good": "XPASS",
+        "t.x": "PASS",
+        "t.quirk": "PASS",
+    }
+
+
+def test_an_error_of_the_watcher_ends_the_run():
+    class Full(Watcher):
+        def case(self, record):
+            raise ResultsError("full")
+
+    with pytest.raises(ResultsError):
+        run([case("a"), case("hang", HANGS)], StandIn, Options(jobs=2), Full())
+
+
+def test_workers_die_with_a_master_that_is_killed(tmp_path):
+    told = tmp_path / "pids"
+    os.mkfifo(told)
+    program = f"""
+        import os, signal
+        from pathlib import Path
+        from tests.conformance.test_runner import HANGS, StandIn, Watcher, case
+        from vmm.conformance.runner import Options, run
+        class Tells(StandIn):
+            def run(self, script):
+                Path({str(told)!r}).write_text(str(os.getpid()))
+                return super().run(script)
+        run([case("hang", HANGS)], Tells, Options(timeout=60), Watcher())
+    """
+    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    path = os.pathsep.join([root, *sys.path])
+    master = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)], env={**os.environ, "PYTHONPATH": path}
+    )
+    worker = os.pidfd_open(int(told.read_text()))
+    master.kill()
+    master.wait()
+    assert select.select([worker], [], [], 5)[0], "the worker outlived its master"
+    os.close(worker)
+
+
+# --- the kernel log ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kmsg(tmp_path):
+    path = tmp_path / "kmsg"
+    os.mkfifo(path)
+    return path
+
+
+def test_a_splat_fails_the_case_of_the_process_it_names(kmsg):
+    with KernelLog(str(kmsg)) as log:
+        cases = [case("hang", HANGS), case("splat", SPLATS), case("after")]
+        seen = judge(cases, log, kmsg, jobs=2, timeout=1.0)
+    assert seen.verdicts() == {"t.splat": "FAIL", "t.after": "PASS", "t.hang": "TIMEOUT"}
+    assert "kvm_msr_allowed" in "".join(seen.records["t.splat"]["splats"][0])
+    assert "splats" not in seen.records["t.after"]
+
+
+def test_a_splat_that_names_no_worker_fails_all_cases_in_flight(kmsg):
+    with KernelLog(str(kmsg)) as log:
+        cases = [case("hang", HANGS), case("splat", SPLATS, vcpu=1), case("after")]
+        seen = judge(cases, log, kmsg, jobs=2, timeout=1.0)
+    assert seen.verdicts() == {"t.splat": "FAIL", "t.after": "PASS", "t.hang": "FAIL"}
+    assert "deadline" in seen.records["t.hang"]["error"]
+
+
+def test_a_splat_in_no_case_is_handed_back(kmsg):
+    class Late(Watcher):
+        def case(self, record):
+            kmsg.write_text(SPLAT.format(seq=1, pid=1))
+
+    with KernelLog(str(kmsg)) as log:
+        (stray,) = run([case("a")], StandIn, Options(), Late(), log)
+    assert stray.kind == "WARN"
+
+
+# --- the results on disk -------------------------------------------------------------------------
+
+
+def record(name, verdict="PASS"):
+    return {"type": "case", "id": name, "verdict": verdict, "requirements": ["R14"]}
+
+
+def write(directory, *names, host=HOST):
+    with Results(directory, host) as results:
+        for name in names:
+            results.write(record(name))
+
+
+def test_each_record_is_one_line_with_schema_and_host(tmp_path):
+    write(tmp_path, "a", "b")
+    lines = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
+    assert [line["id"] for line in lines] == ["a", "b"]
+    assert all((line["schema"], line["host"]) == (1, HOST) for line in lines)
+
+
+def test_lines_are_on_disk_before_the_file_is_closed(tmp_path):
+    with Results(tmp_path, HOST) as results:
+        line = results.write(record("a"))
+        assert (tmp_path / FILE).read_text() == line
+
+
+def test_an_earlier_file_is_kept_as_old(tmp_path):
+    write(tmp_path, "a")
+    write(tmp_path, "b")
+    assert '"a"' in (tmp_path / (FILE + ".old")).read_text()
+    assert '"a"' not in (tmp_path / FILE).read_text()
+
+
+def test_resume_knows_what_is_recorded_and_drops_a_line_cut_short(tmp_path):
+    write(tmp_path, "a", "b")
+    whole = (tmp_path / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(whole[:-7])
+    with Results(tmp_path, HOST, resume=True) as results:
+        assert set(results.recorded) == {"a"}
+        results.write(record("b"))
+    assert (tmp_path / FILE).read_bytes() == whole
+    assert not (tmp_path / (FILE + ".old")).exists()
+
+
+def test_resume_of_nothing_starts_anew(tmp_path):
+    with Results(tmp_path / "new", HOST, resume=True) as results:
+        assert not results.recorded
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (b"not json\n", "line 2"),
+        (b"\xff\xfe\n", "line 2"),
+        (b'{"schema": 9, "type": "case"}\n', "schema 9"),
+        (b'{"schema": 1, "type": "case", "host": {}}\n', "without id"),
+        (b'{"schema": 1, "type": "end"}\n', "no host"),
+        (b"[]\n", "not a record"),
+    ],
+)
+def test_a_damaged_file_is_refused_and_left_alone(tmp_path, damage, why):
+    write(tmp_path, "a")
+    with (tmp_path / FILE).open("ab") as file:
+        file.write(damage)
+    before = (tmp_path / FILE).read_bytes()
+    with pytest.raises(ResultsError, match=why):
+        Results(tmp_path, HOST, resume=True)
+    assert (tmp_path / FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize("fact", ["release", "hostname", "vendor_module"])
+def test_results_of_another_kernel_or_host_are_not_continued(tmp_path, fact):
+    write(tmp_path, "a")
+    with pytest.raises(ResultsError, match=f"another kernel or host .{fact}"):
+        Results(tmp_path, {**HOST, fact: "other"}, resume=True)
+    assert (tmp_path / FILE).exists()
+
+
+def test_one_run_at_a_time(tmp_path):
+    with Results(tmp_path, HOST), pytest.raises(Held, match="in use by another run"):
+        Results(tmp_path, HOST)
+    write(tmp_path, "a")  # free again
+
+
+def test_the_default_directory_steps_aside_for_a_run_that_has_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with Results.open_default(HOST) as first, Results.open_default(HOST) as second:
+        assert first.directory == default_directory() == tmp_path / "msrward" / "latest"
+        assert second.directory.name == f"latest-{os.getpid()}"
+
+
+def test_an_unwritable_directory_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultsError, match=r"cannot write to .*file/dir: Not a directory"):
+        Results(tmp_path / "file" / "dir", HOST)
+
+
+# --- choosing cases ------------------------------------------------------------------------------
+
+CATALOGUE = [case("alpha"), case("beta"), case("gamma")]
+
+
+def test_globs_name_cases_and_requirements():
+    assert [each.id for each in choose(CATALOGUE, ["t.*a"], ["t.b*"])] == ["t.alpha", "t.gamma"]
+    assert choose(CATALOGUE, ["R14"]) == choose(CATALOGUE, []) == CATALOGUE
+
+
+@pytest.mark.parametrize("globs", [(["t.alpa"], []), ([], ["t.alpa"])])
+def test_a_glob_without_a_match_suggests_one(globs):
+    with pytest.raises(UnknownCase, match=r"no case matches 't.alpa'; did you mean t.alpha"):
+        choose(CATALOGUE, *globs)
+
+
+def test_nothing_left_is_an_error():
+    with pytest.raises(UnknownCase, match="no case is left"):
+        choose(CATALOGUE, [], ["*"])

@@ -1,0 +1,25 @@
+"""The checkers that hold the source to its style: part of the tests, so that CI runs them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("ruff", "format", "--check", "vmm", "tests", "native", "scripts"),
+        ("ruff", "check", "vmm", "tests", "native", "scripts"),
+        ("mypy", "vmm"),
+    ],
+    ids=["ruff format", "ruff check", "mypy"],
+)
+def test_the_tree_is_clean(command):
+    ran = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr

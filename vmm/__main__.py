@@ -1,0 +1,7 @@
+"""``python -m vmm`` is the ``msrward`` command."""
+
+import sys
+
+from vmm.cli import main
+
+sys.exit(main())

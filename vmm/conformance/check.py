@@ -1,0 +1,161 @@
+"""One conformance run from end to end: the host's facts, workers, results on disk, reports."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from vmm.conformance import host as host_facts
+from vmm.conformance import runner
+from vmm.conformance.case import Case
+from vmm.conformance.klog import KernelLog
+from vmm.conformance.report.desk import Desk, Output, View
+from vmm.conformance.report.jsonl import Record
+from vmm.conformance.report.summary import end_record
+from vmm.conformance.results import Results, ResultsError
+from vmm.conformance.worker import BackendFactory
+
+MODPROBE = "load a KVM module (modprobe kvm_intel or kvm_amd)"
+KVM_REMEDIES = {
+    errno.ENOENT: MODPROBE,
+    errno.ENODEV: MODPROBE,
+    errno.ENXIO: MODPROBE,
+    errno.EACCES: "run as root or as a member of the group that owns it",
+    errno.EPERM: "let this container use the device",
+}
+
+
+class Trouble(Exception):
+    """The run cannot be made, or not to its end; the text is one line: what, why, what to do."""
+
+
+def check(
+    cases: Sequence[Case],
+    catalogue: int,
+    options: runner.Options,
+    view: View,
+    *,
+    directory: Path | None = None,
+    resume: bool = False,
+    factory: BackendFactory | None = None,
+) -> int:
+    """Judge the kernel with ``cases`` (of ``catalogue`` in all), print, return the exit status.
+
+    Records go to ``directory`` (None: the default one). ``factory`` makes a worker's backend:
+    KvmBackend, unless a test gives its own. Trouble and ResultsError say what went wrong; what
+    ran until then is on disk and has been printed.
+    """
+    capabilities: Mapping[str, int] = {}
+    if factory is None:
+        capabilities, factory = kvm_capabilities(), _kvm_backend()
+    host = {**host_facts.facts(), "hostname": os.uname().nodename, "capabilities": capabilities}
+    with ExitStack() as stack:
+        log = KernelLog.open_or_reason()
+        if isinstance(log, KernelLog):
+            stack.enter_context(log)
+        json = _json_file(stack, view)
+        results = stack.enter_context(_results(directory, host, resume))
+        desk = Desk(results, host, [case.id for case in cases], view, json)
+        return _judge(cases, catalogue, desk, options=options, factory=factory, log=log)
+
+
+def kvm_capabilities() -> dict[str, int]:
+    """Return what /dev/kvm reports for capabilities 188 and 189; Trouble if it cannot be used."""
+    machine = os.uname().machine
+    if machine != "x86_64":
+        raise Trouble(f"this machine is {machine}: the MSR filter exists on x86-64 alone")
+    from vmm.errors import KvmError
+    from vmm.msr import KVM_CAP_X86_MSR_FILTER, KVM_CAP_X86_USER_SPACE_MSR
+
+    caps = {
+        "KVM_CAP_X86_USER_SPACE_MSR": KVM_CAP_X86_USER_SPACE_MSR,
+        "KVM_CAP_X86_MSR_FILTER": KVM_CAP_X86_MSR_FILTER,
+    }
+    try:
+        from vmm.kvm import Kvm
+
+        with Kvm() as kvm:
+            return {name: kvm.check_extension(cap) for name, cap in caps.items()}
+    except ImportError as error:
+        raise Trouble(f"{error}; build and install msrward (scripts/check does both)") from None
+    except KvmError as error:
+        remedy = KVM_REMEDIES.get(error.errno or 0, "'msrward doctor' says more")
+        why = os.strerror(error.errno or 0)
+        raise Trouble(f"cannot use {error.detail or '/dev/kvm'}: {why}; {remedy}") from None
+
+
+def _kvm_backend() -> BackendFactory:
+    from vmm.conformance.backend import KvmBackend
+
+    return KvmBackend
+
+
+def _json_file(stack: ExitStack, view: View) -> Output | None:
+    if view.json is None or view.json == "-":
+        return None
+    try:
+        return Output(stack.enter_context(Path(view.json).open("w")), view.json)
+    except OSError as error:
+        raise Trouble(f"cannot write {view.json}: {error.strerror}") from None
+
+
+def _results(directory: Path | None, host: Mapping[str, Any], resume: bool) -> Results:
+    if directory is None:
+        return Results.open_default(host, resume=resume)
+    return Results(directory, host, resume=resume)
+
+
+def _judge(
+    cases: Sequence[Case],
+    catalogue: int,
+    desk: Desk,
+    *,
+    options: runner.Options,
+    factory: BackendFactory,
+    log: KernelLog | str,
+) -> int:
+    began, ending = time.monotonic(), dict[str, Any]()
+    todo = [case for case in cases if case.id not in desk.results.recorded]
+    first = _run_record(len(cases), catalogue, len(cases) - len(todo), options, log)
+    trouble: Exception | None = None
+    try:
+        desk.start(first)
+        watched = log if isinstance(log, KernelLog) else None
+        ending["splats"] = [s.lines for s in runner.run(todo, factory, options, desk, watched)]
+    except KeyboardInterrupt:
+        ending["interrupted"] = True
+    except (ResultsError, OSError) as error:
+        trouble, ending["trouble"] = error, True
+    lost = log.lost if isinstance(log, KernelLog) else 0
+    end = end_record(desk.cases, time.monotonic() - began, lost=lost, **ending)
+    return _finish(desk, first, end, trouble)
+
+
+def _finish(desk: Desk, first: Record, end: Record, trouble: Exception | None) -> int:
+    try:
+        desk.finish(first, end)
+    except ResultsError as error:
+        trouble = trouble or error
+    if trouble or desk.failure:
+        raise Trouble(f"{trouble or desk.failure}; what ran is in {desk.results.path}")
+    return int(end["status"])
+
+
+def _run_record(
+    cases: int, catalogue: int, resumed: int, options: runner.Options, log: KernelLog | str
+) -> Record:
+    return {
+        "type": "run",
+        "started": round(time.time(), 3),
+        "cases": cases,
+        "catalogue": catalogue,
+        "resumed": resumed,
+        "jobs": options.jobs,
+        "timeout": options.timeout,
+        "kernel_log": log if isinstance(log, str) else "watched",
+    }

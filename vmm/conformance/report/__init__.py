@@ -1,0 +1,1 @@
+"""Reports: one module for each format, all made from the same records."""

@@ -1,0 +1,144 @@
+"""Where the records of a run arrive: filed on disk first, then passed on to every report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from vmm.conformance.report import tap, text
+from vmm.conformance.report.jsonl import Record
+from vmm.conformance.report.progress import Progress
+from vmm.conformance.report.summary import BAD
+from vmm.conformance.results import Results
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the user wants to see; ``json`` is None, "-" (stdout) or a path.
+
+    ``verbose`` 1 shows every case as it ends and all observations, 2 traces and tracebacks too.
+    """
+
+    json: str | None = None
+    tap: bool = False
+    verbose: int = 0
+    quiet: bool = False
+
+    @property
+    def is_text(self) -> bool:
+        """Whether stdout is for a person."""
+        return not self.tap and self.json != "-"
+
+
+class Output:
+    """A stream that may close or fill up early: the run goes on, and ``failure`` says why."""
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        """Write to ``stream``, called ``name`` in the failure."""
+        self.stream, self.name, self.failure = stream, name, ""
+
+    def write(self, data: str) -> None:
+        """Write and flush; after a failure, nothing."""
+        if self.failure:
+            return
+        try:
+            self.stream.write(data)
+            self.stream.flush()
+        except BrokenPipeError:
+            self.failure = f"{self.name} was closed early"
+        except OSError as error:
+            self.failure = f"cannot write to {self.name}: {error.strerror}"
+
+    def lines(self, lines: Sequence[str]) -> None:
+        """Write whole lines."""
+        self.write("".join(f"{line}\n" for line in lines))
+
+
+class Desk:
+    """The watcher of a run (``runner.Watcher``); ``cases`` has the records that came in."""
+
+    def __init__(
+        self,
+        results: Results,
+        host: Mapping[str, Any],
+        ids: Sequence[str],
+        view: View,
+        json: Output | None,
+    ) -> None:
+        """File with ``results`` and report on the cases ``ids``, in that order at the end."""
+        self.results, self.host, self.ids, self.view = results, host, ids, view
+        self.out = Output(sys.stdout, "stdout")
+        self.json = self.out if view.json == "-" else json
+        self.paint = text.painter(sys.stdout)
+        self.progress = Progress(sys.stderr, len(ids))
+        self.cases: list[Record] = []
+
+    @property
+    def interval(self) -> float:
+        """How often the progress wants to be shown, in seconds."""
+        return self.progress.interval
+
+    @property
+    def failure(self) -> str:
+        """Why a report is not complete, or ""."""
+        return self.out.failure or (self.json.failure if self.json else "")
+
+    def start(self, run: Record) -> None:
+        """File and show the ``run`` record, and what an earlier run had recorded of these cases."""
+        self._file(run)
+        if self.view.tap:
+            self.out.lines(tap.header(len(self.ids), self.host))
+        elif self.view.is_text and not self.view.quiet:
+            self.out.lines(text.header(run, self.host))
+        for name in self.ids:
+            if record := self.results.recorded.get(name):
+                self._show(record, self.results.line(record))
+
+    def case(self, record: Record) -> None:
+        """File the record of a case that has ended, and show it."""
+        self._show(record, self.results.write(record))
+
+    def tick(self, running: Sequence[str]) -> None:
+        """Show the progress."""
+        if not self.view.quiet:
+            self.progress.tick(running)
+
+    def finish(self, run: Record, end: Record) -> None:
+        """Show the report, then file the ``end`` record (ResultsError if the disk is full)."""
+        self.progress.clear()
+        if self.view.tap:
+            self.out.lines(tap.end_lines(end))
+        elif self.view.is_text:
+            self.out.lines(self._report(run, end))
+        self._file(end)
+
+    def _file(self, record: Record) -> None:
+        line = self.results.write(record)
+        if self.json:
+            self.json.write(line)
+
+    def _show(self, record: Record, line: str) -> None:
+        self.cases.append(record)
+        self.progress.case(record)
+        if self.json:
+            self.json.write(line)
+        if self.view.tap:
+            self.out.lines(tap.case_lines(record, len(self.cases)))
+        elif self.view.is_text and self.view.verbose:
+            self.progress.clear()
+            self.out.lines([text.case_line(record, self.paint)])
+
+    def _report(self, run: Record, end: Record) -> list[str]:
+        place = {name: number for number, name in enumerate(self.ids)}
+        cases = sorted(self.cases, key=lambda case: place[case["id"]])
+        verbose, lines = self.view.verbose, list[str]()
+        if not self.view.quiet:
+            for case in cases:
+                lines += text.failure(case, self.paint, verbose) if case["verdict"] in BAD else []
+            lines += text.skips(cases, verbose)
+            lines += text.observations(cases, end["fingerprint"], verbose)
+        lines += text.summary(cases, end, self.paint)
+        lines += ["", f"records: {self.results.path}"] if not self.view.quiet else []
+        return [*lines, text.verdict(run, end, self.host, self.paint)]

@@ -1,0 +1,75 @@
+"""What a run amounts to: counts, fingerprint and exit status, from its case records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from vmm.conformance.report.jsonl import Record
+
+CONFORMS, VIOLATES, TROUBLE, UNTESTED, INTERRUPTED = 0, 1, 2, 4, 130
+"""The exit statuses of ``msrward check``; INTERRUPTED is by Ctrl-C."""
+
+BAD = ("FAIL", "TIMEOUT", "ERROR")
+
+
+def end_record(
+    cases: Sequence[Record],
+    seconds: float,
+    *,
+    splats: Sequence[Sequence[str]] = (),
+    lost: int = 0,
+    interrupted: bool = False,
+    trouble: bool = False,
+) -> Record:
+    """Return the ``end`` record (see ``report.jsonl``) of a run that left ``cases``.
+
+    ``splats`` fell in no case; ``trouble`` says that the harness itself could not go on.
+    """
+    counts = count(cases)
+    status = _status(counts, bool(splats), interrupted, trouble)
+    return {
+        "type": "end",
+        "counts": counts,
+        "seconds": round(seconds, 3),
+        "interrupted": interrupted,
+        "status": status,
+        "fingerprint": fingerprint(cases),
+        "splats": [list(lines) for lines in splats],
+        "lost": lost,
+    }
+
+
+def count(cases: Iterable[Record]) -> dict[str, int]:
+    """Return how many cases had each verdict; a passed ``observe`` case counts as "observed"."""
+    return dict(Counter(_column(case) for case in cases))
+
+
+def fingerprint(cases: Iterable[Record]) -> str:
+    """Return 12 hex digits over all observations: equal where kernels show the same quirks.
+
+    The order of the cases does not matter; without observations it is "".
+    """
+    lines = sorted(f"{case['id']} {case['observation']}" for case in cases if "observation" in case)
+    if not lines:
+        return ""
+    import hashlib
+
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+def _column(case: Record) -> str:
+    observed = case["verdict"] == "PASS" and "observation" in case
+    return "observed" if observed else str(case["verdict"])
+
+
+def _status(counts: dict[str, int], splats: bool, interrupted: bool, trouble: bool) -> int:
+    if interrupted:
+        return INTERRUPTED
+    if trouble:
+        return TROUBLE
+    if counts.get("FAIL") or counts.get("TIMEOUT") or splats:
+        return VIOLATES
+    if counts.get("ERROR"):
+        return TROUBLE
+    return CONFORMS if set(counts) - {"SKIP"} else UNTESTED

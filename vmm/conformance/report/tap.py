@@ -1,0 +1,50 @@
+"""TAP version 13, flat: one test line a case, a YAML block under each that failed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from vmm.conformance.report.jsonl import Record
+from vmm.conformance.report.text import kernel
+
+SHOWN = ("sentence", "requirements", "step", "action", "expected", "seen", "error", "splats")
+"""The fields of a case record that its YAML block has."""
+
+
+def header(total: int, host: Mapping[str, Any]) -> list[str]:
+    """Return the version, the plan, and a comment that says what is judged."""
+    return ["TAP version 13", f"1..{total}", f"# {kernel(host)}"]
+
+
+def case_lines(case: Record, number: int) -> list[str]:
+    """Return the test line of a case, ``number`` from 1, and its diagnostics."""
+    good = case["verdict"] in ("PASS", "SKIP", "XPASS")
+    name = re.sub(r"[^a-z0-9_.-]", "_", case["id"].lower())
+    line = f"{'ok' if good else 'not ok'} {number} - {name}{_directive(case)}"
+    return [line, *([] if good else _yaml(case))]
+
+
+def end_lines(end: Record) -> list[str]:
+    """Return what closes the stream: "Bail out!" if the run did not get to its end."""
+    stray = [f"# kernel log: {line}" for splat in end["splats"] for line in splat]
+    return [*stray, "Bail out! interrupted"] if end["interrupted"] else stray
+
+
+def _directive(case: Record) -> str:
+    match case["verdict"]:
+        case "SKIP":
+            return f" # SKIP {' '.join(case['reason'].split())}"
+        case "XFAIL":
+            return " # TODO known failure"
+        case "XPASS":
+            return " # TODO known failure, but it passes"
+    return ""
+
+
+def _yaml(case: Record) -> list[str]:
+    # A JSON value is a YAML value, and stays on its line whatever the text holds.
+    fields = [f"  {name}: {json.dumps(case[name])}" for name in SHOWN if name in case]
+    return ["  ---", f"  verdict: {case['verdict']}", *fields, "  ..."]

@@ -1,0 +1,190 @@
+"""The report that a person reads. Every function returns lines; none prints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TextIO
+
+from vmm.conformance.contract import explain
+from vmm.conformance.report.jsonl import Record
+from vmm.conformance.report.summary import BAD, INTERRUPTED, TROUBLE, UNTESTED, VIOLATES
+
+COLOURS = {"red": 31, "green": 32, "yellow": 33, "bold": 1}
+COLOUR_OF = {"PASS": "green", "FAIL": "red", "ERROR": "red", "TIMEOUT": "red"}
+WIDTH, BEFORE, AFTER, NAMES = 180, 12, 3, 6
+"""What is shown of long things: characters of a line, steps round a failing one, ids."""
+
+Paint = Callable[[str, str], str]
+
+
+def painter(stream: TextIO) -> Paint:
+    """Return what colours a text for ``stream``: nothing off a terminal or under NO_COLOR."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    if plain or not stream.isatty():
+        return lambda _, text: text
+    return lambda colour, text: f"\x1b[{COLOURS[colour]}m{text}\x1b[m"
+
+
+def header(run: Record, host: Mapping[str, Any]) -> list[str]:
+    """Return the lines that say what is judged, and where."""
+    cpu, platform = host.get("cpu_model") or "a CPU", host.get("platform") or "platform unknown"
+    lines = [f"{kernel(host)} on {cpu}, {platform}; msrward {host.get('msrward')}"]
+    if run["resumed"]:
+        lines.append(f"resumed: {run['resumed']} of {run['cases']} cases are already recorded")
+    if run["kernel_log"] != "watched":
+        lines.append(f"the kernel log is not watched for splats: {run['kernel_log']}")
+    return lines
+
+
+def kernel(host: Mapping[str, Any]) -> str:
+    """Return "kernel 6.12.9 (kvm_amd)"."""
+    return f"kernel {host.get('release')} ({host.get('vendor_module') or 'kvm'})"
+
+
+def case_line(case: Record, paint: Paint) -> str:
+    """Return the one line of a case that has ended, for -v."""
+    note = case.get("reason") or case.get("observation") or case.get("error")
+    return (
+        f"{_word(case, paint)} {case['id']} ({case['ms']:.1f} ms){': ' + cut(note) if note else ''}"
+    )
+
+
+def failure(case: Record, paint: Paint, verbose: int = 0) -> list[str]:
+    """Return the block that explains a failed case: promise, script, difference, fix, rerun."""
+    lines = ["", f"{paint('red', case['verdict'])} {paint('bold', case['id'])}"]
+    lines += [f"  {case['sentence']}"]
+    if case["verdict"] != "ERROR" or verbose:
+        lines += [f"  {line}" for line in explain(case["requirements"])]
+        lines += _script(case, paint, verbose)
+    if "error" in case:
+        lines.append(f"  {case['error']}")
+    if verbose > 1:
+        lines += [f"  trace: {event}" for event in case.get("trace", ())]
+        lines += [f"  {line}" for line in case.get("traceback", "").splitlines()]
+    for splat in case.get("splats", ()):
+        lines += splat_lines(splat, paint)
+    return [*lines, f"  rerun: msrward check {case['id']}"]
+
+
+def splat_lines(splat: Sequence[str], paint: Paint) -> list[str]:
+    """Return a splat of the kernel log, indented under a title."""
+    return [f"  {paint('red', 'the kernel log')} says:", *(f"    {line}" for line in splat)]
+
+
+def skips(cases: Sequence[Record], verbose: int = 0) -> list[str]:
+    """Return what was not tested: the skipped cases by reason, and promises left unchecked."""
+    groups: dict[str, list[str]] = {}
+    for case in cases:
+        if case["verdict"] == "SKIP":
+            groups.setdefault(case["reason"], []).append(case["id"])
+    if not groups:
+        return []
+    lines = ["", "not tested:"]
+    for reason, ids in groups.items():
+        lines.append(f"  {plural(len(ids), 'case')}: {reason}: {names(ids, verbose)}")
+    ran = {name for case in cases if case["verdict"] != "SKIP" for name in case["requirements"]}
+    left = {name for case in cases for name in case["requirements"]} - ran
+    return lines + ([f"  so nothing is known of {' '.join(sorted(left))}"] if left else [])
+
+
+def observations(cases: Sequence[Record], fingerprint: str, verbose: int = 0) -> list[str]:
+    """Return the digest of what the ``observe`` cases saw; with ``verbose``, all of it."""
+    seen = [case for case in cases if "observation" in case]
+    if not seen:
+        return []
+    more = "" if verbose else "; -v shows them"
+    lines = ["", f"fingerprint {fingerprint} of {plural(len(seen), 'observation')}{more}"]
+    shown = seen if verbose else ()
+    return lines + [f"  {case['id']}: {cut(case['observation'], verbose)}" for case in shown]
+
+
+def summary(cases: Sequence[Record], end: Record, paint: Paint) -> list[str]:
+    """Return a line for every case that did not go as it should, and for stray splats."""
+    listed = [case for case in cases if case["verdict"] in (*BAD, "XFAIL", "XPASS")]
+    lines = [f"{_word(case, paint)} {case['id']}" for case in listed]
+    for splat in end["splats"]:
+        lines += splat_lines(splat, paint)
+    if end["lost"]:
+        lines.append(
+            f"{end['lost']} kernel log records were overwritten unread: a splat may be lost"
+        )
+    return ["", *lines] if lines else []
+
+
+def verdict(run: Record, end: Record, host: Mapping[str, Any], paint: Paint) -> str:
+    """Return the one line that says it all."""
+    counts = end["counts"]
+    columns = {"PASS": "passed", "FAIL": "failed", "SKIP": "skipped", "observed": "observed"}
+    rare = {
+        "TIMEOUT": "timed out",
+        "ERROR": "in error",
+        "XFAIL": "failed as known",
+        "XPASS": "passed unexpectedly",
+    }
+    parts = [f"{counts.get(name, 0)} {word}" for name, word in columns.items()]
+    parts += [f"{counts[name]} {word}" for name, word in rare.items() if name in counts]
+    good = end["status"] == 0
+    judged = paint("green" if good else "red", _judgement(run, end, kernel(host)))
+    return f"{judged}: {', '.join(parts)} in {end['seconds']:.1f} s"
+
+
+def plural(number: int, noun: str) -> str:
+    """Return "1 case" or "2 cases"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def names(ids: Sequence[str], verbose: int = 0) -> str:
+    """Return the first few ids, or all of them with ``verbose``."""
+    rest = 0 if verbose else max(0, len(ids) - NAMES)
+    shown = ", ".join(ids[: len(ids) - rest])
+    return f"{shown} and {rest} more" if rest else shown
+
+
+def cut(text: str, verbose: int = 0) -> str:
+    """Return the text, its end left out where it is too long for a line."""
+    if verbose or len(text) <= WIDTH:
+        return text
+    return f"{text[:WIDTH]}... ({len(text) - WIDTH} more characters; -v shows all)"
+
+
+def _word(case: Record, paint: Paint) -> str:
+    return paint(COLOUR_OF.get(case["verdict"], "yellow"), f"{case['verdict']:7}")
+
+
+def _script(case: Record, paint: Paint, verbose: int) -> list[str]:
+    script, step = list(case.get("script", [])), case.get("step", 0)
+    script += ["(end of the script)"] if step > len(script) else []
+    first, last = max(0, step - BEFORE), step + AFTER if step else len(script)
+    if verbose or len(script) <= BEFORE + AFTER:
+        first, last = 0, len(script)
+    lines = [f"  {'':3} ... {first} steps before"] if first else []
+    for number, action in enumerate(script[first:last], start=first + 1):
+        mark = ">" if number == step else " "
+        lines.append(f"  {mark} {number:3} {cut(action, verbose)}")
+        lines += _difference(case, paint, verbose) if number == step else []
+    rest = len(script) - last
+    return lines + ([f"  {'':3} ... {rest} steps after"] if rest > 0 else [])
+
+
+def _difference(case: Record, paint: Paint, verbose: int) -> list[str]:
+    def events(name: str) -> str:
+        return cut(", ".join(case[name]) or "nothing", verbose)
+
+    return [
+        f"        expected {paint('green', events('expected'))}",
+        f"        seen     {paint('red', events('seen'))}",
+    ]
+
+
+def _judgement(run: Record, end: Record, name: str) -> str:
+    whole = run["cases"] == run["catalogue"]
+    some = f"the {plural(run['cases'], 'selected case')} of {run['catalogue']}"
+    words = {
+        INTERRUPTED: f"interrupted before a verdict on {name}",
+        TROUBLE: f"no verdict on {name}, the harness had trouble",
+        UNTESTED: f"nothing could be tested on {name}",
+        VIOLATES: f"{name} does not keep the contract",
+    }
+    kept = f"{name} keeps the contract" if whole else f"{name} passes {some}"
+    return words.get(end["status"], kept)

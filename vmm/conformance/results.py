@@ -1,0 +1,151 @@
+"""The results of a run on disk: one directory, one writer, one line for each record at once.
+
+``DIR/results.jsonl`` grows by whole lines as cases end (``report.jsonl`` documents them), so that
+killing the run loses at most the cases in flight. ``DIR/lock`` keeps a second run out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from vmm.conformance.report.jsonl import Record, decode, encoder
+
+FILE = "results.jsonl"
+SAME_HOST = ("release", "version", "hostname", "vendor_module", "cpu_model")
+"""The host facts that must not have changed for a run to go on with ``--resume``."""
+
+
+class ResultsError(Exception):
+    """The results cannot be kept or continued; the text is one line for the user."""
+
+
+class Held(ResultsError):
+    """Another run is writing to the directory."""
+
+
+def default_directory() -> Path:
+    """Return ``$XDG_STATE_HOME/msrward/latest`` (``~/.local/state`` when it is unset)."""
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(state).expanduser() / "msrward" / "latest"
+
+
+class Results:
+    """The open results of one run; a context manager.
+
+    ``recorded`` has the case records of the run that this one continues, by case id.
+    """
+
+    def __init__(self, directory: Path, host: Mapping[str, Any], *, resume: bool = False) -> None:
+        """Lock ``directory`` (made if need be) and open its file; ResultsError says why not.
+
+        With ``resume`` the file there is continued, and must be of this kernel and host;
+        otherwise it is kept as ``results.jsonl.old``.
+        """
+        self.directory, self.path = directory, directory / FILE
+        self.line = encoder(host)
+        self.recorded: dict[str, Record] = {}
+        self._file = -1
+        self._lock = _lock(directory)
+        try:
+            self._file = self._open(host, resume)
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def open_default(cls, host: Mapping[str, Any], *, resume: bool = False) -> Results:
+        """Open the default directory, or ``latest-PID`` beside it while another run holds it."""
+        directory = default_directory()
+        try:
+            return cls(directory, host, resume=resume)
+        except Held:
+            if resume:
+                raise
+        return cls(directory.with_name(f"{directory.name}-{os.getpid()}"), host)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write(self, record: Record) -> str:
+        """Append the record as one line, at once, and return the line."""
+        text = self.line(record)
+        data = text.encode()
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+        except OSError as error:
+            raise ResultsError(f"cannot write {self.path}: {error.strerror}") from None
+        return text
+
+    def close(self) -> None:
+        """Close the file and let the next run in."""
+        for fd in (self._file, self._lock):
+            if fd >= 0:
+                os.close(fd)
+        self._file = self._lock = -1
+
+    def _open(self, host: Mapping[str, Any], resume: bool) -> int:
+        try:
+            if resume and self.path.exists():
+                return self._continue(host)
+            if self.path.exists():
+                self.path.replace(self.path.with_name(FILE + ".old"))
+            return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise ResultsError(f"cannot write {self.path}: {error.strerror}") from None
+
+    def _continue(self, host: Mapping[str, Any]) -> int:
+        whole = self.path.read_bytes()
+        whole = whole[: whole.rfind(b"\n") + 1]  # a last line without its end was cut by a kill
+        records = [
+            _decode(self.path, number, line)
+            for number, line in enumerate(whole.splitlines(), start=1)
+        ]
+        for record in records:
+            _check_host(self.path, record["host"], host)
+        self.recorded = {record["id"]: record for record in records if record["type"] == "case"}
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        os.ftruncate(file, len(whole))
+        return file
+
+
+def _lock(directory: Path) -> int:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ResultsError(
+            f"cannot write to the output directory {directory}: {error.strerror}"
+        ) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise Held(f"{directory} is in use by another run; give another with -o DIR") from None
+    return lock
+
+
+def _decode(path: Path, number: int, line: bytes) -> Record:
+    try:
+        return decode(line.decode())
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise ResultsError(
+            f"{path} is damaged at line {number} ({error}); it is left as it is:"
+            " run without --resume to start anew"
+        ) from None
+
+
+def _check_host(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    for fact in SAME_HOST:
+        if theirs.get(fact) != ours.get(fact):
+            raise ResultsError(
+                f"{path} is of another kernel or host ({fact} {theirs.get(fact)!r}, here"
+                f" {ours.get(fact)!r}); run without --resume to start anew"
+            )

@@ -1,0 +1,237 @@
+"""Run cases on worker processes, each case with a deadline, and watch the kernel log meanwhile.
+
+The master never waits for one worker: it polls the workers' pipes and pidfds, and a worker that
+SIGKILL cannot end (stuck in the kernel) is recorded and left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Protocol
+
+from vmm.conformance.case import Case
+from vmm.conformance.klog import KernelLog, Splat
+from vmm.conformance.report.jsonl import Record
+from vmm.conformance.worker import BackendFactory, Worker, code, spawn
+
+DEATH_SECONDS = 1.0
+"""How long a SIGKILLed worker may take to die before it counts as stuck in the kernel."""
+
+
+class Watcher(Protocol):
+    """Who is told of a run as it goes on."""
+
+    @property
+    def interval(self) -> float:
+        """How many seconds may pass between two calls of ``tick``."""
+
+    def case(self, record: Record) -> None:
+        """Take the record of one case that has ended."""
+
+    def tick(self, running: Sequence[str]) -> None:
+        """Take note of the cases that run now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run: ``jobs`` workers, ``timeout`` seconds for a case, globs of known failures."""
+
+    jobs: int = 1
+    timeout: float = 10.0
+    xfail: tuple[str, ...] = ()
+
+
+def run(
+    cases: Sequence[Case],
+    factory: BackendFactory,
+    options: Options,
+    watcher: Watcher,
+    log: KernelLog | None = None,
+) -> list[Splat]:
+    """Judge all cases; each leaves one record with ``watcher``, in the order they end.
+
+    Returns the splats that fell in no case. Whatever ends the run (KeyboardInterrupt, or an error
+    of the watcher, which propagates), no worker outlives it but one that the kernel holds.
+    """
+    master = _Master(cases, factory, options, watcher, log)
+    try:
+        master.run()
+    finally:
+        master.stop()
+    return master.stray
+
+
+class _Master:
+    """The state of one run: what is to do, who does it, who handles which descriptor."""
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        factory: BackendFactory,
+        options: Options,
+        watcher: Watcher,
+        log: KernelLog | None,
+    ) -> None:
+        self.cases, self.factory, self.options = cases, factory, options
+        self.watcher, self.log = watcher, log
+        self.todo = deque(range(len(cases)))
+        self.workers: list[Worker] = []
+        self.stray: list[Splat] = []
+        self.poller = select.poll()
+        self.handlers: dict[int, Callable[[], None]] = {}
+        self.lifeline = os.pipe()
+
+    def run(self) -> None:
+        """Work until every case has its record."""
+        while self.todo or self._busy():
+            self._dispatch()
+            self.watcher.tick([worker.case.id for worker in self._busy() if worker.case])
+            self._wait()
+
+    def stop(self) -> None:
+        """End all workers: idle ones by end of file, busy ones and what is left by SIGKILL."""
+        for worker in self.workers:
+            worker.dismiss()
+        deadline = time.monotonic() + DEATH_SECONDS
+        while self.workers and (left := deadline - time.monotonic()) > 0:
+            self._poll(left)
+        for worker in list(self.workers):
+            worker.kill()
+            self._forget(worker)
+        for fd in self.lifeline:
+            os.close(fd)
+        self._collect_splats()
+
+    def _busy(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker.case]
+
+    def _dispatch(self) -> None:
+        while self.todo and (worker := self._idle()):
+            number = self.todo.popleft()
+            worker.begin(number, self.cases[number], self.options.timeout)
+
+    def _idle(self) -> Worker | None:
+        live = [worker for worker in self.workers if not worker.killed]
+        for worker in live:
+            if not worker.case:
+                return worker
+        return self._hire() if len(live) < self.options.jobs else None
+
+    def _hire(self) -> Worker:
+        worker = spawn(self.cases, self.factory, self.lifeline)
+        self.workers.append(worker)
+        self._watch(worker.outcomes, lambda: self._receive(worker))
+        self._watch(worker.pidfd, lambda: self._bury(worker))
+        return worker
+
+    def _watch(self, fd: int, handler: Callable[[], None]) -> None:
+        self.handlers[fd] = handler
+        self.poller.register(fd, select.POLLIN)
+
+    def _unwatch(self, fd: int) -> None:
+        if self.handlers.pop(fd, None):
+            self.poller.unregister(fd)
+
+    def _wait(self) -> None:
+        nearest = min((worker.deadline for worker in self._busy()), default=0.0)
+        self._poll(max(0.0, min(self.watcher.interval, nearest - time.monotonic())))
+        now = time.monotonic()
+        for worker in self._busy():
+            if now >= worker.deadline:
+                self._overdue(worker)
+
+    def _poll(self, seconds: float) -> None:
+        for fd, _ in self.poller.poll(seconds * 1e3 + 1):
+            if fd in self.handlers:
+                self.handlers[fd]()
+
+    def _receive(self, worker: Worker) -> None:
+        outcome = worker.receive()
+        if worker.ended:  # it is on its way out; its pidfd tells when, and this end must not spin
+            self._unwatch(worker.outcomes)
+        if outcome and worker.case and not worker.killed:
+            self._finish(worker, outcome)
+
+    def _overdue(self, worker: Worker) -> None:
+        if worker.killed:
+            self._finish(worker, self._timed_out(f"; worker {worker.pid} is stuck in the kernel"))
+            self._forget(worker)
+        else:
+            worker.kill()
+            worker.deadline = time.monotonic() + DEATH_SECONDS
+
+    def _bury(self, worker: Worker) -> None:
+        self._receive(worker)
+        _, status = os.waitpid(worker.pid, os.WNOHANG)
+        if worker.case:
+            self._finish(worker, self._timed_out() if worker.killed else _died(status))
+        self._forget(worker)
+
+    def _forget(self, worker: Worker) -> None:
+        for fd in (worker.outcomes, worker.pidfd):
+            self._unwatch(fd)
+        self.workers.remove(worker)
+        worker.close()
+
+    def _timed_out(self, note: str = "") -> Record:
+        limit = f"killed at its deadline of {self.options.timeout:g} s"
+        return {"verdict": "TIMEOUT", "error": limit + note}
+
+    def _finish(self, worker: Worker, outcome: Record) -> None:
+        self._collect_splats()  # while the worker still counts as at its case
+        case, splats = worker.case, worker.splats
+        assert case is not None
+        record = _record(case, outcome, worker.elapsed_ms(), splats, self.options.xfail)
+        worker.case, worker.splats = None, []
+        self.watcher.case(record)
+
+    def _collect_splats(self) -> None:
+        for splat in self.log.poll() if self.log else ():
+            busy = self._busy()
+            owners = [worker for worker in busy if _is_named(worker, splat)] or busy
+            for worker in owners:
+                worker.splats.append(list(splat.lines))
+            if not owners:
+                self.stray.append(splat)
+
+
+def _record(
+    case: Case, outcome: Record, ms: float, splats: list[list[str]], xfail: tuple[str, ...]
+) -> Record:
+    record: Record = {
+        "type": "case",
+        "id": case.id,
+        "sentence": case.sentence,
+        "requirements": list(case.requirements),
+        "ms": ms,
+        **outcome,
+    }
+    if splats:
+        record |= {"verdict": "FAIL", "splats": splats}
+    if any(fnmatchcase(case.id, glob) for glob in xfail) and not case.observes:
+        record["verdict"] = {"FAIL": "XFAIL", "PASS": "XPASS"}.get(
+            record["verdict"], record["verdict"]
+        )
+    if record["verdict"] not in ("PASS", "SKIP", "XPASS"):
+        record["script"] = code(case.actions)
+    return record
+
+
+def _is_named(worker: Worker, splat: Splat) -> bool:
+    return any(
+        pid == worker.pid or Path(f"/proc/{worker.pid}/task/{pid}").exists() for pid in splat.pids
+    )
+
+
+def _died(status: int) -> Record:
+    code = os.waitstatus_to_exitcode(status)
+    how = f"exited with status {code}" if code >= 0 else f"died: {signal.strsignal(-code)}"
+    return {"verdict": "ERROR", "error": f"the worker {how}"}

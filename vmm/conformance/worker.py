@@ -1,0 +1,233 @@
+"""One worker process: it owns a backend and judges the cases it is sent, one at a time.
+
+A worker is forked after all imports. It reads case numbers from one pipe and writes each outcome
+to another as a line of JSON. It never outlives its master, not even a master killed by SIGKILL:
+it has the kernel send it SIGKILL when the last write end of the ``lifeline`` pipe closes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import itertools
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from vmm.conformance.case import Case
+from vmm.conformance.report.jsonl import Record
+from vmm.conformance.script import Script, Trace, first_difference, steps
+
+O_ASYNC = 0o20000  # fcntl.h; Python's os module does not name it
+
+
+class Backend(Protocol):
+    """What runs scripts: ``vmm.conformance.backend.KvmBackend``."""
+
+    def run(self, script: Script) -> Trace:
+        """Return what was seen."""
+
+    def lacks(self, need: str) -> str | None:
+        """Return why this host does not have ``need``, or None when it has it."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+BackendFactory = Callable[[], Backend]
+
+
+@dataclass(slots=True)
+class Worker:
+    """The master's handle of one worker: its process, its pipes, and the case it is at.
+
+    ``deadline`` is in seconds of the monotonic clock; ``ended`` says that it closed its pipe.
+    """
+
+    pid: int
+    pidfd: int
+    commands: int
+    outcomes: int
+    case: Case | None = None
+    deadline: float = 0.0
+    killed: bool = False
+    ended: bool = False
+    splats: list[list[str]] = field(default_factory=list)
+    _began: float = 0.0
+    _partial: bytes = b""
+
+    def begin(self, number: int, case: Case, timeout: float) -> None:
+        """Let the worker judge ``case``, which is ``number`` of the cases it was forked with."""
+        self.case, self._began = case, time.monotonic()
+        self.deadline = self._began + timeout
+        with suppress(BrokenPipeError):  # it is dead: its pidfd says so
+            os.write(self.commands, b"%d\n" % number)
+
+    def receive(self) -> Record | None:
+        """Take what the worker has written; return an outcome once it is whole."""
+        try:
+            chunk = os.read(self.outcomes, 1 << 16)
+        except BlockingIOError:
+            return None
+        self.ended = not chunk
+        line, end, rest = (self._partial + chunk).partition(b"\n")
+        self._partial = rest if end else line
+        if not end:
+            return None
+        outcome: Record = json.loads(line)
+        return outcome
+
+    def elapsed_ms(self) -> float:
+        """Return the milliseconds since the case began."""
+        return round((time.monotonic() - self._began) * 1e3, 3)
+
+    def kill(self) -> None:
+        """Send SIGKILL; a worker stuck in the kernel dies only when the kernel lets it."""
+        self.killed = True
+        with suppress(ProcessLookupError):  # dead already
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def dismiss(self) -> None:
+        """Let an idle worker end by itself, and kill one that is at a case."""
+        if self.case:
+            self.kill()
+            self.case = None
+        os.close(self.commands)
+        self.commands = -1
+
+    def close(self) -> None:
+        """Close the master's descriptors."""
+        for fd in (self.pidfd, self.commands, self.outcomes):
+            if fd >= 0:
+                os.close(fd)
+
+
+def spawn(cases: Sequence[Case], factory: BackendFactory, lifeline: tuple[int, int]) -> Worker:
+    """Return a new worker for ``cases``; only the master holds the write end of ``lifeline``."""
+    commands, to_worker = os.pipe()
+    from_worker, outcomes = os.pipe()
+    master = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            _become_worker(master, lifeline, keep={commands, outcomes})
+            _serve(cases, factory, commands, outcomes)
+            status = 0
+        except BaseException as error:  # a bug of this module: a case's own errors are outcomes
+            os.write(2, f"msrward: worker {os.getpid()}: {error!r}\n".encode())
+        finally:
+            os._exit(status)
+    os.close(commands)
+    os.close(outcomes)
+    os.set_blocking(from_worker, False)
+    return Worker(pid, os.pidfd_open(pid), to_worker, from_worker)
+
+
+def judge(case: Case, backend: Backend) -> Record:
+    """Run the case and return its outcome: verdict, ms, and what the report needs to explain it."""
+    began = time.perf_counter()
+    try:
+        outcome = _skip(case, backend) or _compare(case, backend.run(case.actions))
+    except Exception as error:
+        outcome = _error(error)
+    outcome["ms"] = round((time.perf_counter() - began) * 1e3, 3)
+    return outcome
+
+
+def code(values: Sequence[Any]) -> list[str]:
+    """Return actions or events as the code that makes them."""
+    return [repr(value) for value in values]
+
+
+def _become_worker(master: int, lifeline: tuple[int, int], keep: set[int]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the master acts
+    # A description of its own: owner and signal of a pipe end belong to its open description.
+    life = os.open(f"/proc/self/fd/{lifeline[0]}", os.O_RDONLY | os.O_CLOEXEC)
+    fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(life, fcntl.F_SETFL, O_ASYNC)
+    _close_all_but({0, 1, 2, life, *keep})
+    if os.getppid() != master:  # it died before the line was live
+        os._exit(1)
+    gc.freeze()
+
+
+def _close_all_but(keep: set[int]) -> None:
+    edges = [-1, *sorted(keep), os.sysconf("SC_OPEN_MAX")]
+    for below, above in itertools.pairwise(edges):
+        if below + 1 < above:  # os.closerange(0, 0) closes everything (Python 3.11)
+            os.closerange(below + 1, above)
+
+
+def _serve(cases: Sequence[Case], factory: BackendFactory, commands: int, outcomes: int) -> None:
+    backend: Backend | None = None
+    for line in os.fdopen(commands, "rb"):
+        try:
+            backend = backend or factory()
+            outcome = judge(cases[int(line)], backend)
+        except Exception as error:  # no backend
+            outcome = _error(error) | {"ms": 0.0}
+        _write_all(outcomes, json.dumps(outcome).encode() + b"\n")
+        if outcome["verdict"] == "ERROR":  # nothing is known about its state
+            _discard(backend)
+            backend = None
+    _discard(backend)
+
+
+def _discard(backend: Backend | None) -> None:
+    with suppress(Exception):  # the process ends or a new backend takes over; ERRORs are on record
+        if backend:
+            backend.close()
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _skip(case: Case, backend: Backend) -> Record | None:
+    for need in case.needs:
+        reason = backend.lacks(need)
+        if reason is not None:
+            return {"verdict": "SKIP", "need": need, "reason": reason}
+    return None
+
+
+def _compare(case: Case, trace: Trace) -> Record:
+    if case.observes:
+        return {"verdict": "PASS", "observation": ", ".join(code(trace))}
+    number = first_difference(case.actions, case.expected, trace)
+    if number is None:
+        return {"verdict": "PASS"}  # no trace: to print one takes longer than to see it
+    return {"verdict": "FAIL", "trace": code(trace), **_difference(case, trace, number)}
+
+
+def _difference(case: Case, trace: Trace, number: int) -> Record:
+    def events(side: Trace) -> list[str]:
+        cut = steps(case.actions, side)
+        return code(cut[number]) if number < len(cut) else []
+
+    action = case.actions[number : number + 1]
+    return {
+        "step": number + 1,
+        "action": repr(action[0]) if action else "the end of the script",
+        "expected": events(case.expected),
+        "seen": events(trace),
+    }
+
+
+def _error(error: Exception) -> Record:
+    import traceback
+
+    text = " ".join(str(error).split())
+    return {
+        "verdict": "ERROR",
+        "error": f"{type(error).__name__}: {text}" if text else type(error).__name__,
+        "traceback": "".join(traceback.format_exception(error)),
+    }
