@@ -7,7 +7,7 @@
  */
 #include "abi.inc"
 
-	.globl start, op_rdmsr, op_wrmsr, op_done, rdmsr_at, wrmsr_at, vectors
+	.globl start, op_touch, op_again, op_rdmsr, op_wrmsr, op_done, rdmsr_at, wrmsr_at, vectors
 start:
 	ret
 
@@ -31,6 +31,25 @@ wrmsr_at:
 	mov	%rax, (%rsp)
 	mov	%rdx, 8(%rsp)
 	add	$32, %rsp
+	ret
+
+/* Read the guest memory at RCX: the page may be one that the host has not given yet. */
+op_touch:
+	pop	%rcx
+	pop	%rax
+	pop	%rdx
+	mov	(%rcx), %rbx
+	mov	%rax, (%rsp)
+	mov	%rdx, 8(%rsp)
+	add	$32, %rsp
+	ret
+
+/* Count at RCX that the program went round, and start it (at RAX) again. */
+op_again:
+	pop	%rcx
+	pop	%rax
+	incq	(%rcx)
+	mov	%rax, %rsp
 	ret
 
 /* A port write ends a batch with an in-kernel interrupt controller too, where HLT would wait. */

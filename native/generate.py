@@ -10,7 +10,7 @@ def main(cdef: str, output: str) -> None:
     """Generate the extension's source from the declarations in ``cdef``."""
     ffi = FFI()
     ffi.cdef(Path(cdef).read_text())
-    ffi.set_source("vmm._native", '#include "shim.h"')
+    ffi.set_source("vmm._native", '#include "shim.h"\n#include "stress.h"')
     ffi.emit_c_code(output)
 
 

@@ -6,6 +6,9 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
 
 int mw_ioctl(int fd, unsigned long number, uintptr_t arg)
 {
@@ -33,6 +36,12 @@ int mw_run(int fd, void *run)
 	if (ioctl(fd, KVM_RUN, 0) < 0)
 		return -errno;
 	return (int)((struct kvm_run *)run)->exit_reason;
+}
+
+/* mw_run with one argument: a call from Python with more builds a tuple of them. */
+int mw_enter(const struct mw_vcpu *vcpu)
+{
+	return mw_run(vcpu->fd, vcpu->run);
 }
 
 struct kvm_regs *mw_sync_regs(void *run)
@@ -88,6 +97,92 @@ int mw_drain(struct mw_batch *batch)
 		note(&batch->log[batch->n_exits++], run, (uint32_t)step);
 		answer(run, &batch->replies[step]);
 	}
+}
+
+/* Returns 0 when stopped (set stop, then kick), or what else ended the run. */
+int mw_spin(struct mw_spin *spin)
+{
+	struct kvm_run *run = spin->run;
+
+	for (;;) {
+		int reason = mw_run(spin->fd, run);
+
+		if (reason == -EINTR && __atomic_load_n(&spin->stop, __ATOMIC_ACQUIRE))
+			return 0;
+		if (reason == -EINTR)
+			continue;
+		if (reason != KVM_EXIT_X86_RDMSR && reason != KVM_EXIT_X86_WRMSR)
+			return reason;
+		spin->kind = (uint32_t)reason;
+		spin->reason = run->msr.reason;
+		spin->index = run->msr.index;
+		spin->data = run->msr.data;
+		__atomic_add_fetch(&spin->exits, 1, __ATOMIC_RELEASE);
+		run->msr.error = 0;
+		run->msr.data = spin->reply;
+	}
+}
+
+/* A userfaultfd that also sees the faults of the kernel itself. */
+int mw_userfaultfd(int flags)
+{
+	long fd = syscall(SYS_userfaultfd, flags);
+
+	return fd < 0 ? -errno : (int)fd;
+}
+
+static uint64_t now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec * 1000000000ull + time.tv_nsec;
+}
+
+/* One case: install, load the program, run it to its end; returns where what it left ends. */
+static uint8_t *one_case(const struct mw_sweep *sweep, struct mw_lane *lane, uint32_t number)
+{
+	struct mw_seen *seen = (struct mw_seen *)sweep->seen;
+	size_t size = (size_t)sweep->n_steps * MW_STEP, step;
+	struct kvm_run *run = lane->batch.run;
+	uint8_t *at;
+
+	sweep->began[number] = now();
+	seen->installed = mw_ioctl(lane->vm, KVM_X86_SET_MSR_FILTER,
+				   (uintptr_t)&sweep->filters[number]);
+	memcpy(lane->memory, sweep->programs + number * size, size);
+	run->s.regs.regs = *lane->start;
+	run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
+	lane->batch.replies = sweep->replies + (size_t)number * sweep->n_steps;
+	lane->batch.n_replies = sweep->n_steps;
+	lane->batch.log = (struct mw_exit *)(seen + 1);
+	lane->batch.log_size = sweep->n_steps + MW_SPARE_EXITS;
+	seen->ended = mw_drain(&lane->batch);
+	seen->n_exits = lane->batch.n_exits;
+	seen->pad = 0;
+	at = (uint8_t *)(lane->batch.log + seen->n_exits);
+	for (step = MW_STEP - MW_RESULT; step < size; step += MW_STEP, at += MW_RESULT)
+		memcpy(at, lane->memory + step, MW_RESULT);
+	return at;
+}
+
+/* Run the cases up to the first whose guest did not reach its program's end (it may be anywhere);
+ * seen gets what they left, without gaps. Returns how many ran. */
+int mw_sweep(struct mw_sweep *sweep)
+{
+	struct mw_sweep rest = *sweep;
+	uint32_t number = 0;
+	int ended = KVM_EXIT_IO;
+
+	while (number < sweep->n_cases && ended == KVM_EXIT_IO) {
+		struct mw_seen *seen = (struct mw_seen *)rest.seen;
+
+		rest.seen = one_case(&rest, &sweep->lanes[number % sweep->n_lanes], number);
+		ended = seen->ended;
+		number++;
+	}
+	sweep->seen_size = rest.seen - sweep->seen;
+	return (int)number;
 }
 
 static void kicked(int signo)

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 
 #include <linux/kvm.h>
+#include <linux/userfaultfd.h>
 
 /* A build host's headers may be older than the filter (Linux 5.10): what they lack stands here. */
 #ifndef KVM_CAP_X86_USER_SPACE_MSR
@@ -52,6 +53,15 @@ typedef MW_MEMBER(internal) mw_internal;
 typedef MW_MEMBER(debug) mw_debug;
 typedef MW_MEMBER(msr) mw_msr;
 
+/* Where a page fault message has its address: inside a union that cffi cannot name. */
+#define MW_FAULT_ADDRESS offsetof(struct uffd_msg, arg.pagefault.address)
+
+/* A vCPU to enter. */
+struct mw_vcpu {
+	int fd;
+	void *run;
+};
+
 /* The answer to one access: error, scribble (also overwrite what the kernel must ignore), data. */
 struct mw_reply {
 	uint64_t data;
@@ -86,12 +96,62 @@ struct mw_batch {
 	uint32_t n_exits;
 };
 
+/* Where a case of a sweep runs: its VM, its vCPU at rest, and how that starts a program. */
+struct mw_lane {
+	int vm;
+	struct mw_batch batch;
+	uint8_t *memory;
+	const struct kvm_regs *start;
+};
+
+/* What one case left: this, then its n_exits exits, then MW_RESULT bytes for each step. */
+struct mw_seen {
+	int32_t installed;
+	int32_t ended;
+	uint32_t n_exits;
+	uint32_t pad;
+};
+#define MW_STEP 64
+#define MW_RESULT 32
+#define MW_SPARE_EXITS 16
+
+/* Cases to run one after the other, lanes in turns. They all have n_steps accesses, and their
+ * filters, replies and programs stand in arrays. began is in ns of CLOCK_MONOTONIC. */
+struct mw_sweep {
+	struct mw_lane *lanes;
+	uint32_t n_lanes, n_cases, n_steps;
+	const struct kvm_msr_filter *filters;
+	const struct mw_reply *replies;
+	const uint8_t *programs;
+	uint64_t *began;
+	uint8_t *seen;
+	size_t seen_size;
+};
+
 int mw_ioctl(int fd, unsigned long number, uintptr_t arg);
 int mw_ioctl_compat(int fd, uint32_t number, uint32_t arg);
 int mw_run(int fd, void *run);
+int mw_enter(const struct mw_vcpu *vcpu);
 int mw_drain(struct mw_batch *batch);
+int mw_sweep(struct mw_sweep *sweep);
 int mw_kick_handler(int signo);
 struct kvm_regs *mw_sync_regs(void *run);
+/* A vCPU that runs until it is stopped, each MSR exit answered with reply; exits are counted and the
+ * last one kept (kind, and reason with index), so that another thread can follow it. */
+struct mw_spin {
+	int fd;
+	int stop;
+	void *run;
+	uint64_t reply;
+	uint64_t exits;
+	uint32_t kind;
+	uint32_t reason;
+	uint32_t index;
+	uint64_t data;
+};
+
+int mw_spin(struct mw_spin *spin);
+int mw_userfaultfd(int flags);
 int mw_cpuid(uint32_t leaf, uint32_t out[4]);
 
 #endif

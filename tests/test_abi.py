@@ -6,7 +6,7 @@ import ioctl_opt
 import pytest
 
 from vmm import filter as filters
-from vmm import memory, msr
+from vmm import msr, placed, uffd
 from vmm._native import ffi, lib
 from vmm.conformance import script
 
@@ -50,7 +50,7 @@ BOTH = {
     "KVM_GET_SUPPORTED_CPUID": (0x05, "kvm_cpuid2"),
     "KVM_GET_MSRS": (0x88, "kvm_msrs"),
 }
-FILTER_STRUCT = memory.NATIVE_HEADER.size + 16 * memory.NATIVE_RANGE.size
+FILTER_STRUCT = placed.NATIVE.size
 
 
 @pytest.mark.parametrize("name", NONE)
@@ -84,12 +84,17 @@ def test_the_filter_ioctl_and_its_struct():
     assert lib.KVM_X86_SET_MSR_FILTER == number == script.KVM_X86_SET_MSR_FILTER == 0x4188AEC6
 
 
+def test_the_compat_number_holds_the_compat_layout():
+    number = ioctl_opt.IOW(KVMIO, 0xC6, ctypes.c_uint8 * placed.COMPAT.size)
+    assert number == script.KVM_X86_SET_MSR_FILTER_COMPAT == 0x4104AEC6
+
+
 def test_offsets_of_the_filter_struct_are_the_compilers():
     for field, offset in {"flags": 0, "nmsrs": 4, "base": 8, "bitmap": 16}.items():
         assert ffi.offsetof("struct kvm_msr_filter_range", field) == offset
-    assert ffi.sizeof("struct kvm_msr_filter_range") == memory.NATIVE_RANGE.size
+    assert ffi.sizeof("struct kvm_msr_filter_range") == placed.NATIVE.range.size
     assert ffi.sizeof("struct kvm_msr_filter") == FILTER_STRUCT
-    assert ffi.offsetof("struct kvm_msr_filter", "ranges") == memory.NATIVE_HEADER.size
+    assert ffi.offsetof("struct kvm_msr_filter", "ranges") == placed.NATIVE.header.size
 
 
 @pytest.mark.parametrize(
@@ -124,12 +129,26 @@ def test_kvm_run_msr_lies_where_the_hot_path_reads_it():
 
 
 def test_batch_structs_are_packed_as_the_shim_has_them():
-    from vmm.conformance import batch
+    from vmm.conformance import record
 
-    assert ffi.sizeof("struct mw_exit") == batch.EXIT.size
-    assert ffi.sizeof("struct mw_reply") == batch.REPLY.size
+    assert ffi.sizeof("struct mw_exit") == record.EXIT.size
+    assert ffi.sizeof("struct mw_reply") == record.REPLY.size
+    assert ffi.sizeof("struct mw_seen") == record.SEEN.size
+    assert (record.STEP.size, record.RESULT.size) == (lib.MW_STEP, lib.MW_RESULT)
+    assert lib.MW_SPARE_EXITS == record.SPARE_EXITS
 
 
 def test_bitmap_size_counts_whole_longs():
     sizes = {1: 8, 7: 8, 8: 8, 63: 8, 64: 8, 65: 16, 0x2FFF: 0x600, 0x3000: 0x600, 0x3001: 0x608}
     assert {each: filters.bitmap_size(each) for each in sizes} == sizes
+
+
+def test_userfaultfd_numbers():
+    for name, number, struct in (
+        ("UFFDIO_API", 0x3F, "uffdio_api"),
+        ("UFFDIO_REGISTER", 0x00, "uffdio_register"),
+        ("UFFDIO_COPY", 0x03, "uffdio_copy"),
+    ):
+        assert getattr(lib, name) == ioctl_opt.IOWR(0xAA, number, size(struct)), name
+    assert ioctl_opt.IOR(0xAA, 0x02, size("uffdio_range")) == lib.UFFDIO_WAKE
+    assert ioctl_opt.IO(0xAA, 0x00) == uffd.USERFAULTFD_IOC_NEW

@@ -13,7 +13,7 @@ from vmm.filter import (
     default_allow,
     default_deny,
 )
-from vmm.memory import PlacedFilter, bad_address
+from vmm.placed import COMPAT, Missing, PlacedFilter, bad_address
 
 
 def test_builders_make_one_range_for_each_msr():
@@ -96,3 +96,22 @@ def test_a_bitmap_at_an_edge_ends_there():
     placed = PlacedFilter(MsrFilter(0, (EMPTY_SLOT, MsrRange(3, 0, 1, AtEdge(b"\1")))))
     assert slots(placed)[1][3] & 0xFFF == 0xFFF
     placed.close()
+
+
+def test_the_compat_layout_is_low_and_without_padding():
+    placed = PlacedFilter(default_deny().deny(0x10).hole().deny(0x11), COMPAT, low=True)
+    flags, *fields = struct.unpack_from("<I12I", placed.data)
+    assert placed.address < 1 << 32
+    assert (flags, fields[:3], fields[4:8], fields[8:11]) == (
+        1,
+        [3, 1, 0x10],
+        [0] * 4,
+        [3, 1, 0x11],
+    )
+    assert [each - placed.address for each in (fields[3], fields[11])] == [260, 268]
+    placed.close()
+
+
+def test_a_missing_bitmap_is_where_it_will_be():
+    placed = PlacedFilter(default_allow().deny(1, 2), missing=Missing(1, 0x1234000))
+    assert [slot[3] for slot in slots(placed)[:2]] == [placed.address + 392, 0x1234000]

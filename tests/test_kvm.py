@@ -11,8 +11,9 @@ from vmm.exits import HltExit, IoExit, RdmsrExit, WrmsrExit
 from vmm.filter import Pointer, default_allow
 from vmm.guest import Guest, start_registers
 from vmm.kvm import Kvm, Vm
-from vmm.memory import GuestMemory, Mapping, bad_address
+from vmm.memory import GuestMemory, Mapping
 from vmm.msr import FILTER, Msr
+from vmm.placed import bad_address
 from vmm.vcpu import Vcpu
 
 SYSTEM_CALLS = {
@@ -70,7 +71,7 @@ def vcpu_on(fd: int) -> Vcpu:
     vcpu.fd, vcpu.vcpu_id, vcpu._run_size = fd, 0, 4096
     vcpu._keep = ffi.new("struct kvm_run *")
     vcpu._area, vcpu.kvm_run = ffi.cast("void *", vcpu._keep), vcpu._keep
-    vcpu._words, vcpu._msr_exits = ffi.cast("uint64_t *", vcpu._keep), {}
+    vcpu._use(fd)
     return vcpu
 
 

@@ -110,7 +110,7 @@ def test_the_wheel_is_abi3_and_carries_the_guests(wheel):
 
     assert "-cp311-abi3-linux_x86_64" in wheel.name
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"vmm/_native.abi3.so", "vmm/guests/access.elf", "vmm/cli.py"} <= set(names)
+    assert {"vmm/_native.abi3.so", "vmm/guests/access.elf", "vmm/cli/__init__.py"} <= set(names)
     assert not [name for name in names if "__pycache__" in name]
 
 

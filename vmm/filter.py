@@ -31,6 +31,10 @@ class Pointer(enum.Enum):
     UNMAPPED = 1
     KERNEL = 2
 
+    def __repr__(self) -> str:
+        """Return the pointer as a case writes it."""
+        return str(self)
+
 
 @dataclass(frozen=True, slots=True)
 class AtEdge:

@@ -14,8 +14,9 @@ from vmm._native import ffi, lib
 from vmm.errors import KvmError
 from vmm.filter import MsrFilter
 from vmm.ioctl import KvmFile
-from vmm.memory import GuestMemory, PlacedFilter
+from vmm.memory import GuestMemory
 from vmm.msr import KVM_CAP_X86_USER_SPACE_MSR
+from vmm.placed import PlacedFilter
 from vmm.vcpu import Vcpu
 
 MAX_CPUID_ENTRIES = 512

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import signal
+import struct
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -27,11 +28,12 @@ from vmm.ioctl import KvmFile
 from vmm.msr import MsrExitReason
 
 KICK = signal.SIGUSR1
-RDMSR, WRMSR = MSR_EXITS = lib.KVM_EXIT_X86_RDMSR, lib.KVM_EXIT_X86_WRMSR
-MSR_WORD = 4
-"""``kvm_run.msr`` starts at byte 32: error and pad, then reason and index, then data."""
+RDMSR, WRMSR = lib.KVM_EXIT_X86_RDMSR, lib.KVM_EXIT_X86_WRMSR
+IO = lib.KVM_EXIT_IO
+MSR = struct.Struct("<QIIQ")
+"""``kvm_run.msr``, at byte 32 (words 4 to 6): error and pad, reason, index, data."""
 
-_run = lib.mw_run
+_enter, _WHOLE = lib.mw_enter, slice(None)
 
 
 class Vcpu(KvmFile):
@@ -46,31 +48,33 @@ class Vcpu(KvmFile):
             raise KvmError(ffi.errno, "mmap", "kvm_run")
         self.fd = fd
         self.kvm_run: Any = ffi.cast("struct kvm_run *", self._area)
-        self._msr: Any = ffi.addressof(self.kvm_run, "msr")
-        self._words: Any = ffi.cast("uint64_t *", self._area)
-        self._msr_exits: dict[tuple[int, int, int, int], RdmsrExit | WrmsrExit] = {}
+        self._use(fd)
 
     # --- running ----------------------------------------------------------------------------
 
     def run(self) -> Exit:
         """Enter the guest until its next exit; ``KvmError`` with EINTR for a signal or a kick."""
-        reason = _run(self.fd, self._area)
-        if reason in MSR_EXITS:
-            words = self._words
-            key = (reason, words[5], words[6], words[4])
-            return self._msr_exits.get(key) or self._new_msr_exit(key)
-        if reason < 0:
+        reason = _enter(self._entry)
+        if reason == RDMSR:
+            known = self._reads
+        elif reason == WRMSR:
+            known = self._writes
+        elif reason < 0:
             raise KvmError(-reason, "KVM_RUN")
-        return EXITS.get(reason, self._other)(self.kvm_run)
+        else:
+            return EXITS.get(reason, self._other)(self.kvm_run)
+        msr = self._msr[_WHOLE]
+        return known.get(msr) or self._new_msr_exit(known, msr)
 
     def reply(self, data: int = 0) -> None:
         """Answer an MSR exit: the access succeeds at the next run, a RDMSR with ``data``."""
-        self._words[6] = data
-        self._msr.error = 0
+        words = self._words
+        words[6] = data
+        words[4] = 0
 
     def fail(self, error: int = 1) -> None:
         """Answer an MSR exit: the access raises #GP at the next run (R61)."""
-        self._msr.error = error
+        self.kvm_run.msr.error = error
 
     def kick(self, thread: int) -> None:
         """Make ``run`` in ``thread`` (``threading.get_ident()``) return EINTR, now or at once."""
@@ -164,6 +168,7 @@ class Vcpu(KvmFile):
         """Unmap ``kvm_run`` and close the descriptor."""
         if self.fd >= 0:
             lib.munmap(self._area, self._run_size)
+            self._entry.fd = -1
         super().close()
 
     # --- inside -----------------------------------------------------------------------------
@@ -173,14 +178,24 @@ class Vcpu(KvmFile):
         self.pointed(getattr(lib, name), value, name)
         return value
 
-    def _new_msr_exit(self, key: tuple[int, int, int, int]) -> RdmsrExit | WrmsrExit:
+    def _use(self, fd: int) -> None:
+        # What a run and a reply touch: on a CPU that comes back from a guest every cache is cold,
+        # so each object more would be felt.
+        self._entry: Any = ffi.new("struct mw_vcpu *", {"fd": fd, "run": self._area})
+        self._words = memoryview(ffi.buffer(self._area, 64)).cast("Q")
+        self._msr: Any = ffi.buffer(self._area + 32, MSR.size)
+        self._reads: dict[bytes, RdmsrExit | WrmsrExit] = {}
+        self._writes: dict[bytes, RdmsrExit | WrmsrExit] = {}
+
+    def _new_msr_exit(
+        self, known: dict[bytes, RdmsrExit | WrmsrExit], msr: bytes
+    ) -> RdmsrExit | WrmsrExit:
         # An exit is a value, so equal exits may be one object: a loop makes it once.
-        reason, where, data, head = key
-        kind = RdmsrExit if reason == RDMSR else WrmsrExit
-        cause = MsrExitReason(where & 0xFFFFFFFF)
-        exit_ = kind(where >> 32, cause, data, head & 0xFF, head >> 8)
-        if len(self._msr_exits) < 4096:
-            self._msr_exits[key] = exit_
+        kind = RdmsrExit if known is self._reads else WrmsrExit
+        head, reason, index, data = MSR.unpack(msr)
+        exit_ = kind(index, MsrExitReason(reason), data, head & 0xFF, head >> 8)
+        if len(known) < 4096:
+            known[msr] = exit_
         return exit_
 
     def _other(self, run: Any) -> Exit:
@@ -202,7 +217,7 @@ def _mmio(run: Any) -> Exit:
 
 EXITS: dict[int, Callable[[Any], Exit]] = {
     lib.KVM_EXIT_HLT: lambda run: HltExit(),
-    lib.KVM_EXIT_IO: _io,
+    IO: _io,
     lib.KVM_EXIT_MMIO: _mmio,
     lib.KVM_EXIT_SHUTDOWN: lambda run: ShutdownExit(),
     lib.KVM_EXIT_FAIL_ENTRY: lambda run: FailEntryExit(

@@ -1,7 +1,8 @@
 """The start state of a vCPU: tables in guest memory and registers, so no guest needs boot code.
 
 The map of the first 2 MiB, identity mapped: GDT, IDT, page tables below 64 KiB; the image at
-64 KiB; a TSS and an exception stack for each vCPU above it; programs from 1 MiB on.
+64 KiB; a TSS and an exception stack for each vCPU above it; programs from 1 MiB on. The second
+2 MiB are mapped too, for memory that a VM is given later.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ TSS, TSS_SIZE = 0x40000, 0x100
 STACK, STACK_SIZE = 0x50000, 0x1000
 PROGRAM, PROGRAM_SIZE = 0x100000, 0x10000
 MEMORY_SIZE = 0x200000
+LATER = MEMORY_SIZE
 MAX_VCPUS = 16
 
 CODE64, DATA, TASK = 0x08, 0x10, 0x18
@@ -33,7 +35,8 @@ def write_tables(memory: GuestMemory, vectors: int) -> None:
     memory.write(GDT, struct.pack("<3Q", 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF))
     for at, entry in ((PML4, PDPT), (PDPT, PD)):
         memory.write(at, struct.pack("<Q", entry | PTE_PRESENT_WRITABLE))
-    memory.write(PD, struct.pack("<Q", PTE_PRESENT_WRITABLE | PTE_LARGE))
+    large = PTE_PRESENT_WRITABLE | PTE_LARGE
+    memory.write(PD, struct.pack("<QQ", large, MEMORY_SIZE | large))
     if vectors:
         memory.write(IDT, b"".join(_gate(vectors + 16 * number) for number in range(VECTORS)))
 

@@ -10,8 +10,11 @@ from vmm.conformance.case import Case
 from vmm.conformance.model import Model
 from vmm.conformance.model_exit import ExitRules
 from vmm.conformance.model_filter import FilterRules
+from vmm.conformance.model_race import RaceRules
 
-Part = type[Model] | type[FilterRules] | type[ExitRules]
+Part = type[Model] | type[FilterRules] | type[ExitRules] | type[RaceRules]
+PARTS: dict[Part, str] = {FilterRules: "filters", ExitRules: "exits", RaceRules: "races"}
+"""The parts of a Model, each with the name under which the Model holds it."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Mutant:
         if isinstance(broken, Model):
             return broken
         model = Model()
-        setattr(model, "filters" if isinstance(broken, FilterRules) else "exits", broken)
+        setattr(model, PARTS[self.part], broken)
         return model
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mutants_exit import COMPLETING, EXITING, HOST, STOPPING
 from mutants_filter import MATCHING, VALIDATION
+from mutants_race import RACES
 from mutants_vm import ACCESSING, INSTALLING, MASKING
 
 MUTANTS = (
@@ -20,4 +21,5 @@ MUTANTS = (
     *COMPLETING,
     *STOPPING,
     *HOST,
+    *RACES,
 )

@@ -105,9 +105,9 @@ def test_an_access_left_unfinished_does_not_reach_the_next_script(backend):
 
 def test_a_guest_that_dies_is_lost_and_does_not_take_the_next_one_along(backend):
     # Without an IDT the #GP of the first access is a triple fault.
-    from vmm.conformance.backend import _Run
+    from vmm.conformance.execution import Execution
 
-    run = _Run(backend._take(()), (rdmsr(A), rdmsr(B)))
+    run = Execution(backend._take(()), (rdmsr(A), rdmsr(B)), backend._control_vm)
     sregs = run.vm.vcpu(0).get_sregs()
     sregs.idt.limit = 0
     run.vm.vcpu(0).set_sregs(sregs)

@@ -10,35 +10,28 @@ from collections.abc import Sequence
 
 from vmm import x86
 from vmm._native import ffi, lib
-from vmm.conformance.script import (
-    Access,
-    Event,
-    Fault,
-    Lost,
-    Rdmsr,
-    Regs,
-    Reply,
-    Returned,
-    Wrote,
-    gp,
-    wrote,
+from vmm.conformance.record import (
+    EXIT,
+    RESULT,
+    SPARE_EXITS,
+    STEP,
+    events_of,
+    handlers,
+    instructions,
+    pack_reply,
+    read_exits,
+    read_outcome,
+    step_words,
 )
-from vmm.exits import IoExit, RdmsrExit, WrmsrExit
+from vmm.conformance.script import Access, Event, Lost
+from vmm.exits import IoExit
 from vmm.guest import Guest, start_registers
 from vmm.memory import GuestMemory
-from vmm.msr import MsrExitReason
 from vmm.vcpu import EXITS, Vcpu
 
-STEP_SIZE, STEP_WORDS = 64, 8
+STEP_SIZE = STEP.size
 MAX_STEPS = x86.PROGRAM_SIZE // STEP_SIZE - 1
-FAULTED = 1 << 31
 DONE_PORT = 0xD0
-CANARIES = 0x5AFEC0DE5AFEC0DE, 0xDEADC0DEDEADC0DE, 0xBADC0FFEBADC0FFE
-LOW, HIGH = 0xFFFFFFFF, 0xFFFFFFFF00000000
-REPLY = struct.Struct("<QBB6x")
-EXIT = struct.Struct("<IIQIIQQQQQ")
-SPARE_EXITS = 16
-"""Room in the log beyond one exit for each access: an access that is replayed shows itself."""
 
 
 class Program:
@@ -50,9 +43,8 @@ class Program:
         self.base = x86.program_of(vcpu.vcpu_id)
         self._at = self.base - memory.base
         self._memory = memory.buffer
-        symbols = self.guest.symbols
-        self._handlers = symbols["op_rdmsr"], symbols["op_wrmsr"], symbols["op_done"]
-        self.instructions = symbols["rdmsr_at"], symbols["wrmsr_at"]
+        self._handlers = handlers(self.guest)
+        self.instructions = instructions(self.guest)
         self._replies = ffi.new("struct mw_reply[]", MAX_STEPS)
         self._log = ffi.new("struct mw_exit[]", MAX_STEPS + SPARE_EXITS)
         self._batch = ffi.new("struct mw_batch *")
@@ -62,14 +54,31 @@ class Program:
 
     def load(self, accesses: Sequence[Access]) -> None:
         """Write the program and set the vCPU to its start."""
-        rdmsr, wrmsr, end = self._handlers
         words: list[int] = []
         for each in accesses:
-            rcx, rax, rdx = operands(each)
-            canary = _canary(rax, rdx)
-            handler = rdmsr if isinstance(each, Rdmsr) else wrmsr
-            words += (handler, rcx, rax, rdx, canary, canary, 0, 0)
-        image = struct.pack(f"<{len(words) + 1}Q", *words, end)
+            words += step_words(each, self._handlers)
+        self._write([*words, self._handlers[2]])
+
+    def load_touch(self, address: int) -> None:
+        """Write the program that reads the guest's memory at ``address``, and no MSR."""
+        touch = self.guest.symbols["op_touch"]
+        self._write([touch, address, 0, 0, 0, 0, 0, 0, self._handlers[2]])
+
+    def load_loop(self, access: Access) -> None:
+        """Write the program that goes round ``access`` for ever, counting in ``rounds``."""
+        self.load([access])
+        again = self.guest.symbols["op_again"]
+        counter = self.base + 2 * STEP_SIZE
+        loop = struct.pack("<8Q", again, counter, self.base, 0, 0, 0, 0, 0) + bytes(8)
+        self._memory[self._at + STEP_SIZE : self._at + STEP_SIZE + len(loop)] = loop
+
+    def rounds(self) -> int:
+        """Return how often the loop has gone round."""
+        at = self._at + 2 * STEP_SIZE
+        return int.from_bytes(self._memory[at : at + 8], "little")
+
+    def _write(self, words: list[int]) -> None:
+        image = struct.pack(f"<{len(words)}Q", *words)
         self._memory[self._at : self._at + len(image)] = image
         self.vcpu.set_regs(self._start)
 
@@ -88,34 +97,15 @@ class Program:
         ffi.memmove(self._replies, replies, len(replies))
         self._batch.n_replies, self._batch.log_size = len(accesses), len(accesses) + SPARE_EXITS
         end = lib.mw_drain(self._batch)
-        exits = self._exits(accesses)
-        ended = self.how_ended(end)
-        events: list[Event] = []
-        for number, access in enumerate(accesses):
-            events += exits.get(number, ())
-            events.append(self.outcome(access, number) or Lost(ended or "the step was skipped"))
-            if isinstance(events[-1], Lost):
-                return events
-        return [*events[:-1], Lost(ended)] if ended else events
+        log = bytes(ffi.buffer(self._log, self._batch.n_exits * EXIT.size))
+        exits = read_exits(log, accesses, self.instructions)
+        outcomes = [self.outcome(access, number) for number, access in enumerate(accesses)]
+        return events_of(exits, outcomes, self.how_ended(end))
 
     def outcome(self, access: Access, number: int = 0) -> Event | None:
         """Return what step ``number`` recorded, or None if the guest has not executed it."""
-        at = self._at + number * STEP_SIZE
-        _, _, rax, rdx, after_rax, after_rdx, fault, rip = struct.unpack_from(
-            "<8Q", self._memory, at
-        )
-        same = (after_rax, after_rdx) == (rax, rdx)
-        if fault >> 32 & FAULTED:
-            skew = rip - self.instructions[not isinstance(access, Rdmsr)]
-            changed = None if same else (after_rax, after_rdx)
-            seen = Fault(fault >> 32 & 0xFF, fault & LOW, skew, changed)
-            return gp if seen == gp else seen
-        if _canary(rax, rdx) in (after_rax, after_rdx):
-            return None
-        if isinstance(access, Rdmsr):
-            high = after_rdx & HIGH | after_rax >> 32
-            return Returned((after_rdx & LOW) << 32 | after_rax & LOW, high)
-        return wrote if same else Wrote((after_rax, after_rdx))
+        at = self._at + (number + 1) * STEP_SIZE
+        return read_outcome(access, bytes(self._memory[at - RESULT.size : at]), self.instructions)
 
     def how_ended(self, result: int) -> str:
         """Return "" if the guest ran to the program's end, else what ended it instead."""
@@ -129,31 +119,6 @@ class Program:
         seen = kind(self.vcpu.kvm_run) if kind else f"exit reason {result}"
         return "" if isinstance(seen, IoExit) and seen.port == DONE_PORT else str(seen)
 
-    def _exits(self, accesses: Sequence[Access]) -> dict[int, list[Event]]:
-        exits: dict[int, list[Event]] = {}
-        raw = ffi.buffer(self._log, self._batch.n_exits * EXIT.size)
-        for kind, step, head, reason, index, data, rip, rax, rcx, rdx in EXIT.iter_unpack(raw):
-            here = exits.setdefault(step, [])
-            made = RdmsrExit if kind == lib.KVM_EXIT_X86_RDMSR else WrmsrExit
-            here.append(made(index, MsrExitReason(reason), data, head & 0xFF, head >> 8))
-            is_write = made is WrmsrExit
-            if rip != self.instructions[is_write] or (rcx, rax, rdx) != operands(accesses[step]):
-                here.append(Regs(rip - self.instructions[is_write], rax, rcx, rdx))
-        return exits
-
-
-def operands(access: Access) -> tuple[int, int, int]:
-    """Return RCX, RAX and RDX as they are before the access."""
-    value = access.before if isinstance(access, Rdmsr) else access.value
-    rcx = access.rcx_high << 32 | access.index
-    return rcx, (access.high & LOW) << 32 | value & LOW, access.high & HIGH | value >> 32
-
-
-def _canary(rax: int, rdx: int) -> int:
-    """Return what a result is before the guest wrote it: no access of this step can leave it."""
-    return next(each for each in CANARIES if each not in (rax, rdx))
-
-
-def pack_reply(reply: Reply) -> bytes:
-    """Return the reply as ``struct mw_reply``."""
-    return REPLY.pack(reply.value, reply.error, reply.scribble)
+    def how_ended_now(self) -> str:
+        """Enter the guest once; return what ``how_ended`` says of the exit."""
+        return self.how_ended(lib.mw_run(self.vcpu.fd, self.vcpu.kvm_run))

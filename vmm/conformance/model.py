@@ -13,6 +13,7 @@ from typing import Any
 from vmm.conformance import script as s
 from vmm.conformance.model_exit import ExitRules
 from vmm.conformance.model_filter import QUIRK, Errors, FilterRules, Installed
+from vmm.conformance.model_race import CLOSED, FOREIGN, RACE_RULES, RaceRules
 from vmm.conformance.model_state import (
     APIC_BASES,
     EFER_RESERVED,
@@ -27,7 +28,7 @@ from vmm.conformance.model_state import (
     VmState,
     is_unknown_to_kvm,
 )
-from vmm.filter import READ, WRITE, MsrFilter
+from vmm.filter import MsrFilter
 from vmm.msr import (
     FILTER,
     INVAL,
@@ -64,20 +65,30 @@ class Model:
 
     filters = FilterRules()
     exits = ExitRules()
+    races = RaceRules()
 
     def predict(self, script: s.Script) -> s.Trace:
         """Return the trace (a pattern, for ``first_difference``) that ``script`` must leave."""
         vm = self.new_vm(script)
         trace: list[s.Event] = []
         for action in script:
-            rule: Callable[[VmState, Any], s.Step] = getattr(self, RULES[type(action)])
-            trace += rule(vm, action)
+            trace += self.step(vm, action)
         return tuple(trace)
+
+    def step(self, vm: VmState, action: s.Action) -> s.Step:
+        """R73: no action waits for what another thread does."""
+        if self.races.is_gone(vm, action):
+            return CLOSED
+        if type(action) in RACE_RULES:
+            race: Callable[..., s.Step] = getattr(self.races, RACE_RULES[type(action)])
+            return race(self, vm, action)
+        rule: Callable[[VmState, Any], s.Step] = getattr(self, RULES[type(action)])
+        return self.races.may_wait(vm, action, rule(vm, action))
 
     def new_vm(self, script: s.Script) -> VmState:
         """R26 R47: no filter, mask 0; vCPU 0 exists unless the script itself makes vCPUs."""
         vm = VmState()
-        if MAKES_VCPUS.isdisjoint(map(type, script)):
+        if MAKES_VCPUS.isdisjoint(type(getattr(each, "action", each)) for each in script):
             vm.vcpu(0)
         return vm
 
@@ -116,15 +127,18 @@ class Model:
     # --- installing a filter -------------------------------------------------------------------
 
     def install(self, vm: VmState, action: s.Install) -> s.Step:
-        """R02, R03, R13: the ioctl, its argument, and then the filter."""
+        """R02, R03, R13: the caller, the ioctl, its argument, and then the filter."""
+        if self.races.is_foreign(action):
+            return FOREIGN
         if action.on != "vm":
             return self.wrong_fd(action)
-        if action.number != s.KVM_X86_SET_MSR_FILTER:
+        if action.number not in self.races.numbers(action.caller):
             return self.wrong_number(action)
         if action.argp is not None:
             return self.unreadable(vm, action)
-        errors = self.filters.errors(action.filter)
-        return self.refuse(vm, action.filter, errors) if errors else self.accept(vm, action.filter)
+        new = self.races.argument(action)
+        errors = self.filters.errors(new)
+        return self.refuse(vm, new, errors) if errors else self.accept(vm, new)
 
     def wrong_fd(self, action: s.Install) -> s.Step:
         """R03: a vCPU and /dev/kvm answer EINVAL to a number that they do not know."""
@@ -139,9 +153,10 @@ class Model:
         return (s.rejected(EFAULT),)
 
     def accept(self, vm: VmState, new: MsrFilter) -> s.Step:
-        """R16."""
-        self.publish(vm, self.filters.installed(vm.filter, new))
-        return (s.done,)
+        """R16, R74: in force at once, also if the ioctl has to wait before it returns."""
+        old = vm.filter
+        self.publish(vm, self.filters.installed(old, new))
+        return (self.races.published(vm, old),)
 
     def publish(self, vm: VmState, installed: Installed) -> None:
         """R71, R75: one filter for all vCPUs, there now or made later."""
@@ -185,9 +200,7 @@ class Model:
 
     def reason(self, vm: VmState, vcpu: VcpuState, access: s.Access) -> Reason:
         """R51: the filter decides first, and then KVM (R27)."""
-        kind = WRITE if isinstance(access, s.Wrmsr) else READ
-        filter_ = self.filter_of(vm, access.vcpu)
-        allowed = self.filters.allows(filter_, access.index & U32, kind)
+        allowed = self.races.allowed(self, vm, access)
         if allowed is None:
             return Unsure.WHATEVER
         return self.failure(vcpu, access) if allowed else self.denied(access)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from vmm.conformance.model_filter import NO_FILTER, Installed
 from vmm.conformance.script import ANY, Access, Event, Regs, Wrmsr, whatever
+from vmm.filter import MsrFilter
 from vmm.msr import Msr, MsrExitReason
 
 U32, U64 = 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
@@ -85,6 +86,8 @@ class Stage(enum.Enum):
     EXITED = enum.auto()
     COMPLETED = enum.auto()
     UNSURE = enum.auto()
+    AWAY = enum.auto()
+    """Parked or spinning in a thread of its own, or closed."""
 
 
 IDLE = Stage.IDLE
@@ -139,6 +142,26 @@ class VcpuState:
             self.x2apic = None
 
 
+@dataclass(slots=True)
+class Stall:
+    """An install that waits for the bitmap of ``slot``, or (not ``is_sure``) was refused before."""
+
+    new: MsrFilter
+    slot: int
+    is_sure: bool
+
+
+@dataclass(slots=True)
+class Wait:
+    """An install that has published and not returned: the parks it waits for, what it replaced."""
+
+    readers: frozenset[int]
+    old: Installed | None
+    is_queued: bool
+    """It may wait for another install's lock instead, and not have published (B17)."""
+    is_sure: bool = True
+
+
 @dataclass
 class VmState:
     """One VM: the mask, the filter (``None``: one of two, nobody knows which), and its vCPUs."""
@@ -147,6 +170,15 @@ class VmState:
     filter: Installed | None = NO_FILTER
     has_irqchip: bool = False
     vcpus: dict[int, VcpuState] = field(default_factory=dict)
+    is_open: bool = True
+    rivals: tuple[Installed | None, ...] = ()
+    """Filters of which one may be in force in place of ``filter``: there the contract is silent."""
+    stalls: dict[str, Stall] = field(default_factory=dict)
+    waits: dict[str, Wait] = field(default_factory=dict)
+    parked: dict[int, int] = field(default_factory=dict)
+    """Which vCPUs are parked, each with the number of its park, of ``parks`` so far."""
+    parks: int = 0
+    spins: dict[int, Access] = field(default_factory=dict)
 
     def vcpu(self, number: int) -> VcpuState:
         """Return vCPU ``number``, which exists from its first use."""

@@ -8,6 +8,7 @@ only the new one would deny by a range, and at one that only its default action 
 from __future__ import annotations
 
 from errno import EFAULT, EINVAL
+from itertools import cycle
 
 from vmm.conformance.case import Case
 from vmm.conformance.cases.words import (
@@ -19,7 +20,10 @@ from vmm.conformance.cases.words import (
     bad_install,
     denied,
     done_install,
+    fails_to_resume,
+    loses_its_bitmap,
     play,
+    stalls,
     write_allowed,
     write_denied,
 )
@@ -36,6 +40,7 @@ from vmm.filter import (
 
 BAD_RANGES = {
     "undefined_flag": (EINVAL, MsrRange(READ_WRITE | 4, C, 1, b"\0")),
+    "highest_flag": (EINVAL, MsrRange(READ_WRITE | 1 << 31, C, 1, b"\0")),
     "no_flags": (EINVAL, MsrRange(0, C, 1, b"\0")),
     "one_msr_too_many": (EINVAL, MsrRange(READ_WRITE, C, 0x3001, b"\0" * 0x608)),
     "all_msrs": (EINVAL, MsrRange(READ_WRITE, 0, U32, b"\0" * 0x608)),
@@ -44,7 +49,6 @@ BAD_RANGES = {
     "kernel_bitmap": (EFAULT, MsrRange(READ_WRITE, C, 0x3000, Pointer.KERNEL)),
     "half_readable_bitmap": (EFAULT, MsrRange(READ_WRITE, C, 128, AtEdge(b"\0" * 8))),
 }
-SLOTS = (0, 1, 7, 15)
 
 _WHOLE_FILTERS = {
     "undefined_filter_flag": (EINVAL, MsrFilter(2).deny(B)),
@@ -59,6 +63,9 @@ def _with_bad(slot: int, bad: MsrRange, new: MsrFilter, fill: MsrRange) -> MsrFi
     ranges[slot] = bad
     return MsrFilter(new.flags, tuple(ranges))
 
+
+_OLD = (denied(A), write_denied(A), allowed(B), write_allowed(C))
+"""What default_allow().deny(A) says of what it denies, what a new range would, what none does."""
 
 _DENY_B, _ALLOW_A = default_deny().deny(B).ranges[0], default_allow().allow(A).ranges[0]
 
@@ -81,7 +88,7 @@ CASES = (
             ),
         )
         for name, (errno, bad) in BAD_RANGES.items()
-        for slot in SLOTS
+        for slot in range(16)
     ),
     *(
         Case(
@@ -175,5 +182,46 @@ CASES = (
             allowed(A),
             denied(B),
         ),
+    ),
+    *(
+        Case(
+            f"rollback.after_a_stall_in_slot_{slot}_{name}_in_slot_{bad_slot}",
+            f"An install that waited for slot {slot} and then meets {name.replace('_', ' ')} in "
+            f"slot {bad_slot} changes nothing.",
+            "R14 R70",
+            *play(
+                TELL,
+                done_install(default_allow().deny(A)),
+                stalls(_with_bad(bad_slot, bad, default_deny(), _DENY_B), slot),
+                *_OLD,
+                fails_to_resume(errno),
+                *_OLD,
+            ),
+            needs=("userfaultfd",),
+        )
+        for slot, (name, (errno, bad)) in zip(range(15), cycle(BAD_RANGES.items()), strict=False)
+        for bad_slot in sorted({slot + 1, 15})
+    ),
+    *(
+        Case(
+            f"rollback.bitmap_lost_in_slot_{slot}",
+            f"An install whose bitmap of slot {slot} becomes unreadable while it is waited for is "
+            "EFAULT and changes nothing.",
+            "R14 R70 R10",
+            *play(
+                TELL,
+                done_install(default_deny().allow(A)),
+                stalls(MsrFilter(0, (_DENY_B,) * slot).deny(A, *[B] * (15 - slot)), slot),
+                allowed(A),
+                denied(B),
+                denied(C),
+                loses_its_bitmap(),
+                allowed(A),
+                denied(B),
+                denied(C),
+            ),
+            needs=("userfaultfd",),
+        )
+        for slot in range(16)
     ),
 )

@@ -6,24 +6,29 @@ stand side by side; ``play`` makes a case's script and trace of rows.
 
 from __future__ import annotations
 
+from errno import EFAULT
+
 from vmm.conformance.script import (
     REPLY,
     Access,
     Action,
     Event,
     Wrmsr,
+    begin_install,
     done,
     enable_exits,
     install,
     rdmsr,
     rejected,
+    resume_install,
     returned,
+    stalled,
     unfiltered,
     wrmsr,
     wrote,
 )
 from vmm.exits import RdmsrExit, WrmsrExit
-from vmm.filter import MsrFilter
+from vmm.filter import MsrFilter, default_allow, default_deny
 from vmm.msr import FILTER, UNKNOWN, Msr, MsrExitReason
 
 Row = tuple[Action, *tuple[Event, ...]]
@@ -108,3 +113,37 @@ def exits_as(reason: MsrExitReason, access: Access) -> Row:
     if isinstance(access, Wrmsr):
         return (access, WrmsrExit(access.index, reason, access.value), wrote)
     return (access, RdmsrExit(access.index, reason), returned(REPLY))
+
+
+def stalls(msr_filter: MsrFilter, at: int, name: str = "a", caller: str = "self") -> Row:
+    """Return the row of an install that stops in the kernel, at the bitmap of slot ``at``."""
+    return (begin_install(msr_filter, stall_at=at, name=name, caller=caller), stalled)
+
+
+def resumes(name: str = "a") -> Row:
+    """Return the row that lets a stalled install go on, to success."""
+    return (resume_install(name), done)
+
+
+def fails_to_resume(errno: int, name: str = "a") -> Row:
+    """Return the row that lets a stalled install go on to a later range that is wrong."""
+    return (resume_install(name), rejected(errno))
+
+
+def loses_its_bitmap(name: str = "a") -> Row:
+    """Return the row that makes unreadable the bitmap at which an install is stalled."""
+    return (resume_install(name, fails=True), rejected(EFAULT))
+
+
+OLD, NEW = default_allow().deny(A), default_deny().allow(A).deny(B)
+"""Two filters that differ about A, about B, and about what is in no range; NEW has two slots."""
+
+
+def as_old(vcpu: int = 0) -> tuple[Row, ...]:
+    """Return what OLD lets through: all but A."""
+    return (denied(A, vcpu), write_allowed(B, vcpu=vcpu), allowed(C, vcpu))
+
+
+def as_new(vcpu: int = 0) -> tuple[Row, ...]:
+    """Return what NEW lets through: A alone."""
+    return (allowed(A, vcpu), write_denied(B, vcpu=vcpu), denied(C, vcpu))

@@ -1,0 +1,170 @@
+import os
+import random
+import threading
+import time
+
+import psutil
+import pytest
+
+from vmm.conformance.cases import CASES
+from vmm.conformance.script import (
+    REPLY,
+    await_install,
+    begin_install,
+    blocked,
+    close_vm,
+    create_vcpu,
+    done,
+    enable_exits,
+    install,
+    meanwhile,
+    park,
+    parked,
+    rdmsr,
+    rejected,
+    release,
+    released,
+    resume_install,
+    returned,
+    spin,
+    spinning,
+    stalled,
+    until_exits,
+    until_runs,
+)
+from vmm.exits import RdmsrExit
+from vmm.filter import default_allow, default_deny
+from vmm.msr import FILTER, UNKNOWN, Msr
+
+A, B = 0x474F4F00, 0x474F4F01
+OLD, NEW = default_allow().deny(A), default_deny().deny(A).allow(B)
+LONG = int(os.environ.get("MSRWARD_LONG", "0"))
+
+
+@pytest.fixture
+def backend(has_kvm):
+    from vmm.conformance.backend import KvmBackend
+
+    with KvmBackend() as opened:
+        if reason := opened.lacks("userfaultfd"):
+            pytest.skip(reason)
+        yield opened
+
+
+def possessions():
+    """Return what a case could leave behind: threads, descriptors, children, mappings of VMs."""
+    me = psutil.Process()
+    return {
+        "threads": me.num_threads(),
+        "descriptors": me.num_fds(),
+        "children": len(me.children()),
+        "kvm_run areas": sum("kvm-vcpu" in each.path for each in me.memory_maps(grouped=False)),
+    }
+
+
+def returns_to(before):
+    """Say whether all is as before: a thread that has ended leaves /proc a moment later."""
+    deadline = time.monotonic() + 10
+    while possessions() != before and time.monotonic() < deadline:
+        os.sched_yield()
+    return possessions() == before or f"{before} -> {possessions()}"
+
+
+IN_FLIGHT = {
+    "a stalled install": (begin_install(OLD, stall_at=0),),
+    "three stalled installs": tuple(begin_install(OLD, stall_at=0, name=name) for name in "abc"),
+    "a parked vCPU": (park(1),),
+    "a blocked install": (park(1), begin_install(OLD)),
+    "a blocked resumed install": (begin_install(OLD, stall_at=0), park(1), resume_install()),
+    "a spinning vCPU": (spin(rdmsr(Msr.STAR, vcpu=1)),),
+    "a spinning vCPU that exits": (enable_exits(FILTER), install(OLD), spin(rdmsr(A, vcpu=1))),
+    "a closed VM": (begin_install(OLD, stall_at=0), close_vm()),
+    "all at once": (
+        begin_install(OLD, stall_at=0),
+        park(1),
+        spin(rdmsr(Msr.STAR, vcpu=2)),
+        meanwhile(install(NEW)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IN_FLIGHT)
+def test_what_a_script_leaves_in_flight_is_released(backend, name):
+    backend.run((park(1), begin_install(OLD), release(1)))  # the control VM exists from here on
+    before = possessions()
+    trace = backend.run(IN_FLIGHT[name])
+    assert not any("Lost" in repr(event) for event in trace)
+    assert returns_to(before) is True
+    assert backend.run((enable_exits(UNKNOWN), rdmsr(A)))[-1] == returned(REPLY)
+
+
+def test_an_exception_in_the_middle_releases_too(backend, monkeypatch):
+    from vmm.conformance.execution import Execution
+
+    backend.run((park(1), begin_install(OLD), release(1)))
+    before = possessions()
+
+    def interrupted(self, action):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Execution, "_accesses", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        backend.run((begin_install(OLD, stall_at=0), park(1), rdmsr(A)))
+    assert returns_to(before) is True
+
+
+def test_while_an_install_is_stalled_the_old_filter_is_in_force(backend):
+    script = (enable_exits(FILTER | UNKNOWN), install(OLD), begin_install(NEW, stall_at=1))
+    script += (rdmsr(A), rdmsr(B), meanwhile(create_vcpu(1)), resume_install(), rdmsr(A), rdmsr(B))
+    assert [event for event in backend.run(script) if event != returned(REPLY)] == [
+        done,
+        done,
+        stalled,
+        RdmsrExit(A, FILTER),
+        RdmsrExit(B, UNKNOWN),
+        done,
+        done,
+        RdmsrExit(A, FILTER),
+        RdmsrExit(B, UNKNOWN),
+    ]
+
+
+def test_an_install_is_blocked_by_a_parked_reader_and_by_nothing_else(backend):
+    script = (install(OLD), park(1), begin_install(NEW), release(1), await_install())
+    assert backend.run(script) == (done, parked, blocked, released, done)
+    for _ in range(20):
+        assert backend.run((install(OLD), begin_install(NEW), meanwhile(install(OLD)))) == (
+            done,
+            done,
+            done,
+        )
+
+
+def test_a_stalled_install_can_lose_its_bitmap(backend):
+    script = (begin_install(NEW, stall_at=0), resume_install(fails=True))
+    assert backend.run(script) == (stalled, rejected(14))
+
+
+def test_a_spinning_vcpu_that_never_obeys_is_seen(backend):
+    script = (enable_exits(FILTER), install(OLD), spin(rdmsr(Msr.STAR, vcpu=1)), until_runs(1))
+    trace = backend.run((*script, until_exits(1)))
+    assert repr(trace) == "(done, done, spinning, ran, never)"
+    script = (enable_exits(FILTER), install(OLD), spin(rdmsr(A, vcpu=1)), until_exits(1))
+    trace = backend.run((*script, until_runs(1)))
+    assert trace == (done, done, spinning, RdmsrExit(A, FILTER), trace[-1])
+    assert repr(trace[-1]) == "never"
+
+
+def test_after_the_whole_catalogue_nothing_is_left(has_kvm):
+    from vmm.conformance.backend import KvmBackend
+
+    before = possessions()
+    cases = list(CASES)
+    for number in range(max(1, -(-LONG // len(cases)))):
+        random.Random(number).shuffle(cases)
+        with KvmBackend() as backend:
+            for case in cases:
+                if not any(backend.lacks(need) for need in case.needs):
+                    backend.run(case.actions)
+    assert returns_to(before) is True
+    assert threading.active_count() == 1

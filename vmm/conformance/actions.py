@@ -1,0 +1,220 @@
+"""The actions of a script: what host and guest do, and what userspace answers.
+
+What is needed for races stands in ``race_words``; ``script`` brings all words together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from vmm.conformance.word import Word
+from vmm.filter import MsrFilter, Pointer
+from vmm.msr import KVM_CAP_X86_USER_SPACE_MSR, MsrExitReason
+
+REPLY = 0x1122_3344_5566_7788
+"""What userspace answers a RDMSR exit with unless a case says otherwise: both halves differ."""
+
+KVM_X86_SET_MSR_FILTER, KVM_X86_SET_MSR_FILTER_COMPAT = 0x4188AEC6, 0x4104AEC6
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Reply(Word):
+    """What userspace writes to ``kvm_run.msr`` before it re-enters: data, and the error byte.
+
+    ``scribble`` also overwrites reason, index and pad, which the kernel must ignore (R63).
+    """
+
+    value: int = REPLY
+    error: int = 0
+    scribble: bool = False
+
+
+def value(data: int) -> Reply:
+    """Return the reply that lets the access succeed with ``data``."""
+    return Reply(data)
+
+
+def fault(error: int = 1) -> Reply:
+    """Return the reply that makes the access fail with the non-zero byte ``error``."""
+    return Reply(error=error)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Rdmsr(Word):
+    """The guest executes RDMSR with ECX = ``index``.
+
+    ``before`` is EDX:EAX before the access, ``high`` the upper halves RDX:RAX likewise and
+    ``rcx_high`` the upper half of RCX: garbage that the access must treat as R53, R60, R62 say.
+    """
+
+    index: int
+    before: int = 0
+    high: int = 0
+    rcx_high: int = 0
+    reply: Reply = Reply()
+    vcpu: int = 0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Wrmsr(Word):
+    """The guest executes WRMSR with ECX = ``index`` and EDX:EAX = ``value``; see ``Rdmsr``."""
+
+    index: int
+    value: int
+    high: int = 0
+    rcx_high: int = 0
+    reply: Reply = Reply()
+    vcpu: int = 0
+
+
+Access = Rdmsr | Wrmsr
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class EnableCap(Word):
+    """``KVM_ENABLE_CAP`` on the VM (or vCPU) fd; ``args`` has up to four u64."""
+
+    cap: int
+    args: tuple[int, ...] = (0,)
+    flags: int = 0
+    on: str = "vm"
+
+    def __repr__(self) -> str:
+        if (self.cap, self.flags, self.on) == (KVM_CAP_X86_USER_SPACE_MSR, 0, "vm") and len(
+            self.args
+        ) == 1:
+            mask = self.args[0]
+            name = str(MsrExitReason(mask).name) if 0 < mask <= 7 else f"{mask:#x}"
+            return f"enable_exits({name})"
+        return Word.__repr__(self)
+
+
+def enable_exits(mask: int) -> EnableCap:
+    """Return the action that lets accesses failing for the reasons in ``mask`` exit."""
+    return EnableCap(KVM_CAP_X86_USER_SPACE_MSR, (int(mask),))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Install(Word):
+    """``KVM_X86_SET_MSR_FILTER``: well formed, or with another number, fd or argument pointer.
+
+    ``on`` is "vm", "vcpu" or "system"; ``argp`` None means a readable struct that holds ``filter``,
+    laid out as ``number`` says. ``caller`` is "self", "child" (a forked process: R03) or "compat"
+    (the ia32 entry, ``int $0x80``: R04, R05).
+    """
+
+    filter: MsrFilter
+    number: int = KVM_X86_SET_MSR_FILTER
+    on: str = "vm"
+    argp: Pointer | None = None
+    caller: str = "self"
+
+    def __repr__(self) -> str:
+        if (self.number, self.caller) != (KVM_X86_SET_MSR_FILTER_COMPAT, "compat"):
+            return Word.__repr__(self)
+        rest = Word.__repr__(replace(self, number=KVM_X86_SET_MSR_FILTER, caller="self"))
+        return rest.replace("install(", "install_compat(", 1)
+
+
+def install_compat(filter: MsrFilter, argp: Pointer | None = None) -> Install:
+    """Return the install as a 32-bit caller makes it: its struct, its number, its entry (R05)."""
+    return Install(filter, KVM_X86_SET_MSR_FILTER_COMPAT, argp=argp, caller="compat")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ScribbleBitmaps(Word):
+    """Overwrite, in user memory, every bitmap of the last install (R29)."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class CheckExtension(Word):
+    """``KVM_CHECK_EXTENSION`` on the "system" or the "vm" fd."""
+
+    cap: int
+    on: str = "system"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class GetMsr(Word):
+    """``KVM_GET_MSRS`` of one MSR."""
+
+    index: int
+    vcpu: int = 0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SetMsr(Word):
+    """``KVM_SET_MSRS`` of one MSR."""
+
+    index: int
+    value: int
+    vcpu: int = 0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class CreateIrqchip(Word):
+    """``KVM_CREATE_IRQCHIP``; only before any vCPU exists."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class CreateVcpu(Word):
+    """``KVM_CREATE_VCPU``. A vCPU that no script creates exists from its first use."""
+
+    vcpu: int
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Begin(Word):
+    """Run the vCPU into ``access`` and stop at its exit, nothing answered yet.
+
+    Leaves one event: the exit, or the outcome if there was no exit.
+    """
+
+    access: Access
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class GetRegs(Word):
+    """``KVM_GET_REGS`` of a vCPU that is stopped in or after an access."""
+
+    vcpu: int = 0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SetRegs(Word):
+    """``KVM_SET_REGS`` (or dirty sync regs, ``via="sync"``) between exit and completion (R67).
+
+    ``rax``/``rdx`` None leaves the register; ``rip`` is added to the current RIP, in bytes.
+    """
+
+    rax: int | None = None
+    rdx: int | None = None
+    rip: int = 0
+    via: str = "ioctl"
+    vcpu: int = 0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Complete(Word):
+    """Answer the exit and re-enter only to complete it: with ``by`` "immediate_exit" or "signal".
+
+    ``reply`` None re-enters again without an answer, as for a vCPU that has none pending.
+    """
+
+    reply: Reply | None = Reply()
+    by: str = "immediate_exit"
+    vcpu: int = 0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Finish(Word):
+    """Run the vCPU on to the end of its access; with ``reply`` if it is still unanswered."""
+
+    reply: Reply | None = None
+    vcpu: int = 0
+
+
+rdmsr, wrmsr, enable_cap, install = Rdmsr, Wrmsr, EnableCap, Install
+scribble_bitmaps, check_extension = ScribbleBitmaps, CheckExtension
+get_msr, set_msr, create_irqchip, create_vcpu = GetMsr, SetMsr, CreateIrqchip, CreateVcpu
+begin, get_regs, set_regs, complete, finish = Begin, GetRegs, SetRegs, Complete, Finish

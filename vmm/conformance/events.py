@@ -1,0 +1,118 @@
+"""The events of a trace: what was seen. Some are patterns, which only an expectation has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vmm.conformance.word import Word, errno_name
+
+VECTOR_GP = 13
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Done(Word):
+    """The ioctl succeeded and has no value."""
+
+    bare = True
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Rejected(Word):
+    """The ioctl failed with ``errno``."""
+
+    errno: int
+
+    def __repr__(self) -> str:
+        return f"rejected({errno_name(self.errno)})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Refused(Word):
+    """``KVM_GET_MSRS``/``KVM_SET_MSRS`` processed no entry: this host has no such MSR."""
+
+    bare = True
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Got(Word):
+    """The ioctl returned ``value``."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Returned(Word):
+    """RDMSR completed: EDX:EAX is ``value`` and the upper halves RDX:RAX are ``high``."""
+
+    value: int
+    high: int = 0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Wrote(Word):
+    """WRMSR completed; ``registers`` is (RAX, RDX) if they changed, which R63 forbids."""
+
+    registers: tuple[int, int] | None = None
+
+    def __repr__(self) -> str:
+        return Word.__repr__(self) if self.registers else "wrote"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Fault(Word):
+    """The access raised ``vector`` in the guest.
+
+    ``skew`` is where RIP pointed, in bytes from the instruction; ``registers`` as in ``Wrote``.
+    """
+
+    vector: int
+    error_code: int = 0
+    skew: int = 0
+    registers: tuple[int, int] | None = None
+
+    def __repr__(self) -> str:
+        return "gp" if self == gp else Word.__repr__(self)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Regs(Word):
+    """``KVM_GET_REGS``: ``skew`` is RIP in bytes from the instruction (0 at it, 2 after it)."""
+
+    skew: int
+    rax: int
+    rcx: int
+    rdx: int
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Interrupted(Word):
+    """``KVM_RUN`` returned EINTR."""
+
+    bare = True
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Unfiltered(Word):
+    """A pattern: the access was not stopped by a filter; how it ended is the host's business."""
+
+    bare = True
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Whatever(Word):
+    """A pattern: one step, whatever it leaves."""
+
+    bare = True
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Lost(Word):
+    """The guest never finished this step; ``why`` is what ended the vCPU instead. No pattern."""
+
+    why: str
+
+
+done, refused, wrote = Done(), Refused(), Wrote()
+interrupted, unfiltered, whatever = Interrupted(), Unfiltered(), Whatever()
+gp = Fault(VECTOR_GP)
+rejected, got, returned, regs = Rejected, Got, Returned, Regs

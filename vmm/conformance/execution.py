@@ -1,0 +1,305 @@
+"""One script in one VM: every action done on the kernel, and what came of it as an event."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, get_args
+
+from vmm._native import lib
+from vmm.conformance import script as words
+from vmm.conformance.pool import PooledVm
+from vmm.conformance.races import Race
+from vmm.conformance.script import (
+    KVM_X86_SET_MSR_FILTER,
+    KVM_X86_SET_MSR_FILTER_COMPAT,
+    Event,
+    Lost,
+    Script,
+    done,
+    interrupted,
+    refused,
+)
+from vmm.errors import KvmError
+from vmm.exits import IoExit, RdmsrExit, WrmsrExit
+from vmm.kvm import Vm
+from vmm.placed import COMPAT, NATIVE, Missing, PlacedFilter, bad_address
+from vmm.vcpu import Vcpu
+
+MAKES = (words.CreateVcpu, words.CreateIrqchip)
+RACES = (
+    words.BeginInstall,
+    words.Meanwhile,
+    words.Park,
+    words.Spin,
+    words.CloseVm,
+    words.CloseVcpu,
+)
+
+
+def makes_vcpus(script: Script) -> bool:
+    """Say whether the script itself decides when vCPUs come to be."""
+    actions = (each.action if isinstance(each, words.Meanwhile) else each for each in script)
+    return any(isinstance(each, MAKES) for each in actions)
+
+
+def needs_its_own_vm(script: Script) -> bool:
+    """Say whether the script leaves behind what no reset can take away."""
+    return makes_vcpus(script) or any(isinstance(each, RACES) for each in script)
+
+
+class Execution:
+    """The state of a script that runs: accesses stopped in the middle, filters placed, the race."""
+
+    def __init__(self, vm: PooledVm, script: Script, control: Callable[[], Vm]) -> None:
+        """Remember the MSRs that the script will write, so that ``restore`` can undo it."""
+        self.vm, self.script = vm, script
+        self.stopped: dict[int, words.Access] = {}
+        self.last: dict[int, words.Access] = {}
+        self.placed: list[PlacedFilter] = []
+        self.lost = False
+        self.race = Race(vm, control)
+        self.before = {
+            (each.vcpu, each.index): vm.get_msr(each.vcpu, each.index)
+            for each in script
+            if vm.keep and isinstance(each, words.Wrmsr | words.SetMsr)
+        }
+
+    def events(self) -> Iterator[Event]:
+        """Yield the events of all actions, consecutive accesses of a vCPU as one batch."""
+        at = 0
+        while at < len(self.script) and not self.lost:
+            batch = self._batch(at)
+            seen = self._accesses(batch) if batch else [self.do(self.script[at])]
+            for event in seen:
+                self.lost = self.lost or isinstance(event, Lost)
+                yield event
+            at += len(batch) or 1
+
+    def close(self) -> None:
+        """Release what the script still has in flight (``races.StuckError``)."""
+        self.race.close()
+        for each in self.placed:
+            each.close()
+
+    def restore(self) -> bool:
+        """Undo what the script did to MSRs; False when the VM must not be used again."""
+        if self.lost or self.stopped or not self.vm.keep:
+            return False
+        return all(
+            self.vm.vcpu(vcpu).set_msrs({index: old}) == 1
+            for (vcpu, index), old in self.before.items()
+            if old is not None
+        )
+
+    def do(self, action: words.Action) -> Event:
+        """Return the event of one action other than an access."""
+        try:
+            return DO[type(action)](self, action)
+        except KvmError as error:
+            return words.Rejected(error.errno or 0)
+
+    def _batch(self, at: int) -> list[words.Access]:
+        batch: list[words.Access] = []
+        for each in self.script[at:]:
+            if not isinstance(each, words.Rdmsr | words.Wrmsr):
+                break
+            if batch and each.vcpu != batch[0].vcpu:
+                break
+            batch.append(each)
+        return batch
+
+    def _accesses(self, batch: list[words.Access]) -> list[Event]:
+        self.stopped.pop(batch[0].vcpu, None)
+        self.last[batch[0].vcpu] = batch[-1]
+        try:
+            return self.vm.program(batch[0].vcpu).run(batch)
+        except KvmError as error:
+            return [Lost(str(error))]
+
+    # --- the VM -----------------------------------------------------------------------------
+
+    def enable_cap(self, action: words.EnableCap) -> Event:
+        self._file(action.on).enable_cap(action.cap, *action.args, flags=action.flags)
+        return done
+
+    def install(self, action: words.Install) -> Event:
+        return self.send(action, None)
+
+    def send(self, action: words.Install, missing: Missing | None) -> Event:
+        """Place the filter as the ioctl's number says and send it as the caller does."""
+        layout = COMPAT if action.number == KVM_X86_SET_MSR_FILTER_COMPAT else NATIVE
+        low = action.caller == "compat" or layout is COMPAT
+        placed = PlacedFilter(action.filter, layout, low=low, missing=missing)
+        self.placed.append(placed)
+        self.vm.filtered = True
+        address = placed.address if action.argp is None else bad_address(action.argp)
+        SEND[action.caller](self._file(action.on), action.number, address)
+        return done
+
+    def begin_install(self, action: words.BeginInstall) -> Event:
+        is_compat = action.caller == "compat"
+        number = KVM_X86_SET_MSR_FILTER_COMPAT if is_compat else KVM_X86_SET_MSR_FILTER
+        install = words.Install(action.filter, number, caller=action.caller)
+        return self.race.begin_install(action, lambda missing: self.send(install, missing))
+
+    def meanwhile(self, action: words.Meanwhile) -> Event:
+        return self.race.meanwhile(action, lambda: self.do(action.action))
+
+    def scribble_bitmaps(self, action: words.ScribbleBitmaps) -> Event:
+        self.placed[-1].scribble()
+        return done
+
+    def check_extension(self, action: words.CheckExtension) -> Event:
+        return words.Got(self._file(action.on).check_extension(action.cap))
+
+    def create_irqchip(self, action: words.CreateIrqchip) -> Event:
+        self.vm.create_irqchip()
+        return done
+
+    def create_vcpu(self, action: words.CreateVcpu) -> Event:
+        self.vm.create_vcpu(action.vcpu)
+        return done
+
+    def _file(self, on: str) -> Any:
+        if on == "vcpu":
+            return self.vm.vcpu(0)
+        return self.vm.vm if on == "vm" else self.vm.vm.kvm
+
+    # --- a vCPU -----------------------------------------------------------------------------
+
+    def get_msr(self, action: words.GetMsr) -> Event:
+        value = self.vm.get_msr(action.vcpu, action.index)
+        return refused if value is None else words.Got(value)
+
+    def set_msr(self, action: words.SetMsr) -> Event:
+        count = self.vm.vcpu(action.vcpu).set_msrs({action.index: action.value})
+        return done if count else refused
+
+    def begin(self, action: words.Begin) -> Event:
+        access = action.access
+        program = self.vm.program(access.vcpu)
+        program.load([access])
+        self.stopped[access.vcpu] = self.last[access.vcpu] = access
+        # A run that copies no registers out: the other path beside the batches'.
+        program.vcpu.kvm_run.kvm_valid_regs = 0
+        return self._run(access.vcpu)
+
+    def get_regs(self, action: words.GetRegs) -> Event:
+        program = self.vm.program(action.vcpu)
+        regs = program.vcpu.get_regs()
+        is_write = isinstance(self.last.get(action.vcpu), words.Wrmsr)
+        return words.Regs(regs.rip - program.instructions[is_write], regs.rax, regs.rcx, regs.rdx)
+
+    def set_regs(self, action: words.SetRegs) -> Event:
+        vcpu = self.vm.vcpu(action.vcpu)
+        regs = vcpu.get_regs()
+        regs.rip += action.rip
+        regs.rax = regs.rax if action.rax is None else action.rax
+        regs.rdx = regs.rdx if action.rdx is None else action.rdx
+        if action.via == "sync":
+            vcpu.sync_regs()[0] = regs[0]
+            vcpu.kvm_run.kvm_dirty_regs = lib.KVM_SYNC_X86_REGS
+        else:
+            vcpu.set_regs(regs)
+        return done
+
+    def complete(self, action: words.Complete) -> Event:
+        vcpu = self.vm.vcpu(action.vcpu)
+        if action.reply:
+            answer(vcpu, action.reply)
+        with INTERRUPT[action.by](vcpu):
+            return self._run(action.vcpu)
+
+    def finish(self, action: words.Finish) -> Event:
+        if action.reply:
+            answer(self.vm.vcpu(action.vcpu), action.reply)
+        return self._run(action.vcpu)
+
+    def _run(self, vcpu_id: int) -> Event:
+        program = self.vm.program(vcpu_id)
+        try:
+            seen = program.vcpu.run()
+        except KvmError as error:
+            return interrupted if error.errno == errno.EINTR else Lost(str(error))
+        if isinstance(seen, RdmsrExit | WrmsrExit):
+            return seen
+        access = self.last[vcpu_id]
+        if isinstance(seen, IoExit) and (outcome := program.outcome(access)):
+            self.stopped.pop(vcpu_id, None)
+            return outcome
+        return Lost(str(seen))
+
+
+def _in_race(name: str) -> Callable[[Execution, Any], Event]:
+    def do(execution: Execution, action: Any) -> Event:
+        event: Event = getattr(execution.race, name)(action)
+        return event
+
+    return do
+
+
+DO: dict[type, Callable[[Execution, Any], Event]] = {
+    cls: getattr(Execution, words.WORDS[cls.__name__], None) or _in_race(words.WORDS[cls.__name__])
+    for cls in get_args(words.Action)
+    if not issubclass(cls, words.Rdmsr | words.Wrmsr)
+}
+"""What does each action: the method that has its word's name, here or in ``Race``."""
+
+
+def from_child(file: Any, number: int, address: int) -> None:
+    """Send the ioctl from a forked child, whose memory is not the VM's (R03)."""
+    child = os.fork()
+    if child == 0:
+        os._exit(-lib.mw_ioctl(file.fd, number, address))
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status:
+        raise KvmError(status, "ioctl", "in a child")
+
+
+SEND: dict[str, Callable[[Any, int, int], object]] = {
+    "self": lambda file, number, address: file.ioctl(number, address),
+    "compat": lambda file, number, address: file.compat_ioctl(number, address),
+    "child": from_child,
+}
+
+
+@contextmanager
+def _immediate(vcpu: Vcpu) -> Iterator[None]:
+    """Within: ``KVM_RUN`` completes what is pending and returns EINTR at once."""
+    vcpu.kvm_run.immediate_exit = 1
+    try:
+        yield
+    finally:
+        vcpu.kvm_run.immediate_exit = 0
+
+
+@contextmanager
+def _signalled(vcpu: Vcpu) -> Iterator[None]:
+    """Within: a signal is pending that only ``KVM_RUN`` does not block, so it ends with EINTR."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    vcpu.set_signal_mask(())
+    signal.raise_signal(signal.SIGUSR2)
+    try:
+        yield
+    finally:
+        signal.sigtimedwait({signal.SIGUSR2}, 0)
+        vcpu.set_signal_mask(None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
+
+
+INTERRUPT = {"immediate_exit": _immediate, "signal": _signalled}
+
+
+def answer(vcpu: Vcpu, reply: words.Reply) -> None:
+    """Write a reply, and what the kernel must ignore if the reply says so, to ``kvm_run``."""
+    vcpu.reply(reply.value)
+    if reply.error:
+        vcpu.fail(reply.error)
+    if reply.scribble:
+        msr = vcpu.kvm_run.msr
+        msr.reason = msr.index = 0xA5A5A5A5
+        msr.pad = b"\xa5" * 7

@@ -1,0 +1,287 @@
+"""What the contract says of races: installs in flight, vCPUs on their own, callers from elsewhere.
+
+One rule is one small method, as in ``model_filter``. ``RaceRules`` holds no state of its own and
+knows nothing of filters and exits: for those it asks the Model that it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from errno import EBADF, EFAULT, EIO
+from typing import TYPE_CHECKING
+
+from vmm.conformance import script as s
+from vmm.conformance.model_filter import NO_ERRORS, QUIRK, Errors, Installed
+from vmm.conformance.model_state import (
+    IDLE,
+    U32,
+    Stage,
+    Stall,
+    Unsure,
+    VmState,
+    Wait,
+    is_unknown_to_kvm,
+)
+from vmm.filter import READ, WRITE, MsrFilter, MsrRange
+from vmm.msr import INVAL, UNKNOWN, MsrExitReason
+
+if TYPE_CHECKING:
+    from vmm.conformance.model import Model
+
+NATIVE, COMPAT = s.KVM_X86_SET_MSR_FILTER, s.KVM_X86_SET_MSR_FILTER_COMPAT
+MEANWHILE = "meanwhile "
+"""In front of the names of ``meanwhile``, which are not those of installs."""
+
+
+class RaceRules:
+    """R03-R05, R70-R75, R77: who may install, what overtakes what, and which filter is in force."""
+
+    # --- callers -------------------------------------------------------------------------------
+
+    def is_foreign(self, action: s.Install) -> bool:
+        """R03: a VM and its vCPUs belong to the mm that made them; /dev/kvm belongs to nobody."""
+        return action.caller == "child" and action.on != "system"
+
+    def numbers(self, caller: str) -> tuple[int, ...]:
+        """R04, R05: the ioctl numbers that install, by the entry that the caller takes."""
+        return (NATIVE, COMPAT) if caller == "compat" else (NATIVE,)
+
+    def argument(self, action: s.Install) -> MsrFilter:
+        """R05: the same filter, whichever layout it comes in."""
+        return action.filter
+
+    def is_gone(self, vm: VmState, action: s.Action) -> bool:
+        """Say whether ``action`` needs the VM's descriptor, and it is closed."""
+        if vm.is_open:
+            return False
+        if isinstance(action, s.EnableCap | s.Install | s.CheckExtension):
+            return action.on == "vm"
+        return isinstance(action, s.BeginInstall | s.CreateIrqchip | s.CreateVcpu | s.CloseVm)
+
+    def close_vm(self, model: Model, vm: VmState, action: s.CloseVm) -> s.Step:
+        """Close the descriptor only: vCPUs and ioctls in flight hold the VM, and so its filter."""
+        vm.is_open = False
+        return (s.done,)
+
+    def close_vcpu(self, model: Model, vm: VmState, action: s.CloseVcpu) -> s.Step:
+        """Close a descriptor; the VM remembers the vCPU."""
+        vm.vcpu(action.vcpu).stage = Stage.AWAY
+        return (s.done,)
+
+    # --- an install that stalls ----------------------------------------------------------------
+
+    def begin_install(self, model: Model, vm: VmState, action: s.BeginInstall) -> s.Step:
+        """R13: what comes before the stalled bitmap is judged at once, the rest later."""
+        if self.is_in_flight(vm, action.name):
+            return self.mixed_up(vm)
+        number = COMPAT if action.caller == "compat" else NATIVE
+        plain = s.Install(action.filter, number, caller=action.caller)
+        new = self.argument(plain)
+        if action.stall_at is None or self.is_foreign(plain):
+            return self.in_thread(model, vm, action.name, plain)
+        if not self.stalls(model, new, action.stall_at):
+            return self.in_thread(model, vm, action.name, plain)
+        early = self.errors(model, new.ranges[: action.stall_at])
+        if early - {QUIRK}:
+            return model.refuse(vm, new, early)
+        own = self.errors(model, new.ranges[action.stall_at : action.stall_at + 1])
+        vm.stalls[action.name] = Stall(new, action.stall_at, is_sure=not early | own)
+        self.stall(model, vm, vm.stalls[action.name])
+        return (s.stalled if not early | own else s.whatever,)
+
+    def is_in_flight(self, vm: VmState, name: str) -> bool:
+        """Say whether a thread has this name already."""
+        return name in vm.stalls or name in vm.waits
+
+    def mixed_up(self, vm: VmState) -> s.Step:
+        """Two threads with one name: nobody knows any more which of them is meant."""
+        vm.filter = None
+        return (s.whatever,)
+
+    def stalls(self, model: Model, new: MsrFilter, slot: int) -> bool:
+        """R11, R12: the kernel comes to the bitmap of a slot unless it skips it or fails before."""
+        if model.filters.filter_errors(new) or slot >= len(new.ranges):
+            return False
+        return not model.filters.is_skipped(new.ranges[slot])
+
+    def errors(self, model: Model, ranges: Iterable[MsrRange]) -> Errors:
+        """R13: every errno that ``ranges`` could be refused with."""
+        return NO_ERRORS.union(*[model.filters.range_errors(each) for each in ranges])
+
+    def stall(self, model: Model, vm: VmState, stall: Stall) -> None:
+        """R70: the filter in force is the old one, whole, as long as the new one is not."""
+
+    def resume_install(self, model: Model, vm: VmState, action: s.ResumeInstall) -> s.Step:
+        """R14, R77: the new filter whole, in place of whatever is in force by now, or nothing."""
+        stall = vm.stalls.pop(action.name, None)
+        if stall is None or not stall.is_sure:
+            return self.resume_of_what(model, vm, stall, action)
+        late = self.errors(model, stall.new.ranges[stall.slot + 1 :])
+        errors = frozenset({EFAULT}) if action.fails else late
+        if errors:
+            return model.refuse(vm, stall.new, errors)
+        return self.land(vm, action.name, vm.filter, model.accept(vm, stall.new))
+
+    def resume_of_what(
+        self, model: Model, vm: VmState, stall: Stall | None, action: s.ResumeInstall
+    ) -> s.Step:
+        """R10, R13: an install that kernels refuse earlier, later or (R10) not at all."""
+        if stall and not action.fails and not self.errors(model, stall.new.ranges) - {QUIRK}:
+            vm.filter = None
+        return (s.whatever,)
+
+    # --- an install that waits for readers -----------------------------------------------------
+
+    def in_thread(self, model: Model, vm: VmState, name: str, action: s.Action) -> s.Step:
+        """Do ``action`` in a thread, which may be left blocked."""
+        return self.land(vm, name, vm.filter, model.step(vm, action))
+
+    def land(self, vm: VmState, name: str, old: Installed | None, events: s.Step) -> s.Step:
+        """R74: remember what a thread that is ``blocked`` waits for."""
+        if events == (s.blocked,):
+            readers = frozenset(vm.parked.values())
+            vm.waits[name] = Wait(readers, old, is_queued=bool(vm.rivals))
+        return events
+
+    def published(self, vm: VmState, old: Installed | None) -> s.Event:
+        """R74: a new filter is in force; its install waits for the readers of the old one."""
+        is_certain = not any(self.is_held(vm, w) or w.is_queued for w in vm.waits.values())
+        # Before 6.3 (B17) an install that waits holds kvm->lock, and the next one is not in force.
+        vm.rivals = () if is_certain else (*vm.rivals, old)
+        return s.blocked if self.has_readers(vm) else s.done
+
+    def has_readers(self, vm: VmState) -> bool:
+        """R74: a vCPU that waits for a page inside the kernel may be using the old filter."""
+        return bool(vm.parked)
+
+    def is_held(self, vm: VmState, wait: Wait) -> bool:
+        """R74: one of the readers from before its publication is still there."""
+        return not wait.readers.isdisjoint(vm.parked.values())
+
+    def await_install(self, model: Model, vm: VmState, action: s.AwaitInstall) -> s.Step:
+        """R74."""
+        return self.returns(vm, action.name)
+
+    def await_meanwhile(self, model: Model, vm: VmState, action: s.AwaitMeanwhile) -> s.Step:
+        """R74."""
+        return self.returns(vm, MEANWHILE + action.name)
+
+    def returns(self, vm: VmState, name: str) -> s.Step:
+        """R74: as soon as the readers are gone; nobody promises anything of later readers."""
+        wait = vm.waits.get(name)
+        if wait is None or not wait.is_sure:
+            return (s.whatever,)
+        if self.is_held(vm, wait):
+            return (s.blocked,)
+        if vm.parked:
+            wait.is_sure = False
+            return (s.whatever,)
+        del vm.waits[name]
+        if wait.is_queued and len(vm.rivals) == 1:
+            vm.rivals = ()
+        return (s.done,)
+
+    def allowed(self, model: Model, vm: VmState, access: s.Access) -> bool | None:
+        """R71, R72: what the filter in force says to ``access``; None: one of two may be.
+
+        Hardware may let an MSR pass under the old filter until the install has returned; only of
+        an MSR that no KVM knows is it certain that each access asks the new one.
+        """
+        index, kind = access.index & U32, WRITE if isinstance(access, s.Wrmsr) else READ
+        rules = model.filters
+        filters = {model.filter_of(vm, access.vcpu), *vm.rivals}
+        said = {rules.allows(each, index, kind) for each in filters}
+        if vm.waits and said == {False} and not is_unknown_to_kvm(index):
+            said |= {rules.allows(wait.old, index, kind) for wait in vm.waits.values()}
+        return said.pop() if len(said) == 1 else None
+
+    # --- what else goes on meanwhile -----------------------------------------------------------
+
+    def meanwhile(self, model: Model, vm: VmState, action: s.Meanwhile) -> s.Step:
+        """R73: what the action leaves alone."""
+        if self.is_in_flight(vm, MEANWHILE + action.name):
+            return self.mixed_up(vm)
+        return self.in_thread(model, vm, MEANWHILE + action.name, action.action)
+
+    def may_wait(self, vm: VmState, action: s.Action, events: s.Step) -> s.Step:
+        """R73, B17: nothing waits for a stalled install; what needs kvm->lock may for a blocked."""
+        if isinstance(action, s.CreateVcpu | s.CreateIrqchip) and vm.waits:
+            return (s.whatever,)
+        return events
+
+    # --- vCPUs in threads of their own ---------------------------------------------------------
+
+    def park(self, model: Model, vm: VmState, action: s.Park) -> s.Step:
+        """R74: inside the kernel's read side until it is released."""
+        if vm.vcpu(action.vcpu).stage is not IDLE:
+            return (s.whatever,)
+        vm.vcpu(action.vcpu).stage = Stage.AWAY
+        vm.parks += 1
+        vm.parked[action.vcpu] = vm.parks
+        return (s.parked,)
+
+    def release(self, model: Model, vm: VmState, action: s.Release) -> s.Step:
+        """R74."""
+        if vm.parked.pop(action.vcpu, None) is None:
+            return (s.whatever,)
+        vm.vcpu(action.vcpu).stage = IDLE
+        return (s.released,)
+
+    def spin(self, model: Model, vm: VmState, action: s.Spin) -> s.Step:
+        """R72: a loop whose accesses obey each filter and each mask, soon after it is there."""
+        vcpu, access = vm.vcpu(action.access.vcpu), action.access
+        if vcpu.stage is not IDLE:
+            return (s.whatever,)
+        vcpu.stage, vm.spins[access.vcpu] = Stage.AWAY, access
+        return (s.spinning,)
+
+    def stop_spin(self, model: Model, vm: VmState, action: s.StopSpin) -> s.Step:
+        """R28: nobody knows which accesses of the loop were the last that were allowed."""
+        access = vm.spins.pop(action.vcpu, None)
+        if access is None:
+            return (s.whatever,)
+        vcpu = vm.vcpu(action.vcpu)
+        vcpu.stage = IDLE
+        if isinstance(access, s.Wrmsr):
+            vcpu.forget(access.index & U32)
+        return (s.stopped,)
+
+    def until_exits(self, model: Model, vm: VmState, action: s.UntilExits) -> s.Step:
+        """R72, R50: the exit of a spinning vCPU's accesses, if they are to exit now."""
+        return (self.exit_of(model, vm, action.vcpu) or s.never,)
+
+    def until_runs(self, model: Model, vm: VmState, action: s.UntilRuns) -> s.Step:
+        """R72, R50: a denied access that nobody is told of is #GP, and the loop goes on."""
+        exit_ = self.exit_of(model, vm, action.vcpu)
+        return (exit_ if exit_ == s.whatever else s.never if exit_ else s.ran,)
+
+    def exit_of(self, model: Model, vm: VmState, number: int) -> s.Event | None:
+        """R72: the exit that a spinning vCPU's accesses take now, or ``whatever`` if unsure."""
+        access = vm.spins.get(number)
+        if access is None:
+            return s.whatever
+        reason = model.reason(vm, vm.vcpu(number), access)
+        if isinstance(reason, MsrExitReason):
+            return model.exits.exit(access, reason) if model.is_told(vm.mask, reason) else None
+        is_unsure = reason is Unsure.WHATEVER or (reason and vm.mask & (INVAL | UNKNOWN))
+        return s.whatever if is_unsure else None
+
+
+CLOSED: s.Step = (s.rejected(EBADF),)
+FOREIGN: s.Step = (s.rejected(EIO),)
+
+RACE_RULES: dict[type, str] = {
+    s.BeginInstall: "begin_install",
+    s.ResumeInstall: "resume_install",
+    s.AwaitInstall: "await_install",
+    s.Meanwhile: "meanwhile",
+    s.AwaitMeanwhile: "await_meanwhile",
+    s.Park: "park",
+    s.Release: "release",
+    s.Spin: "spin",
+    s.UntilExits: "until_exits",
+    s.UntilRuns: "until_runs",
+    s.StopSpin: "stop_spin",
+    s.CloseVm: "close_vm",
+    s.CloseVcpu: "close_vcpu",
+}

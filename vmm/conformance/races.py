@@ -1,0 +1,271 @@
+"""The race words on the kernel: installs that stop inside it, vCPUs that are parked there.
+
+Nothing here waits for time to pass. An install is *stalled* when userfaultfd reports that the
+kernel wants its bitmap, a vCPU is *parked* when userfaultfd reports its page; a thread is *blocked*
+when the kernel shows it asleep in its ioctl and whole installs of another VM, each with a grace
+period of its own, began and ended meanwhile: what slows one down slows the others too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from vmm import x86
+from vmm.conformance import script as words
+from vmm.conformance.batch import Program
+from vmm.conformance.pool import OFF, PooledVm
+from vmm.conformance.script import (
+    REPLY,
+    Event,
+    Lost,
+    blocked,
+    done,
+    never,
+    parked,
+    ran,
+    released,
+    spinning,
+    stalled,
+    stopped,
+)
+from vmm.conformance.threads import GLANCE, Spinner, Task
+from vmm.ioctl import KvmFile
+from vmm.kvm import Vm
+from vmm.memory import PAGE, GuestMemory, Mapping
+from vmm.placed import Missing, PlacedFilter, bitmap_bytes
+from vmm.uffd import Userfaultfd
+
+DEADLINE = 10.0
+"""Seconds after which a kernel event is not waited for any more."""
+PROMPTLY = 0.05
+"""Seconds after which an install that neither stalled nor returned is looked at more closely."""
+OBEYS_WITHIN = 2.0
+"""Seconds within which a spinning vCPU must be seen to obey (R72)."""
+CONTROLS = 5
+"""Whole installs of another VM that a thread must sleep through to be called blocked.
+
+They follow one another without a pause, as grace periods that may not be expedited do
+(``srcutree.exp_holdoff``), and go on for at least ``CONTROLLED`` seconds: several times what the
+longest of them takes.
+"""
+CONTROLLED = 0.06
+RETURNS_WITHIN = 2.0
+"""Seconds within which an install must return once nothing is in its way.
+
+SRCU looks again for readers at growing intervals, of up to ten jiffies."""
+PARK_PAGES = 16
+
+
+class StuckError(Exception):
+    """A thread does not come back from the kernel: this process cannot go on."""
+
+
+class Stall:
+    """An install in flight: its thread, and the page that its bitmap is to lie on."""
+
+    def __init__(self, bitmap: bytes, *, low: bool) -> None:
+        """Map the page, still missing."""
+        self.page, self.bitmap = Mapping(PAGE, low=low), bitmap
+        self.task: Task | None = None
+
+
+class Race:
+    """What a script has in flight in one VM; ``close`` releases all of it, whatever happened."""
+
+    def __init__(self, vm: PooledVm, control: Callable[[], Vm]) -> None:
+        """Start with nothing in flight; ``control`` returns a VM for control installs."""
+        self.vm, self._control = vm, control
+        self._uffd: Userfaultfd | None = None
+        self._faults: set[int] = set()
+        self._tasks: list[Task] = []
+        self._bitmaps: list[Mapping] = []
+        self._stalls: dict[str, Stall] = {}
+        self._meanwhile: dict[str, Task] = {}
+        self._parked: dict[int, tuple[int, Task]] = {}
+        self._park_area: GuestMemory | None = None
+        self._pages = 0
+        self._spinners: dict[int, Spinner] = {}
+
+    @property
+    def uffd(self) -> Userfaultfd:
+        """The userfaultfd of this race."""
+        if self._uffd is None:
+            self._uffd = Userfaultfd()
+        return self._uffd
+
+    # --- installs ---------------------------------------------------------------------------
+
+    def begin_install(
+        self, action: words.BeginInstall, send: Callable[[Missing | None], Event]
+    ) -> Event:
+        """Start ``send`` in a thread; wait until it is stalled, blocked or back."""
+        slot = action.stall_at
+        absent = slot is None or slot >= len(action.filter.ranges)
+        bits = b"" if absent else bitmap_bytes(action.filter.ranges[slot or 0])
+        stall = self._stalls[action.name] = Stall(bits, low=action.caller == "compat")
+        self._bitmaps.append(stall.page)
+        if absent:
+            stall.task = self._start(lambda: send(None))
+            return self._settle(stall.task)
+        self.uffd.watch(stall.page)
+        missing = Missing(slot or 0, stall.page.address)
+        task = stall.task = self._start(lambda: send(missing))
+        deadline = time.monotonic() + PROMPTLY
+        while not task.wait(0) and time.monotonic() < deadline:
+            if self._fault_at(stall.page.address, GLANCE, task.ended):
+                return stalled
+        return self._settle(task)
+
+    def resume_install(self, action: words.ResumeInstall) -> Event:
+        """Give the bitmap, or take its page away for good; wait for the install."""
+        stall = self._stalls[action.name]
+        if action.fails:
+            stall.page.forbid(0, PAGE)
+            self.uffd.wake(stall.page.address)
+        else:
+            self.uffd.give(stall.page.address, stall.bitmap)
+        return self._settle(stall.task)
+
+    def await_install(self, action: words.AwaitInstall) -> Event:
+        """Wait for an install that was blocked."""
+        return self._patiently(self._stalls[action.name].task)
+
+    def meanwhile(self, action: words.Meanwhile, work: Callable[[], Event]) -> Event:
+        """Do ``work`` in a thread; its event, or blocked."""
+        self._meanwhile[action.name] = self._start(work)
+        return self._settle(self._meanwhile[action.name])
+
+    def await_meanwhile(self, action: words.AwaitMeanwhile) -> Event:
+        """Wait for a ``meanwhile`` that was blocked."""
+        return self._patiently(self._meanwhile[action.name])
+
+    # --- vCPUs ------------------------------------------------------------------------------
+
+    def park(self, action: words.Park) -> Event:
+        """Run the vCPU into a page that is not there."""
+        page = x86.LATER + PAGE * self._pages
+        self._pages += 1
+        program = self.vm.program(action.vcpu)
+        program.load_touch(page)
+        at = self._area().address + page - x86.LATER
+        task = self._start(lambda: _ran_to_its_end(program))
+        self._parked[action.vcpu] = at, task
+        deadline = time.monotonic() + DEADLINE
+        while time.monotonic() < deadline and not task.wait(0):
+            if self._fault_at(at, PROMPTLY, task.ended):
+                return parked
+        return task.event or never
+
+    def release(self, action: words.Release) -> Event:
+        """Give the page; wait until the guest went on to its program's end."""
+        at, task = self._parked.pop(action.vcpu)
+        self.uffd.give(at)
+        if not task.wait(DEADLINE):
+            raise StuckError(f"vCPU {action.vcpu} has its page and does not come back from KVM_RUN")
+        return task.event or never
+
+    def spin(self, action: words.Spin) -> Event:
+        """Start the guest's loop and wait until it went round."""
+        program = self.vm.program(action.access.vcpu)
+        program.load_loop(action.access)
+        spinner = Spinner(program.vcpu, program.rounds, REPLY)
+        self._spinners[action.access.vcpu] = spinner
+        return spinning if spinner.until(lambda: program.rounds() > 0, DEADLINE) else never
+
+    def until_exits(self, action: words.UntilExits) -> Event:
+        """R72: wait for an exit that is newer than this call."""
+        spinner = self._spinners[action.vcpu]
+        before = spinner.exits()
+        seen = spinner.until(lambda: spinner.exits() > before, OBEYS_WITHIN)
+        return spinner.last_exit() if seen else never
+
+    def until_runs(self, action: words.UntilRuns) -> Event:
+        """R72: wait until the loop goes round several times without an exit."""
+        spinner = self._spinners[action.vcpu]
+        window = [spinner.exits(), spinner.rounds()]
+
+        def runs() -> bool:
+            if spinner.exits() != window[0]:
+                window[:] = spinner.exits(), spinner.rounds()
+            return spinner.rounds() >= window[1] + 4
+
+        return ran if spinner.until(runs, OBEYS_WITHIN) else never
+
+    def stop_spin(self, action: words.StopSpin) -> Event:
+        """End the guest's loop."""
+        if not self._spinners.pop(action.vcpu).stop(DEADLINE):
+            raise StuckError(f"vCPU {action.vcpu} does not come back from KVM_RUN when kicked")
+        return stopped
+
+    # --- descriptors ------------------------------------------------------------------------
+
+    def close_vm(self, _: words.CloseVm) -> Event:
+        """Close the VM's descriptor only."""
+        KvmFile.close(self.vm.vm)
+        return done
+
+    def close_vcpu(self, action: words.CloseVcpu) -> Event:
+        """Close a vCPU's descriptor."""
+        self.vm.vcpu(action.vcpu).close()
+        return done
+
+    # --- the end ----------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Release whoever waits and wait for every thread; ``StuckError`` if one does not come."""
+        came = [spinner.stop(DEADLINE) for spinner in self._spinners.values()]
+        if self._uffd:
+            self._uffd.close()  # whoever waits for a page goes on with zeroes
+        came += [task.close(DEADLINE) for task in self._tasks]
+        if not all(came):
+            raise StuckError(f"{came.count(False)} thread(s) do not come back from the kernel")
+        for page in self._bitmaps:
+            page.close()
+
+    # --- inside -----------------------------------------------------------------------------
+
+    def _start(self, work: Callable[[], Event]) -> Task:
+        self._tasks.append(Task(work))
+        return self._tasks[-1]
+
+    def _fault_at(self, page: int, seconds: float, *others: int) -> bool:
+        self.uffd.wait(seconds, *others)
+        while (fault := self.uffd.read()) is not None:
+            self._faults.add(fault)
+        return page in self._faults
+
+    def _settle(self, task: Task | None) -> Event:
+        """Return the task's event once it has ended, ``blocked`` once it is seen to be."""
+        if task is None:
+            return never
+        deadline = time.monotonic() + DEADLINE
+        while not task.is_asleep_in_an_ioctl() and time.monotonic() < deadline:
+            if task.wait(GLANCE):
+                return task.event or never
+        control, off = self._control(), PlacedFilter(OFF)
+        done_by, count = time.monotonic() + CONTROLLED, 0
+        while not task.wait(0) and (count < CONTROLS or time.monotonic() < done_by):
+            control.set_msr_filter_at(off.address)
+            count += 1
+        if task.wait(0):
+            return task.event or never
+        return blocked if task.is_asleep_in_an_ioctl() else self._settle(task)
+
+    def _patiently(self, task: Task | None) -> Event:
+        """Return the event of a task that nothing but a parked vCPU may block any more."""
+        if task is None or self._parked:
+            return self._settle(task)
+        return (task.event or never) if task.wait(RETURNS_WITHIN) else blocked
+
+    def _area(self) -> GuestMemory:
+        if self._park_area is None:
+            self._park_area = self.vm.vm.add_memory(x86.LATER, PARK_PAGES * PAGE)
+            self.uffd.watch(self._park_area)
+        return self._park_area
+
+
+def _ran_to_its_end(program: Program) -> Event:
+    program.vcpu.kvm_run.kvm_valid_regs = 0
+    ended = program.how_ended_now()
+    return Lost(ended) if ended else released

@@ -1,0 +1,112 @@
+"""Threads that a script's race is made of: one that does one thing, and one that spins."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from vmm._native import ffi, lib
+from vmm.conformance.script import Event, Lost, Rejected, stopped
+from vmm.errors import KvmError
+from vmm.exits import RdmsrExit, WrmsrExit
+from vmm.msr import MsrExitReason
+from vmm.vcpu import KICK, Vcpu, allow_kicks
+
+IOCTL_CALLS = ("16", "54")
+"""The numbers of ioctl(2), native and ia32, as /proc/PID/syscall shows them."""
+
+GLANCE = 0.0005
+"""Seconds between two looks at a state of the kernel that has no descriptor to wait on."""
+
+
+class Task:
+    """A thread that does ``work`` and keeps its event; a ``KvmError`` is ``rejected``."""
+
+    def __init__(self, work: Callable[[], Event]) -> None:
+        """Start the thread."""
+        self.event: Event | None = None
+        self.ended = os.eventfd(0, os.EFD_CLOEXEC)
+        self._work = work
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Say whether the thread has ended, after at most ``seconds``."""
+        return bool(select.select([self.ended], [], [], seconds)[0])
+
+    def is_asleep_in_an_ioctl(self) -> bool:
+        """Say whether the kernel shows the thread asleep inside an ioctl."""
+        task = Path(f"/proc/self/task/{self.thread.native_id}")
+        try:
+            state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+            return state in "SD" and (task / "syscall").read_text().split()[0] in IOCTL_CALLS
+        except (OSError, IndexError):
+            return False
+
+    def close(self, seconds: float) -> bool:
+        """Wait for the end; False if the thread is stuck in the kernel."""
+        if not self.wait(seconds):
+            return False
+        self.thread.join()
+        os.close(self.ended)
+        return True
+
+    def _run(self) -> None:
+        try:
+            self.event = self._work()
+        except KvmError as error:
+            self.event = Rejected(error.errno or 0)
+        except Exception as error:
+            self.event = Lost(f"{type(error).__name__}: {error}")
+        os.eventfd_write(self.ended, 1)
+
+
+class Spinner:
+    """A thread that runs a vCPU's guest loop and counts the exits it answers."""
+
+    def __init__(self, vcpu: Vcpu, rounds: Callable[[], int], reply: int) -> None:
+        """Start it; ``rounds`` reads how often the guest's loop went round."""
+        allow_kicks()
+        self._vcpu, self.rounds = vcpu, rounds
+        self._spin = ffi.new("struct mw_spin *", {"fd": vcpu.fd, "run": vcpu.kvm_run})
+        self._spin.reply = reply
+        vcpu.kvm_run.kvm_valid_regs = 0
+        self.task = Task(self._run)
+
+    def until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Wait until ``condition`` holds; False after ``seconds`` or when the guest has died."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline or self.task.wait(GLANCE):
+                return False
+        return True
+
+    def exits(self) -> int:
+        """Return how many exits were answered."""
+        return int(self._spin.exits)
+
+    def last_exit(self) -> RdmsrExit | WrmsrExit:
+        """Return the last exit."""
+        spin, reason = self._spin, MsrExitReason(self._spin.reason)
+        if spin.kind == lib.KVM_EXIT_X86_RDMSR:
+            return RdmsrExit(spin.index, reason, spin.data)
+        return WrmsrExit(spin.index, reason, spin.data)
+
+    def stop(self, seconds: float) -> bool:
+        """End the loop; False if the thread is stuck in the kernel."""
+        self._spin.stop = 1
+        deadline = time.monotonic() + seconds
+        while not self.task.wait(GLANCE) and time.monotonic() < deadline:
+            self._vcpu.kvm_run.immediate_exit = 1
+            signal.pthread_kill(self.task.thread.ident or 0, KICK)
+        self._vcpu.kvm_run.immediate_exit = 0
+        return self.task.close(0)
+
+    def _run(self) -> Event:
+        result = lib.mw_spin(self._spin)
+        return Lost(f"the spinning vCPU ended with {result}") if result else stopped
