@@ -1,0 +1,198 @@
+"""VMs that end in every way, and the measurement of what the kernel keeps of them."""
+
+import os
+import random
+import signal
+import time
+
+import psutil
+import pytest
+
+from vmm.conformance import leak
+from vmm.conformance.leak import SAMPLES, UNRECLAIMABLE, measure, slope_of
+from vmm.conformance.watch import Watch
+from vmm.errors import KvmError
+
+MiB = 1 << 20
+
+
+@pytest.fixture
+def churn(has_kvm):
+    from vmm.conformance import churn
+
+    return churn
+
+
+@pytest.fixture
+def endings(has_kvm):
+    from vmm.conformance import endings
+
+    return endings
+
+
+@pytest.fixture
+def nothing_left():
+    me = psutil.Process()
+    before = me.num_threads(), me.num_fds(), me.children()
+    yield
+    # A joined thread is gone for Python a moment before it is gone for the kernel.
+    end = time.monotonic() + 5
+    while (me.num_threads(), me.num_fds(), me.children()) != before and time.monotonic() < end:
+        os.sched_yield()
+    assert (me.num_threads(), me.num_fds(), me.children()) == before
+
+
+# --- endings ----------------------------------------------------------------------------------
+
+
+def test_every_ending_leaves_nothing(churn, nothing_left):
+    lines = []
+    result = churn.run(8, 0, 0, seed=1, on_progress=lines.append)
+    assert result.conforms, churn.render(result)
+    assert set(result.ended.values()) == {8} and not result.skipped
+    assert "8 ended by SIGKILL" in churn.render(result)
+
+
+def test_without_userfaultfd_one_ending_is_skipped_and_told(churn, monkeypatch, nothing_left):
+    def refuse():
+        raise KvmError(1, "userfaultfd")
+
+    from vmm.conformance import endings
+
+    monkeypatch.setattr(endings, "Userfaultfd", refuse)
+    result = churn.run(2, 0, 0)
+    assert list(result.skipped) == ["during a stalled install"]
+    assert result.conforms and "SKIP ended during a stalled install" in churn.render(result)
+
+
+def test_a_vcpu_that_never_exits_is_stuck_and_released(churn, endings, monkeypatch, nothing_left):
+    monkeypatch.setattr(endings, "DEADLINE", 0.2)
+    monkeypatch.setattr(endings, "A", 0x474F4F00 - 1)  # not denied: #GP without an IDT
+    result = churn.run(1, 0, 0)
+    assert not result.conforms
+    assert "STUCK" in churn.render(result), churn.render(result)
+
+
+def test_an_install_that_stays_stalled_is_stuck(kvm, endings, monkeypatch, nothing_left):
+    monkeypatch.setattr(endings, "DEADLINE", 0.1)
+    monkeypatch.setattr(endings, "THICK", endings.MsrFilter.default_allow().deny(endings.A))
+    with pytest.raises(endings.Stuck, match="never reached"):
+        endings.during_a_stalled_install(kvm, random.Random(1))
+
+
+def test_a_child_that_does_not_start_is_told(kvm, endings, monkeypatch, nothing_left):
+    monkeypatch.setattr(endings, "DEADLINE", 0.5)
+    monkeypatch.setattr(endings, "_live_until_killed", lambda tell: os._exit(1))
+    with pytest.raises(endings.Stuck, match="forked"):
+        endings.by_death(kvm, random.Random(1))
+
+
+def test_ctrl_c_leaves_nothing(churn, monkeypatch, nothing_left):
+    monkeypatch.setattr(churn, "TICK", 0.05)
+
+    def interrupt(_):
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        churn.run(1000, 0, 0, on_progress=interrupt)
+
+
+def test_nothing_done_is_no_success(churn):
+    assert not churn.run(0, 0, 0).conforms
+
+
+# --- leaks ------------------------------------------------------------------------------------
+
+
+def series(each: float, noise: int, seed: int = 1):
+    """Return samples of a counter that grows by ``each`` bytes an operation, and wobbles."""
+    rng = random.Random(seed)
+    return [
+        (n * 4000, {UNRECLAIMABLE: int(50 * MiB + n * 4000 * each + rng.uniform(-1, 1) * noise)})
+        for n in range(SAMPLES + 1)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_leak_is_told_from_noise(seed):
+    assert not slope_of("installs", series(0, MiB, seed)).leaks
+    assert slope_of("installs", series(128, MiB, seed)).leaks
+    assert slope_of("installs", series(24576, 50 * MiB, seed)).leaks
+
+
+def test_one_jump_is_no_leak():
+    jump = [(n, {UNRECLAIMABLE: 50 * MiB + (n > 48000) * 40 * MiB}) for n, _ in series(0, 0)]
+    assert not slope_of("installs", jump).leaks
+
+
+def test_the_slope_is_in_bytes_an_operation():
+    assert slope_of("x", series(100, 0)).bytes_each[UNRECLAIMABLE] == pytest.approx(100)
+
+
+def test_what_looks_like_a_leak_is_measured_again():
+    values = iter([*(n * MiB for n in range(SAMPLES + 1)), *[0] * (SAMPLES + 1)])
+    calls = []
+    found = measure("x", 100, calls.append, lambda: {UNRECLAIMABLE: next(values)})
+    assert not found.leaks and sum(calls) == 200
+
+
+def test_without_counters_there_is_no_leak(tmp_path):
+    assert leak.read_counters(tmp_path / "none") == {}
+    assert not measure("x", 50, lambda count: None, dict).leaks
+
+
+def test_this_kernel_frees_what_it_replaces_and_what_its_vms_held(churn, nothing_left):
+    result = churn.run(0, 500, 50)
+    assert [each.operations for each in result.slopes] == [480, 48]
+    assert not result.failure and not any(each.leaks for each in result.slopes), churn.render(
+        result
+    )
+
+
+def test_filters_that_are_kept_are_a_leak(churn, kvm, nothing_left):
+    kept = []
+
+    def keep(count):
+        for _ in range(count):
+            kept.append(kvm.create_vm())
+            kept[-1].set_msr_filter(churn.THICK)
+
+    try:
+        found = measure("VMs kept", 120, keep)
+    finally:
+        for vm in kept:
+            vm.close()
+    assert found.leaks and found.bytes_each[UNRECLAIMABLE] > 20_000
+    assert found.line().startswith("LEAK")
+
+
+# --- the kernel's complaints ------------------------------------------------------------------
+
+
+def test_new_splats_and_new_taint_are_complaints(tmp_path):
+    log, tainted = tmp_path / "kmsg", tmp_path / "tainted"
+    log.write_text("4,1,1,-;WARNING: CPU: 0 PID: 1 at kernel/old.c:1 old+0x1/0x2\n")
+    tainted.write_text("1")
+    with Watch(str(log), tainted) as watch:
+        assert watch.complaints() == () and not watch.blind
+        with log.open("a") as more:
+            more.write("4,2,2,-;WARNING: CPU: 1 PID: 2 at arch/x86/kvm/x86.c:1 new+0x1/0x2\n")
+        tainted.write_text(str(1 | 1 << 9))
+        splat, taint = watch.complaints()
+    assert "new+0x1" in splat and taint.endswith("W")
+
+
+def test_a_log_that_cannot_be_read_is_told(tmp_path):
+    with Watch(str(tmp_path / "none"), tmp_path / "none") as watch:
+        assert watch.complaints() == () and "No such file" in watch.blind
+
+
+def test_a_complaint_fails_churn_and_stress(churn, monkeypatch):
+    from vmm.conformance import stress
+
+    monkeypatch.setattr(Watch, "complaints", lambda self: ("BUG: here",))
+    for result, render in (
+        (churn.run(1, 0, 0), churn.render),
+        (stress.run(0.1, 1, 1, 1), stress.render),
+    ):
+        assert not result.conforms and "the kernel: BUG: here" in render(result)

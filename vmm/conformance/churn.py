@@ -1,0 +1,210 @@
+"""VMs that end in every order and way, and what the kernel keeps of them (R76, B03, B14)."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from vmm._native import ffi, lib
+from vmm.conformance.endings import ENDINGS, THICK, Stuck
+from vmm.conformance.leak import Slope, measure
+from vmm.conformance.watch import Watch
+from vmm.errors import KvmError
+from vmm.kvm import Kvm, Vm
+from vmm.placed import PlacedFilter
+from vmm.vcpu import allow_kicks
+
+ROUNDS = 300
+INSTALLS = 100_000
+VMS = 2_000
+TICK = 0.5
+SLICE = 250
+"""Installs between two chances for Ctrl-C."""
+
+FILTER_STRUCT = 512.0
+"""Bytes of the slab that holds the kernel's struct of a filter."""
+
+USERFAULTFD = "userfaultfd", "UFFDIO_API"
+"""What fails where a process may not stall the kernel's own page faults."""
+
+ROTATED = 4
+"""VMs that take an install in turns: one right after another of the same VM waits 4-20 ms."""
+
+
+@dataclass(frozen=True)
+class ChurnResult:
+    """How a churn ended. ``failure`` is "" when every VM went away and nothing got stuck.
+
+    ``ended`` counts the VMs of each ending, ``skipped`` says why this host cannot do one;
+    ``complaints`` are the kernel's, ``blind`` why its log could not be watched.
+    """
+
+    seed: int
+    seconds: float
+    ended: dict[str, int]
+    skipped: dict[str, str]
+    slopes: tuple[Slope, ...]
+    failure: str
+    complaints: tuple[str, ...]
+    blind: str
+
+    @property
+    def conforms(self) -> bool:
+        """Say whether something was done and nothing of it went wrong."""
+        is_clean = not (self.failure or self.complaints or any(each.leaks for each in self.slopes))
+        return is_clean and sum(self.ended.values()) > 0
+
+
+def run(
+    rounds: int = ROUNDS,
+    installs: int = INSTALLS,
+    vms: int = VMS,
+    seed: int | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> ChurnResult:
+    """End ``rounds`` VMs in each way, then measure ``installs`` and ``vms``; 0 leaves one out.
+
+    ``on_progress`` gets a line about twice a second. ``KvmError`` when there is no usable KVM.
+    """
+    seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
+    start, ended, skipped = time.monotonic(), dict.fromkeys(ENDINGS, 0), {}
+    slopes: list[Slope] = []
+    tell = _paced(on_progress)
+    allow_kicks()
+    with Watch() as watch, Kvm() as kvm:
+        try:
+            skipped = _end_all(kvm, random.Random(seed), rounds, ended, tell)
+            slopes += _slopes(kvm, installs, vms, tell)
+            failure = ""
+        except Stuck as stuck:
+            failure = str(stuck)
+        complaints = watch.complaints()
+    seconds = time.monotonic() - start
+    return ChurnResult(
+        seed, seconds, ended, skipped, tuple(slopes), failure, complaints, watch.blind
+    )
+
+
+def _end_all(
+    kvm: Kvm,
+    rng: random.Random,
+    rounds: int,
+    ended: dict[str, int],
+    tell: Callable[[str], None],
+) -> dict[str, str]:
+    skipped: dict[str, str] = {}
+    for number in range(rounds):
+        for name, end in ENDINGS.items():
+            if name in skipped:
+                continue
+            try:
+                end(kvm, rng)
+            except KvmError as error:
+                if error.ioctl not in USERFAULTFD:
+                    raise
+                skipped[name] = str(error)
+                continue
+            except Stuck as stuck:
+                raise Stuck(f"{name}: {stuck}") from None
+            ended[name] += 1
+            tell(f"churn: {number + 1} of {rounds} rounds, {sum(ended.values())} VMs ended")
+    for name in skipped:
+        del ended[name]
+    return skipped
+
+
+def _slopes(kvm: Kvm, installs: int, vms: int, tell: Callable[[str], None]) -> list[Slope]:
+    slopes = []
+    if installs:
+        with Swapper(kvm) as swapper:
+            slopes.append(measure("installs", installs, _told(swapper.swap, "installs", tell)))
+    if vms:
+        work = _told(lambda count: live_and_die(kvm, count), "VMs", tell)
+        slopes.append(measure("VMs", vms, work, limit=FILTER_STRUCT))
+    return slopes
+
+
+def live_and_die(kvm: Kvm, count: int) -> None:
+    """Make and close ``count`` VMs, each with the largest filter in force at its end."""
+    for _ in range(count):
+        with kvm.create_vm() as vm:
+            vm.set_msr_filter(THICK)
+
+
+class Swapper:
+    """Installs the largest filter natively, in a few VMs in turns; a context manager."""
+
+    def __init__(self, kvm: Kvm) -> None:
+        """Make the VMs."""
+        self._placed = PlacedFilter(THICK)
+        self._vms: list[Vm] = []
+        self._phase = ffi.new("uint32_t *")
+        self._races = ffi.new("struct mw_race_vm[]", ROTATED)
+        self._rings = ffi.new("struct mw_ring[]", ROTATED)
+        self._choice = ffi.new("struct mw_choice *", {"address": self._placed.address})
+        self._installer: Any = ffi.new("struct mw_installer *")
+        self._installer.phase, self._installer.vms = self._phase, self._races
+        self._installer.choices, self._installer.n_choices = self._choice, 1
+        self._installer.n_vms = ROTATED
+        for number, race in enumerate(self._races):
+            self._vms.append(kvm.create_vm())
+            race.fd, race.rings, race.n_rings = self._vms[-1].fd, self._rings + number, 1
+
+    def swap(self, count: int) -> None:
+        """Install ``count`` times; ``KvmError`` when one is refused."""
+        for done in range(0, count, SLICE):
+            self._installer.limit = self._installer.calls + min(SLICE, count - done)
+            if lib.mw_race_install(self._installer):
+                raise KvmError(-self._installer.result, "KVM_X86_SET_MSR_FILTER")
+
+    def __enter__(self) -> Swapper:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for vm in self._vms:
+            vm.close()
+        self._placed.close()
+
+
+def _told(
+    work: Callable[[int], None], what: str, tell: Callable[[str], None]
+) -> Callable[[int], None]:
+    done = 0
+
+    def told(count: int) -> None:
+        nonlocal done
+        work(count)
+        done += count
+        tell(f"churn: {done} {what} measured")
+
+    return told
+
+
+def _paced(on_progress: Callable[[str], None] | None) -> Callable[[str], None]:
+    last = time.monotonic()
+
+    def tell(line: str) -> None:
+        nonlocal last
+        if on_progress and time.monotonic() - last >= TICK:
+            last = time.monotonic()
+            on_progress(line)
+
+    return tell
+
+
+def render(result: ChurnResult) -> str:
+    """Return the result as the lines that a person reads."""
+    verdict = "nothing was lost" if result.conforms else "FAILED"
+    if not sum(result.ended.values()) and not result.failure:
+        verdict = "nothing was done"
+    lines = [f"churn: {verdict}, {sum(result.ended.values())} VMs in {result.seconds:.1f} s"]
+    lines += [f"  {count:6} ended {name}" for name, count in result.ended.items()]
+    lines += [f"    SKIP ended {name}: {why}" for name, why in result.skipped.items()]
+    lines += [f"  {each.line()}" for each in result.slopes]
+    lines += [f"  STUCK {result.failure}"] if result.failure else []
+    lines += [f"  the kernel: {each}" for each in result.complaints]
+    lines += [f"  the kernel log was not watched: {result.blind}"] if result.blind else []
+    return "\n".join([*lines, f"  seed {result.seed}"])

@@ -1,0 +1,175 @@
+"""Sampled races: vCPUs access MSRs while other threads install filters (R14, R70-R72, R77).
+
+The loops and the judge are native, ``native/stress.h`` has the reasoning. Here the threads are
+started, watched and joined, and what they found is told.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vmm.conformance.model import Model
+from vmm.conformance.stress_arena import Arena
+from vmm.conformance.stress_plan import OUTCOMES, Plan, plan
+from vmm.conformance.stress_violation import Violation
+from vmm.conformance.watch import Watch
+from vmm.x86 import MAX_VCPUS
+
+TICK = 0.5
+MAX_INSTALLERS, MAX_VMS = 64, 8
+VMS_PER_INSTALLER = 2
+"""An install right after another of the same VM waits 4-20 ms (DESIGN 6), so they take turns."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What has happened so far; ``outcomes`` counts in the order of ``OUTCOMES``."""
+
+    seconds: float
+    swaps: int
+    refused: int
+    outcomes: tuple[int, ...]
+
+    @property
+    def observations(self) -> int:
+        """Return how many accesses were judged."""
+        return sum(self.outcomes)
+
+    def line(self) -> str:
+        """Return one line of rates and outcomes since the start."""
+        per = max(self.seconds, 1e-9)
+        kinds = zip(OUTCOMES, self.outcomes, strict=True)
+        shown = ", ".join(f"{name} {count}" for name, count in kinds if count)
+        return (
+            f"{self.seconds:.1f} s: {self.swaps / per:,.0f} swaps/s, "
+            f"{self.observations / per:,.0f} observations/s ({shown})"
+        )
+
+
+@dataclass(frozen=True)
+class StressResult:
+    """How a stress ended. ``violation`` is None when everything seen was possible.
+
+    ``loose`` counts entries of a vCPU that lasted through more installs than the judge keeps: there
+    only what no filter at all permits was seen as impossible. ``complaints`` are the kernel's,
+    ``blind`` is why its log could not be watched.
+    """
+
+    seed: int
+    vcpus: int
+    installers: int
+    vms: int
+    progress: Progress
+    alike: int
+    entries: int
+    loose: int
+    violation: Violation | None
+    complaints: tuple[str, ...]
+    blind: str
+
+    @property
+    def conforms(self) -> bool:
+        """Say whether something was observed and all of it was possible."""
+        is_clean = self.violation is None and not self.complaints
+        return is_clean and self.progress.observations > 0
+
+
+def run(
+    seconds: float = 10.0,
+    vcpus: int = 0,
+    installers: int = 2,
+    seed: int | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    *,
+    model: Model | None = None,
+) -> StressResult:
+    """Race for ``seconds`` and return what came of it; stops at the first impossible observation.
+
+    ``vcpus`` are threads, each with a vCPU in every VM (0: one for each CPU); ``seed`` None draws
+    one. ``on_progress`` is called about twice a second. ``model`` is the oracle. ``KvmError`` when
+    the host has no usable KVM, ValueError for counts and durations that cannot be.
+    """
+    vcpus = vcpus or min(os.cpu_count() or 1, MAX_VCPUS)
+    _check(seconds, vcpus, installers)
+    seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
+    drawn = plan(seed, model=model)
+    vms = min(MAX_VMS, VMS_PER_INSTALLER * installers)
+    with Watch() as watch, Arena(drawn, vcpus, installers, vms) as arena:
+        start = time.monotonic()
+        over = arena.start()
+        try:
+            _watch(arena, over, start, seconds, on_progress)
+        finally:
+            arena.stop()
+        return _result(arena, drawn, time.monotonic() - start, watch)
+
+
+def _check(seconds: float, vcpus: int, installers: int) -> None:
+    if not 0 < seconds < 1e9:
+        raise ValueError(f"seconds must be more than 0, not {seconds}")
+    if not 1 <= vcpus <= MAX_VCPUS:
+        raise ValueError(f"vcpus must be 1 to {MAX_VCPUS}, not {vcpus}")
+    if not 1 <= installers <= MAX_INSTALLERS:
+        raise ValueError(f"installers must be 1 to {MAX_INSTALLERS}, not {installers}")
+
+
+def _watch(
+    arena: Arena,
+    over: threading.Event,
+    start: float,
+    seconds: float,
+    on_progress: Callable[[Progress], None] | None,
+) -> None:
+    while (left := start + seconds - time.monotonic()) > 0 and not over.wait(min(TICK, left)):
+        if on_progress:
+            on_progress(_progress(arena, time.monotonic() - start))
+
+
+def _progress(arena: Arena, seconds: float) -> Progress:
+    return Progress(seconds, arena.swaps(), arena.refused(), arena.outcomes())
+
+
+def _result(arena: Arena, drawn: Plan, seconds: float, watch: Watch) -> StressResult:
+    return StressResult(
+        seed=drawn.seed,
+        vcpus=arena.n_vcpus,
+        installers=arena.n_installers,
+        vms=len(arena.vms),
+        progress=_progress(arena, seconds),
+        alike=sum(drawn.is_alike(each) for each in drawn.accesses),
+        entries=arena.entries(),
+        loose=arena.loose(),
+        violation=arena.violation(),
+        complaints=watch.complaints(),
+        blind=watch.blind,
+    )
+
+
+def render(result: StressResult) -> str:
+    """Return the result as the lines that a person reads; the last one says how to repeat it."""
+    counts = result.progress
+    loose = f", {result.loose} of them too long to judge closely" if result.loose else ""
+    lines = [
+        f"stress: {_verdict(result)}",
+        f"  {counts.line()}",
+        f"  {result.vcpus} vCPUs in each of {result.vms} VMs, {result.installers} installers; "
+        f"{counts.swaps} filters swapped, {counts.refused} refused as they must be",
+        f"  {counts.observations} observations in {result.entries} entries of a vCPU{loose}",
+    ]
+    lines += [f"  the kernel: {each}" for each in result.complaints]
+    lines += [f"  the kernel log was not watched: {result.blind}"] if result.blind else []
+    again = f"--seed {result.seed} --vcpus {result.vcpus} --installers {result.installers}"
+    return "\n".join([*lines, f"  again: msrward stress {again}"])
+
+
+def _verdict(result: StressResult) -> str:
+    if result.violation:
+        return f"IMPOSSIBLE: {result.violation.text}"
+    if result.complaints:
+        return "the kernel complained"
+    return "nothing seen was impossible" if result.conforms else "nothing was observed"
