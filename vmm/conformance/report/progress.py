@@ -36,13 +36,16 @@ class Progress:
 
     def tick(self, running: Sequence[str]) -> None:
         """Show where the run is, unless that was done a moment ago."""
-        now = time.monotonic()
-        if now - self._last < self.interval:
-            return
-        self._last = now
         text = f"{self.done}/{self.total} done, {self.failed} failed, {self.skipped} skipped"
         text += f"; running {', '.join(running)}" if running else ""
-        self._show(text)
+        self.note(text)
+
+    def note(self, text: str) -> None:
+        """Show ``text``, unless something was shown a moment ago."""
+        now = time.monotonic()
+        if now - self._last >= self.interval:
+            self._last = now
+            self._show(text)
 
     def clear(self) -> None:
         """Take the live line away, so that other output can follow."""

@@ -38,8 +38,10 @@ def header(run: Record, host: Mapping[str, Any]) -> list[str]:
 
 
 def kernel(host: Mapping[str, Any]) -> str:
-    """Return "kernel 6.12.9 (kvm_amd)"."""
-    return f"kernel {host.get('release')} ({host.get('vendor_module') or 'kvm'})"
+    """Return "kernel 6.12.9 (kvm_amd)", and that it ran in the lab if it did."""
+    lab = host.get("lab")
+    where = f" in the lab ({lab['emulator']})" if lab else ""
+    return f"kernel {host.get('release')} ({host.get('vendor_module') or 'kvm'}){where}"
 
 
 def case_line(case: Record, paint: Paint) -> str:
@@ -64,7 +66,7 @@ def failure(case: Record, paint: Paint, verbose: int = 0) -> list[str]:
         lines += [f"  {line}" for line in case.get("traceback", "").splitlines()]
     for splat in case.get("splats", ()):
         lines += splat_lines(splat, paint)
-    return [*lines, f"  rerun: msrward check {case['id']}"]
+    return [*lines, f"  rerun: {case.get('rerun') or 'msrward check'} {case['id']}"]
 
 
 def splat_lines(splat: Sequence[str], paint: Paint) -> list[str]:

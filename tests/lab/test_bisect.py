@@ -1,0 +1,102 @@
+import subprocess
+import sys
+
+import pytest
+
+from vmm.lab import bisect
+from vmm.lab.errors import LabError
+from vmm.lab.verdict import Evidence, Step
+
+NAMES = [f"debian:{number}" for number in range(20)]
+
+
+def history(first_bad, untestable=()):
+    def answer(name):
+        number = int(name.removeprefix("debian:"))
+        if number in untestable:
+            return Evidence(Step.SKIP, "does not boot")
+        return Evidence(Step.BAD if number >= first_bad else Step.GOOD, "")
+
+    return answer
+
+
+def silent(name, evidence):
+    pass
+
+
+@pytest.mark.parametrize("first_bad", range(1, 20))
+def test_the_first_bad_kernel_is_found_in_few_steps(first_bad):
+    found = bisect.search(NAMES, history(first_bad), silent)
+    assert (found.last_good, found.first_bad) == (NAMES[first_bad - 1], NAMES[first_bad])
+    assert len(found.asked) <= 7
+    assert found.untested == ()
+
+
+def test_kernels_that_cannot_be_tested_are_passed_over_and_named():
+    found = bisect.search(NAMES, history(10, untestable={9, 10}), silent)
+    assert (found.last_good, found.first_bad) == (NAMES[8], NAMES[11])
+    assert found.untested == (NAMES[9], NAMES[10])
+
+
+def test_a_kernel_that_cannot_be_fetched_is_passed_over():
+    def answer(name):
+        if name == NAMES[10]:
+            raise LabError("gone from the mirror")
+        return history(10)(name)
+
+    found = bisect.search(NAMES, answer, silent)
+    assert (found.last_good, found.first_bad) == (NAMES[9], NAMES[11])
+    assert found.untested == (NAMES[10],)
+
+
+def test_a_kernel_that_cannot_be_tested_elsewhere_is_not_between():
+    found = bisect.search(NAMES, history(3, untestable={10}), silent)
+    assert (found.first_bad, found.untested) == (NAMES[3], ())
+
+
+def test_each_step_is_told_as_it_is_decided():
+    told = []
+    bisect.search(NAMES, history(3), lambda name, evidence: told.append((name, evidence.step)))
+    assert told[:2] == [(NAMES[0], Step.GOOD), (NAMES[-1], Step.BAD)]
+
+
+@pytest.mark.parametrize("first_bad", [0, 20])
+def test_ends_that_are_not_good_and_bad_are_refused(first_bad):
+    with pytest.raises(LabError, match="should be"):
+        bisect.search(NAMES, history(first_bad), silent)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (lambda: Evidence(Step.GOOD, ""), 0),
+        (lambda: Evidence(Step.BAD, ""), 1),
+        (lambda: Evidence(Step.SKIP, ""), 125),
+        (lambda: 1 // 0, 125),
+    ],
+)
+def test_a_step_ends_with_what_git_understands(answer, status):
+    assert bisect.step_status(answer, lambda line: None) == status
+
+
+def test_a_git_history_with_a_commit_that_cannot_be_tested(tmp_path):
+    def git(*arguments):
+        identity = ("-c", "user.name=t", "-c", "user.email=t@localhost")
+        done = subprocess.run(["git", "-C", tmp_path, *identity, *arguments], capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode().strip()
+
+    git("init", "-q")
+    commits = []
+    for number in range(8):
+        (tmp_path / "state").write_text("skip" if number == 3 else str(number))
+        git("add", "state")
+        git("commit", "-qm", f"change {number}")
+        commits.append(git("rev-parse", "HEAD"))
+    step = (
+        "text = open('state').read(); "
+        "raise SystemExit(125 if text == 'skip' else int(int(text) >= 5))"
+    )
+    found = bisect.in_git(tmp_path, commits[0], commits[7], (sys.executable, "-c", step))
+    assert found == commits[5]
+    assert git("rev-parse", "HEAD") == commits[7]

@@ -1,0 +1,56 @@
+import re
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import vmm.lab
+from vmm.lab import bochs_disk
+from vmm.lab.bzimage import BzImage
+from vmm.lab.errors import LabError
+
+KERNEL = BzImage("6.0", bytes(0x4000), b"S" * 100_000)
+
+
+@pytest.mark.skipif(
+    shutil.which("as") is None or shutil.which("objcopy") is None, reason="no binutils"
+)
+def test_the_boot_code_is_its_source_assembled(tmp_path):
+    source = Path(vmm.lab.__file__).with_name("bochs_boot.S")
+    subprocess.run(["as", "--32", "-o", tmp_path / "o", source], check=True)
+    command = ["objcopy", "-O", "binary", "-j", ".text", tmp_path / "o", tmp_path / "bin"]
+    subprocess.run(command, check=True)
+    assert (tmp_path / "bin").read_bytes() == bochs_disk.BOOT_CODE
+
+
+def parts(disk):
+    """What the boot sector's table says is loaded, by address."""
+    table, found = len(bochs_disk.BOOT_CODE), {}
+    while (entry := struct.unpack_from("<IIHH", disk, table))[0]:
+        address, sector, per_command, commands = entry
+        found[address] = disk[sector * 512 :][: per_command * commands * 512]
+        table += 12
+    return found
+
+
+def test_the_table_leads_to_the_kernel():
+    disk = bochs_disk.disk(KERNEL, b"I" * 70_000, "quiet")
+    assert disk[510:512] == b"\x55\xaa"
+    loaded = parts(disk)
+    assert loaded[0x100000].startswith(KERNEL.system)
+    assert loaded[0x8000000].startswith(b"I" * 70_000)
+    assert loaded[0x90000][0xE000:].startswith(b"quiet\0")
+    assert struct.unpack_from("<II", loaded[0x90000], 0x218) == (0x8000000, 70_000)
+
+
+def test_the_boot_sector_has_room_for_the_table():
+    disk = bochs_disk.disk(KERNEL, b"I", "")
+    assert len(bochs_disk.BOOT_CODE) + 3 * 12 + 4 <= 446
+    assert len(disk) % (16 * 63 * 512) == 0
+
+
+def test_a_long_command_line_is_refused():
+    with pytest.raises(LabError, match=re.escape("too large for Bochs")):
+        bochs_disk.disk(KERNEL, b"", "x" * 5000)

@@ -1,0 +1,94 @@
+"""The supervision of an emulator, with shell scripts in the place of the emulator."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vmm.lab.command import Command, run
+from vmm.lab.console import Console, Records
+
+
+def script(text):
+    return Command(("sh", "-c", text))
+
+
+def go(tmp_path, text, timeout=20.0):
+    console, records = Console(), Records()
+    return run(script(text), tmp_path, console, records, timeout), console, records
+
+
+def alive(pid):
+    """Whether a process exists and is no zombie; one that was killed may take a moment to go."""
+    for _ in range(100):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z"):
+                return False
+        except OSError:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_the_end_of_the_records_ends_the_emulator(tmp_path):
+    text = "printf 'kvm 1.0\\n1 2 0 hi\\nend 0 1 2.0\\n' >ttyS1; echo $$ >pid; exec sleep 1000"
+    went, _, records = go(tmp_path, text)
+    assert (records.status, records.lines, went.expired) == (0, ["hi"], False)
+    assert went.boot_seconds is not None
+
+
+def test_nothing_is_left_running(tmp_path):
+    go(tmp_path, "sleep 1000 & echo $! >child; echo $$ >pid; printf 'nokvm\\n' >ttyS1; wait")
+    for name in ("pid", "child"):
+        assert not alive(int((tmp_path / name).read_text()))
+
+
+def test_output_before_the_exit_is_not_lost(tmp_path):
+    went, console, _ = go(tmp_path, "echo oops >ttyS0; echo firmware missing; exit 3")
+    assert console.tail == ("oops",)
+    assert went.said.strip() == "firmware missing"
+    assert not went.expired
+
+
+def test_a_deadline_ends_it(tmp_path):
+    went, _, records = go(tmp_path, "exec sleep 1000", timeout=0.3)
+    assert went.expired
+    assert records.status is None
+
+
+def test_a_panic_ends_it(tmp_path):
+    went, console, _ = go(tmp_path, "echo '---[ end Kernel panic ]---' >ttyS0; exec sleep 1000")
+    assert console.panicked
+    assert not went.expired
+
+
+HAS_SETPRIV = shutil.which("setpriv") is not None
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        signal.SIGINT,
+        pytest.param(
+            signal.SIGKILL, marks=pytest.mark.skipif(not HAS_SETPRIV, reason="no setpriv here")
+        ),
+    ],
+)
+def test_an_interrupted_or_killed_msrward_leaves_no_emulator(tmp_path, how):
+    program = (
+        "import signal, sys; from pathlib import Path; from vmm.lab.command import *\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "command = Command(('sh', '-c', 'echo $$ >pid.new; mv pid.new pid; exec sleep 1000'))\n"
+        "run(command, Path(sys.argv[1]), Console(), Records(), 60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program, tmp_path], stderr=subprocess.DEVNULL)
+    while not (tmp_path / "pid").exists():
+        assert parent.poll() is None
+        time.sleep(0.01)
+    parent.send_signal(how)
+    assert parent.wait(20) != 0
+    assert not alive(int((tmp_path / "pid").read_text()))

@@ -1,0 +1,67 @@
+from vmm.lab.console import Console, Records
+
+
+def fed(*chunks, on_line=None):
+    records = Records(on_line)
+    for chunk in chunks:
+        records.feed(chunk)
+    return records
+
+
+def test_lines_arrive_whatever_the_chunks():
+    stream = b"start 1.0\nkvm 2.0\n1 3 0 one\n2 0 0 \n3 5 0 a b c\nend 1 3 4.0\n"
+    whole, bytewise = fed(stream), fed(*(bytes([byte]) for byte in stream))
+    for records in (whole, bytewise):
+        assert records.lines == ["one", "", "a b c"]
+        assert (records.status, records.damaged, records.kvm_ready) == (1, None, True)
+
+
+def test_each_line_is_handed_on_at_once():
+    seen = []
+    fed(b"kvm 2.0\n1 3 0 one\n2 3 0 tw", on_line=seen.append)
+    assert seen == ["one"]
+
+
+def test_length_is_counted_in_bytes():
+    assert fed("1 3 0 \N{EURO SIGN}\n".encode()).lines == ["\N{EURO SIGN}"]
+
+
+def test_a_lost_byte_is_noticed():
+    records = fed(b"1 3 0 one\n2 3 0 to\nend 0 2 1.0\n")
+    assert records.damaged == "line 2 of the output arrived as b'2 3 0 to'"
+    assert records.status is None
+
+
+def test_a_lost_line_is_noticed():
+    assert "line 2" in fed(b"1 3 0 one\n3 5 0 three\n").damaged
+
+
+def test_a_lost_last_line_is_noticed():
+    records = fed(b"1 3 0 one\nend 0 2 1.0\n")
+    assert records.damaged == "1 of 2 lines of output arrived"
+    assert records.status is None
+
+
+def test_a_payload_cannot_forge_the_end():
+    assert fed(b"1 12 0 end 0 99 1.0\n").status is None
+
+
+def test_no_kvm():
+    assert fed(b"start 1.0\nnokvm\n").finished
+
+
+def test_panic_is_seen_at_its_last_line():
+    console = Console()
+    console.feed(b"Kernel panic - not syncing: Attempted to kill init!\r\n")
+    assert not console.panicked
+    console.feed(b"---[ end Kernel panic - not syncing: Attempted to kill init! ]---\r\n")
+    assert console.panicked
+    assert console.tail[0] == "Kernel panic - not syncing: Attempted to kill init!"
+
+
+def test_what_a_line_repeats_is_put_back():
+    assert fed(b"1 6 0 a tail\n2 7 5 bb\n").lines == ["a tail", "bb tail"]
+
+
+def test_a_line_cannot_repeat_more_than_there_was():
+    assert "line 2" in fed(b"1 3 0 one\n2 9 8 b\n").damaged

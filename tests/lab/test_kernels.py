@@ -1,0 +1,120 @@
+import lzma
+import struct
+
+import pytest
+
+from vmm.lab import kernels, modules
+from vmm.lab.apt import Package
+from vmm.lab.errors import LabError
+
+
+def package(name, version):
+    return Package(f"linux-{name}", version)
+
+
+OFFERED = [
+    package("image-6.1.0-9-cloud-amd64", "6.1.90-1"),
+    package("image-6.1.0-9-cloud-amd64-unsigned", "6.1.90-1"),
+    package("image-6.12.9+deb13-cloud-amd64-unsigned", "6.12.9-1"),
+    package("image-6.12.10+deb12-cloud-amd64", "6.12.10-1~bpo12+1"),
+    package("image-6.12.10+deb13-cloud-amd64", "6.12.10-1"),
+    package("image-6.12-cloud-amd64", "6.12.10-1"),
+    package("image-7.2.6+deb13-cloud-amd64", "7.2.6-1"),
+    package("binary-7.2.6+deb13-cloud-amd64", "7.2.6-1"),
+    package("modules-7.2.6+deb13-cloud-amd64", "7.2.6-1"),
+    package("modules-7.9.9+deb13-cloud-amd64", "7.9.9-1"),
+]
+
+
+def by_release(cached=frozenset()):
+    return {kernel.release: kernel for kernel in kernels.group(OFFERED, set(cached))}
+
+
+def test_a_release_is_its_image_and_its_modules():
+    found = by_release({"6.1.0-9-cloud-amd64"})
+    assert sorted(found) == [
+        "6.1.0-9-cloud-amd64",
+        "6.12.10+deb12-cloud-amd64",
+        "6.12.10+deb13-cloud-amd64",
+        "6.12.9+deb13-cloud-amd64",
+        "7.2.6+deb13-cloud-amd64",
+    ]
+    assert found["6.1.0-9-cloud-amd64"].packages == (OFFERED[0],)
+    assert found["6.1.0-9-cloud-amd64"].cached
+    assert found["6.12.9+deb13-cloud-amd64"].packages == (OFFERED[2],)
+    assert OFFERED[7] == found["7.2.6+deb13-cloud-amd64"].packages[0]
+    assert OFFERED[8] in found["7.2.6+deb13-cloud-amd64"].packages
+
+
+@pytest.mark.parametrize(
+    ("wish", "release"),
+    [
+        ("debian:6.1", "6.1.0-9-cloud-amd64"),
+        ("debian:6.12", "6.12.10+deb13-cloud-amd64"),
+        ("debian:6.12.9", "6.12.9+deb13-cloud-amd64"),
+        ("debian:6.12.10+deb12", "6.12.10+deb12-cloud-amd64"),
+        ("debian:newest", "7.2.6+deb13-cloud-amd64"),
+    ],
+)
+def test_the_newest_of_a_series_is_chosen(wish, release, monkeypatch):
+    offered = sorted(by_release().values(), key=lambda kernel: kernels._order(kernel.version))
+    monkeypatch.setattr(kernels, "reachable", lambda refresh=False: offered)
+    assert kernels.newest(wish).release == release
+
+
+def test_an_unknown_series_is_one_line(monkeypatch):
+    monkeypatch.setattr(kernels, "reachable", lambda refresh=False: [])
+    with pytest.raises(LabError, match=r"no package for debian:4\.1; .*lab kernels"):
+        kernels.newest("debian:4.1")
+
+
+def module(needs=""):
+    return b"\x7fELF\0license=GPL\0depends=" + needs.encode() + b"\0rest"
+
+
+def test_a_file_is_a_kernel_without_modules(tmp_path, bzimage):
+    (tmp_path / "bzImage").write_bytes(bzimage())
+    found = kernels.resolve(str(tmp_path / "bzImage"))
+    assert (found.release, found.modules) == ("6.6.6-test", ())
+
+
+def test_a_file_that_is_no_kernel_is_one_line(tmp_path):
+    (tmp_path / "bzImage").write_bytes(b"not a kernel")
+    with pytest.raises(LabError, match="is not an x86 bzImage"):
+        kernels.resolve(str(tmp_path / "bzImage"))
+
+
+def test_a_kernel_that_is_cut_short_is_one_line(tmp_path, bzimage):
+    (tmp_path / "bzImage").write_bytes(bzimage()[:-1])
+    with pytest.raises(LabError, match="is cut short"):
+        kernels.resolve(str(tmp_path / "bzImage"))
+
+
+def test_a_tree_brings_its_modules_in_order(tmp_path, cache_root, bzimage):
+    boot, kvm = tmp_path / "arch/x86/boot", tmp_path / "arch/x86/kvm"
+    boot.mkdir(parents=True)
+    kvm.mkdir()
+    (boot / "bzImage").write_bytes(bzimage())
+    (kvm / "kvm-amd.ko").write_bytes(module("kvm,ccp"))
+    (kvm / "kvm.ko.xz").write_bytes(lzma.compress(module("irqbypass")))
+    (tmp_path / "irqbypass.ko").write_bytes(module())
+    found = kernels.resolve(str(tmp_path))
+    assert [modules.name_of(path) for path in found.modules] == ["irqbypass", "kvm", "kvm_amd"]
+    assert found.modules[1].read_bytes() == module("irqbypass")
+
+
+def test_a_tree_that_was_not_built_is_one_line(tmp_path):
+    with pytest.raises(LabError, match="build the tree first"):
+        kernels.resolve(str(tmp_path))
+
+
+def test_nothing_found_names_the_ways(tmp_path):
+    with pytest.raises(LabError, match="debian:SERIES fetches a package"):
+        kernels.resolve("9.9.9-no-such-release")
+
+
+def test_the_signature_goes():
+    body = module("kvm")
+    signed = body + b"SIG" + bytes(8) + struct.pack(">I", 3) + modules._SIGNATURE_MAGIC
+    assert modules.unsigned(signed) == body
+    assert modules.unsigned(body) == body

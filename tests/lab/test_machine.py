@@ -1,0 +1,51 @@
+"""A real kernel on a real emulator. Skips, with the reason, where either cannot be had."""
+
+import pytest
+
+from vmm.lab import emulators, kernels, machine
+from vmm.lab.errors import LabError
+
+PROBE = (
+    "import fcntl, os; kvm = os.open('/dev/kvm', os.O_RDWR); "
+    "print('api', fcntl.ioctl(kvm, 0xAE00), os.uname().release); print('x' * 5000); "
+    'print(\'{"id": 1, "host": {}}\'); print(\'{"id": 22, "host": {}}\'); raise SystemExit(3)'
+)
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    """A small distribution kernel, cached if possible, and QEMU to boot it on."""
+    try:
+        emulators.find("qemu")
+        cached = kernels.cached()
+        return kernels.resolve(f"debian:{cached[0].version}" if cached else "debian:6.1")
+    except LabError as error:
+        pytest.skip(str(error))
+
+
+def test_a_distribution_kernel_runs_a_command_on_its_own_kvm(kernel):
+    seen = []
+    result = machine.boot(kernel, "svm", ["python3", "-c", PROBE], on_line=seen.append, timeout=120)
+    assert (result.outcome, result.status, result.reason) == ("done", 3, "")
+    records = ('{"id": 1, "host": {}}', '{"id": 22, "host": {}}')
+    assert result.lines == (f"api 12 {kernel.release}", "x" * 5000, *records)
+    assert tuple(seen) == result.lines
+    assert 0 < result.boot_seconds < result.total_seconds
+
+
+def test_a_kernel_that_panics_says_so(kernel):
+    result = machine.boot(kernel, "svm", ["true"], cmdline="rdinit=/nothing", timeout=120)
+    assert (result.outcome, result.status) == ("panic", None)
+    assert result.attempts == 2
+    assert any("Kernel panic" in line for line in result.console_tail)
+
+
+def test_a_kernel_without_kvm_says_so(kernel):
+    bare = kernels.Kernel(kernel.name, kernel.release, kernel.image)
+    result = machine.boot(bare, "svm", ["true"], timeout=120)
+    assert (result.outcome, result.attempts) == ("no-kvm", 1)
+
+
+def test_an_unknown_vendor_is_one_line(kernel):
+    with pytest.raises(LabError, match="choose one of svm, vmx, svm-nrips"):
+        machine.boot(kernel, "arm", ["true"])

@@ -1,0 +1,64 @@
+"""A run read back from its ``results.jsonl``, of a host or of the lab, and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vmm.conformance.report.jsonl import Record, decode
+from vmm.conformance.results import FILE, ResultsError
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The records of one run; ``end`` is empty where it was cut short."""
+
+    path: Path
+    host: Mapping[str, Any]
+    cases: Mapping[str, Record]
+    end: Record
+
+    @property
+    def name(self) -> str:
+        """The kernel, and the vendor's KVM module or the lab's machine."""
+        lab = self.host.get("lab")
+        where = lab["vendor"] if lab else self.host.get("vendor_module") or "kvm"
+        return f"{self.host.get('release')} ({where})"
+
+    @property
+    def trouble(self) -> str:
+        """Why there is no verdict, or ""."""
+        if not self.end:
+            return "the run did not get to its end"
+        if self.end["status"] != 2:
+            return ""
+        lab = self.end.get("lab", {})
+        return lab.get("reason") or "the harness had trouble"
+
+
+def load(place: Path) -> Saved:
+    """Read a results file, or the one in a run's directory; ResultsError says what is wrong."""
+    path = place / FILE if place.is_dir() else place
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ResultsError(f"cannot read {path}: {_why(error)}") from None
+    records = [_record(path, number, line) for number, line in enumerate(lines, start=1)]
+    if not records:
+        raise ResultsError(f"{path} is empty: no run has written to it")
+    cases = {record["id"]: record for record in records if record["type"] == "case"}
+    end = next((record for record in records[::-1] if record["type"] == "end"), {})
+    return Saved(path, records[-1]["host"], cases, end)
+
+
+def _record(path: Path, number: int, line: str) -> Record:
+    try:
+        return decode(line)
+    except ValueError as error:
+        raise ResultsError(f"{path} is damaged at line {number} ({error})") from None
+
+
+def _why(error: OSError | UnicodeDecodeError) -> str:
+    return (error.strerror if isinstance(error, OSError) else "it is no text") or str(error)

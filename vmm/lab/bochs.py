@@ -1,0 +1,49 @@
+"""Bochs as a lab machine: VMX with a preemption timer, or SVM with NRIPS; one processor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vmm.lab import bochs_disk, bzimage
+from vmm.lab.command import Command, Guest
+from vmm.lab.emulators import Emulator
+
+MODELS = {"vmx": "corei7_haswell_4770", "svm-nrips": "ryzen"}
+MEMORY_MIB = 1024
+# Instructions per emulated second. More make the guest's waits dearer (an idle guest is emulated
+# too), fewer make its timer interrupts more frequent; measured, see the README.
+_SPEED = 20_000_000
+
+_CONFIGURATION = """\
+config_interface: textconfig
+display_library: term
+memory: guest={memory}, host={memory}
+romimage: file={share}/bochs/BIOS-bochs-latest
+vgaromimage: file={share}/vgabios/vgabios.bin
+ata0-master: type=disk, path=disk, mode=flat
+boot: disk
+cpu: model={model}, count=1, ips={speed}, reset_on_triple_fault=0, ignore_bad_msrs=1
+clock: sync=none, time0=local
+com1: enabled=1, mode=file, dev=ttyS0
+com2: enabled=1, mode=file, dev=ttyS1
+log: bochs.log
+panic: action=fatal
+error: action=ignore
+"""
+
+
+def command(emulator: Emulator, guest: Guest, work: Path) -> Command:
+    """Return the command that boots `guest`; writes its disk and configuration below `work`."""
+    image = bochs_disk.disk(bzimage.read(guest.kernel.image), guest.initramfs, guest.cmdline)
+    (work / "disk").write_bytes(image)
+    (work / "bochsrc").write_text(
+        _CONFIGURATION.format(
+            memory=MEMORY_MIB,
+            share=emulator.root / "usr/share",
+            model=MODELS[guest.vendor],
+            speed=_SPEED,
+        )
+    )
+    return Command(
+        (*emulator.command, "-q", "-f", "bochsrc"), {**dict(emulator.environment), "TERM": "xterm"}
+    )

@@ -1,0 +1,126 @@
+"""The lab's cache: directories that are built once, verified on every use, and safe to share.
+
+Layout below :func:`root`: ``KIND/KEY/`` is one finished entry with a ``manifest.json`` of its
+files, ``locks/`` holds one lock file per entry. Nothing outside :func:`root` is ever written.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vmm.lab.errors import LabError
+
+MANIFEST = "manifest.json"
+
+
+def root() -> Path:
+    """Return the cache directory: $MSRWARD_CACHE, or msrward below $XDG_CACHE_HOME or ~/.cache."""
+    if chosen := os.environ.get("MSRWARD_CACHE"):
+        return Path(chosen).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "msrward"
+
+
+@contextmanager
+def lock(name: str) -> Iterator[None]:
+    """Hold the lock `name` against every other msrward of this cache, waiting for it."""
+    with no_space_in_one_line():
+        path = root() / "locks" / f"{name.replace('/', '_')}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def entry(kind: str, key: str, build: Callable[[Path], None]) -> Path:
+    """Return the verified directory KIND/KEY.
+
+    Where it is missing or damaged, `build` fills an empty directory, which becomes the entry
+    only once it is complete: a killed run leaves nothing that looks finished.
+    """
+    final = root() / kind / key
+    with lock(f"{kind}-{key}"):
+        if not intact(final):
+            _build(final, build)
+    return final
+
+
+def _build(final: Path, build: Callable[[Path], None]) -> None:
+    scratch = final.with_name(f".{final.name}.new")
+    with no_space_in_one_line():
+        try:
+            for leftover in (scratch, final):
+                shutil.rmtree(leftover, ignore_errors=True)
+            scratch.mkdir(parents=True)
+            build(scratch)
+            (scratch / MANIFEST).write_text(json.dumps(_describe(scratch)))
+            scratch.rename(final)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def intact(directory: Path) -> bool:
+    """Whether every file of an entry still has the size and SHA-256 it was finished with."""
+    try:
+        recorded = json.loads((directory / MANIFEST).read_text())
+        return bool(recorded == _describe(directory))
+    except (OSError, ValueError):
+        return False
+
+
+def _describe(directory: Path) -> dict[str, list[int | str]]:
+    files = sorted(p for p in directory.rglob("*") if p.is_file() and not p.is_symlink())
+    return {
+        str(path.relative_to(directory)): [path.stat().st_size, sha256(path)]
+        for path in files
+        if path.name != MANIFEST
+    }
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def entries(kind: str) -> list[Path]:
+    """Return the finished entries of one kind, intact or not, oldest name first."""
+    return sorted(path.parent for path in (root() / kind).glob(f"*/{MANIFEST}"))
+
+
+def size() -> int:
+    """Bytes that the cache takes."""
+    return sum(path.lstat().st_size for path in root().rglob("*") if path.is_file())
+
+
+def clean() -> int:
+    """Empty the cache; returns the bytes freed."""
+    freed = size() if root().exists() else 0
+    for child in root().glob("*"):
+        shutil.rmtree(child) if child.is_dir() else child.unlink()
+    return freed
+
+
+@contextmanager
+def no_space_in_one_line() -> Iterator[None]:
+    """Turn a full or read-only cache disk into a :class:`LabError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        reason = os.strerror(error.errno or 0).lower()
+        raise LabError(
+            f"cannot write the cache {root()}: {reason}; "
+            "free some space (`msrward lab clean`) or set MSRWARD_CACHE"
+        ) from error

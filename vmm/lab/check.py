@@ -1,0 +1,217 @@
+"""One conformance run in a guest of the lab: the same records, reports and status as on a host."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vmm.conformance.check import Trouble
+from vmm.conformance.report.desk import Desk, Output, View
+from vmm.conformance.report.jsonl import Record, decode
+from vmm.conformance.report.progress import Progress
+from vmm.conformance.report.summary import end_record
+from vmm.conformance.results import Results, default_directory
+from vmm.lab import machine
+from vmm.lab.command import Watcher
+from vmm.lab.kernels import Kernel
+from vmm.lab.machine import LabResult, Outcome
+
+CHECK = ("python3", "-m", "vmm", "check", "--json", "-q")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be run where: the kernel and vendor, the cases' ids in order, the command."""
+
+    kernel: Kernel
+    vendor: str
+    ids: Sequence[str]
+    catalogue: int
+    argv: Sequence[str]
+    timeout: float = 900.0
+
+    @property
+    def rerun(self) -> str:
+        """The command that takes the id of a case to run it again."""
+        return f"msrward lab run --kernel {self.kernel.name} --vendor {self.vendor}"
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """The same run for many kernels: what :class:`Order` has but the kernel and the vendor."""
+
+    ids: Sequence[str]
+    catalogue: int
+    argv: Sequence[str]
+    timeout: float = 900.0
+
+    def of(self, kernel: Kernel, vendor: str) -> Order:
+        """Return the order for one of them."""
+        return Order(kernel, vendor, self.ids, self.catalogue, self.argv, self.timeout)
+
+
+def argv(
+    globs: Sequence[str],
+    exclude: Sequence[str] = (),
+    xfail: Sequence[str] = (),
+    *,
+    jobs: int | None = None,
+    timeout: float | None = None,
+) -> tuple[str, ...]:
+    """Return the command that judges the kernel of the guest it runs in."""
+    words = [f"-j{jobs}"] if jobs else []
+    words += [f"--timeout={timeout:g}"] if timeout else []
+    words += [f"--exclude={glob}" for glob in exclude] + [f"--xfail={glob}" for glob in xfail]
+    return (*CHECK, *words, *globs)
+
+
+def check(order: Order, view: View, directory: Path | None = None) -> int:
+    """Judge the kernel of the order, print, return the exit status of ``msrward check``.
+
+    Records go to ``directory`` (None: a default one for the kernel and vendor). Trouble says why
+    there is no verdict, LabError why nothing could be booted.
+    """
+    with ExitStack() as stack:
+        inside = _Inside(order, view, directory or _default(order), stack)
+        watcher = Watcher(inside.line, inside.start, inside.tick)
+        try:
+            result = machine.boot(
+                order.kernel, order.vendor, order.argv, timeout=order.timeout, watcher=watcher
+            )
+        except KeyboardInterrupt:
+            return inside.finish(None)
+        return inside.finish(result)
+
+
+def _default(order: Order) -> Path:
+    return default_directory().with_name(f"lab-{order.kernel.release}-{order.vendor}")
+
+
+@dataclass
+class _Inside:
+    """The run in the guest, seen from outside."""
+
+    order: Order
+    view: View
+    directory: Path
+    stack: ExitStack
+    desk: Desk | None = None
+    boot_seconds: float | None = None
+    first: Record = field(default_factory=dict)
+    end: Record = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.emulator = machine.emulator_of(self.order.vendor).title
+        self.progress = Progress(sys.stderr, len(self.order.ids))
+        self.json = _json(self.stack, self.view)
+        self.began = time.monotonic()
+
+    def start(self, seconds: float) -> None:
+        self.boot_seconds = seconds
+
+    def tick(self) -> None:
+        if self.desk:
+            self.desk.tick(())
+        elif not self.view.quiet:
+            doing = "starting" if self.boot_seconds is not None else "booting"
+            where = f"{self.order.kernel.release} ({self.order.vendor}, {self.emulator})"
+            self.progress.note(f"{doing} {where}: {time.monotonic() - self.began:.0f} s")
+
+    def line(self, text: str) -> None:
+        record = decode(text)
+        host = record.pop("host")
+        match record["type"]:
+            case "run":
+                self._open(record, host)
+            case "case":
+                assert self.desk
+                self.desk.case({**record, "rerun": self.order.rerun})
+            case "end":
+                self.end = record
+
+    def finish(self, result: LabResult | None) -> int:
+        """File and print the end; Trouble says what went wrong in the guest."""
+        if self.desk is None:
+            self._open(self._planned(), {"release": self.order.kernel.release})
+        desk = self.desk
+        assert desk
+        end = self.end or self._cut_short(desk, result)
+        if result:
+            end["lab"] = self._account(result)
+            self._say_seconds(desk, end["lab"])
+        desk.finish(self.first, end)
+        if trouble := self._trouble(desk, result):
+            raise Trouble(f"{trouble}; the records are in {desk.results.path}")
+        return int(end["status"])
+
+    def _open(self, first: Record, host: Mapping[str, Any]) -> None:
+        self.progress.clear()
+        facts = {**host, "lab": self._lab()}
+        results = self.stack.enter_context(Results(self.directory, facts))
+        self.first = first
+        self.desk = Desk(results, facts, self.order.ids, self.view, self.json)
+        self.desk.start(first)
+
+    def _lab(self) -> Record:
+        return {
+            "kernel": self.order.kernel.name,
+            "vendor": self.order.vendor,
+            "emulator": self.emulator,
+            "boot_seconds": _rounded(self.boot_seconds),
+        }
+
+    def _planned(self) -> Record:
+        counts = {"cases": len(self.order.ids), "catalogue": self.order.catalogue, "resumed": 0}
+        why = "the guest did not get that far"
+        return {"type": "run", "started": round(time.time(), 3), **counts, "kernel_log": why}
+
+    def _cut_short(self, desk: Desk, result: LabResult | None) -> Record:
+        seconds = time.monotonic() - self.began
+        return end_record(desk.cases, seconds, interrupted=result is None, trouble=True)
+
+    def _account(self, result: LabResult) -> Record:
+        boot = result.boot_seconds
+        told = {"console": list(result.console_tail)} if not self.end else {}
+        return {
+            "outcome": result.outcome,
+            "reason": result.reason,
+            "attempts": result.attempts,
+            "boot_seconds": _rounded(boot),
+            "suite_seconds": _rounded(None if boot is None else result.total_seconds - boot),
+            "total_seconds": _rounded(result.total_seconds),
+            **told,
+        }
+
+    def _say_seconds(self, desk: Desk, lab: Record) -> None:
+        desk.progress.clear()
+        if self.end and self.view.is_text and not self.view.quiet:
+            names = ("boot", "suite", "total")
+            shown = ", ".join(f"{name} {lab[f'{name}_seconds']:.1f} s" for name in names)
+            desk.out.lines([f"the lab took: {shown}"])
+
+    def _trouble(self, desk: Desk, result: LabResult | None) -> str:
+        if desk.failure or self.end or result is None:
+            return desk.failure
+        last = next((line for line in reversed(result.console_tail) if line.strip()), "silence")
+        if result.outcome is Outcome.DONE:
+            return f"the run in the guest ended with status {result.status}: {last}"
+        ran = f" after {len(desk.cases)} of {len(self.order.ids)} cases" if desk.cases else ""
+        return f"{result.reason}{ran}; the console ended with: {last}"
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 2)
+
+
+def _json(stack: ExitStack, view: View) -> Output | None:
+    if view.json is None or view.json == "-":
+        return None
+    try:
+        return Output(stack.enter_context(Path(view.json).open("w")), view.json)
+    except OSError as error:
+        raise Trouble(f"cannot write {view.json}: {error.strerror}") from None

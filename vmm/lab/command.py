@@ -1,0 +1,193 @@
+"""Run one emulator until its guest has said all that matters, and leave nothing running."""
+
+from __future__ import annotations
+
+import os
+import pty
+import selectors
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vmm.lab.console import Console, Records
+from vmm.lab.kernels import Kernel
+
+_CHUNK = 1 << 16
+_TICK = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """What an emulator is to boot: a kernel, its initramfs, its command line, its CPUs."""
+
+    kernel: Kernel
+    vendor: str
+    initramfs: bytes
+    cmdline: str
+    smp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """An emulator's command line, and the variables to add to the environment."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """Who is told of a boot as it goes on.
+
+    `line` gets each line of the payload's output, `start` the seconds to the payload's start,
+    `tick` is called several times a second.
+    """
+
+    line: Callable[[str], None] = lambda _: None
+    start: Callable[[float], None] = lambda _: None
+    tick: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How a run went: seconds to the payload's start (None if it never started) and to the end.
+
+    `said` is what the emulator itself printed; `expired` that the deadline ended the run.
+    """
+
+    boot_seconds: float | None
+    total_seconds: float
+    expired: bool
+    said: str
+
+
+def run(
+    command: Command,
+    work: Path,
+    console: Console,
+    records: Records,
+    timeout: float,
+    *,
+    watcher: Watcher | None = None,
+) -> Run:
+    """Run the emulator, whose serial ports are the files ttyS0 and ttyS1 in `work`.
+
+    Returns when the records are finished, the kernel has panicked, the emulator has exited or
+    `timeout` seconds have passed. Whatever happens, the emulator is gone afterwards.
+    """
+    with ExitStack() as stack:
+        serial = [stack.enter_context(_fifo(work / name)) for name in ("ttyS0", "ttyS1")]
+        terminal, process = stack.enter_context(_emulator(command, work))
+        exited = os.pidfd_open(process.pid)
+        stack.callback(os.close, exited)
+        watch = stack.enter_context(selectors.DefaultSelector())
+        for descriptor in (*serial, terminal, exited):
+            watch.register(descriptor, selectors.EVENT_READ)
+        descriptors = (serial[0], serial[1], terminal, exited)
+        return _Watch(*descriptors, watch, console, records, watcher or Watcher()).go(timeout)
+
+
+@dataclass
+class _Watch:
+    console_fd: int
+    records_fd: int
+    terminal_fd: int
+    exited_fd: int
+    selector: selectors.BaseSelector
+    console: Console
+    records: Records
+    watcher: Watcher
+    said: bytes = b""
+    gone: bool = False
+    boot_seconds: float | None = None
+
+    def go(self, timeout: float) -> Run:
+        begin = time.monotonic()
+        self.records.on_kvm = lambda: self._start(time.monotonic() - begin)
+        while (left := begin + timeout - time.monotonic()) > 0 and not self._over():
+            for key, _ in self.selector.select(min(left, _TICK)):
+                self._take(key.fd)
+            self.watcher.tick()
+        text = self.said.decode(errors="replace")
+        return Run(self.boot_seconds, time.monotonic() - begin, left <= 0, text)
+
+    def _start(self, seconds: float) -> None:
+        self.boot_seconds = seconds
+        self.watcher.start(seconds)
+
+    def _over(self) -> bool:
+        return self.gone or self.records.finished or self.console.panicked
+
+    def _take(self, descriptor: int) -> None:
+        if descriptor == self.exited_fd:
+            self.gone = True
+            for rest in (self.console_fd, self.records_fd, self.terminal_fd):
+                self._read(rest)
+        else:
+            self._read(descriptor)
+
+    def _read(self, descriptor: int) -> None:
+        try:
+            data = os.read(descriptor, _CHUNK)
+        except (BlockingIOError, OSError):
+            return
+        if descriptor == self.console_fd:
+            self.console.feed(data)
+        elif descriptor == self.records_fd:
+            self.records.feed(data)
+        else:
+            self.said = (self.said + data)[-_CHUNK:]
+
+
+@contextmanager
+def _fifo(path: Path) -> Iterator[int]:
+    """Open both ends of a FIFO, so that no missing reader or writer blocks or ends it."""
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _emulator(command: Command, work: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """Start the emulator in its own session, on its own terminal (Bochs insists on one)."""
+    terminal, inner = pty.openpty()
+    os.set_blocking(terminal, False)
+    try:
+        process = subprocess.Popen(
+            (*_die_with_parent(), *command.argv),
+            cwd=work,
+            env={**os.environ, **command.environment},
+            stdin=inner,
+            stdout=inner,
+            stderr=inner,
+            start_new_session=True,
+        )
+    finally:
+        os.close(inner)
+    try:
+        yield terminal, process
+    finally:
+        _end(process)
+        os.close(terminal)
+
+
+def _die_with_parent() -> tuple[str, ...]:
+    """Even a killed msrward leaves no emulator behind, where util-linux is there to see to it."""
+    setpriv = shutil.which("setpriv")
+    return (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    # The group exists until its leader is waited for, so this reaches no one else.
+    if process.returncode is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,0 +1,160 @@
+"""Boot a kernel on an emulated machine and run a command inside, on that kernel's own /dev/kvm."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from vmm.lab import bochs, cache, initramfs, qemu
+from vmm.lab.command import Command, Guest, Run, Watcher, run
+from vmm.lab.console import Console, Records
+from vmm.lab.emulators import Emulator, find
+from vmm.lab.errors import LabError
+from vmm.lab.kernels import Kernel
+
+VENDORS = ("svm", "vmx", "svm-nrips")
+# quiet: every console byte is an exit. nokaslr: backtraces that can be compared between boots.
+# The blacklisted self tests of the crypto layer take a second under emulation, and a kernel
+# that has no such function ignores the name.
+_COMMAND_LINE = (
+    "console=ttyS0,115200 quiet panic=0 rdinit=/init nokaslr tsc=reliable no_timer_check "
+    "random.trust_cpu=on cryptomgr.notests=1 kvm.force_emulation_prefix=1 "
+    "initcall_blacklist=crypto_kdf108_init,jent_mod_init"
+)
+
+
+class Outcome(StrEnum):
+    """How a boot ended; everything but DONE means that the payload's answer is not to be had."""
+
+    DONE = "done"
+    PANIC = "panic"
+    NO_KVM = "no-kvm"
+    HANG = "hang"
+    TIMEOUT = "timeout"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class LabResult:
+    """What came of a boot.
+
+    `status` is the payload's exit status (DONE only), `lines` its output, `console_tail` the end
+    of the kernel's console (of the emulator's own messages where the kernel said nothing).
+    `boot_seconds` is the wall time to the payload's start, None if it never started; `attempts`
+    is 2 where a boot was lost and repeated. `reason` says in one line why there is no answer.
+    """
+
+    outcome: Outcome
+    status: int | None
+    lines: tuple[str, ...]
+    console_tail: tuple[str, ...]
+    boot_seconds: float | None
+    total_seconds: float
+    emulator: str
+    attempts: int = 1
+    reason: str = ""
+
+
+def boot(
+    kernel: Kernel,
+    vendor: str,
+    argv: Sequence[str],
+    *,
+    on_line: Callable[[str], None] | None = None,
+    timeout: float = 300.0,
+    cmdline: str = "",
+    smp: int = 2,
+    watcher: Watcher | None = None,
+) -> LabResult:
+    """Boot `kernel` with the vendor's virtualization extensions and run `argv` inside.
+
+    `on_line` gets each line of the payload's standard output as it comes. `timeout` is seconds of
+    wall time per attempt; a boot that is lost before the payload starts is repeated once.
+    `cmdline` is added to the kernel's; `smp` is the number of CPUs (Bochs has one). `watcher` is
+    told more than `on_line`, and goes before it.
+    Raises :class:`LabError` where nothing can be booted at all.
+    """
+    emulator_of(vendor)
+    with cache.no_space_in_one_line(), _work_directory() as work:
+        archive = initramfs.build(kernel, vendor, argv)
+        guest = Guest(kernel, vendor, archive, f"{_COMMAND_LINE} {cmdline}", smp)
+        told = watcher or (Watcher(on_line) if on_line else Watcher())
+        command, emulator = _prepare(guest, work)
+        first = _attempt(command, work, emulator, timeout, told)
+        if first.outcome not in (Outcome.PANIC, Outcome.HANG, Outcome.LOST) or _started(first):
+            return first
+        return replace(_attempt(command, work, emulator, timeout, told), attempts=2)
+
+
+def _started(result: LabResult) -> bool:
+    # What happens once the payload runs may be its doing, and is never swept away by a repeat.
+    return result.boot_seconds is not None
+
+
+def _prepare(guest: Guest, work: Path) -> tuple[Command, str]:
+    emulator = emulator_of(guest.vendor)
+    build = qemu.command if emulator.name == "qemu" else bochs.command
+    return build(emulator, guest, work), emulator.title
+
+
+def emulator_of(vendor: str) -> Emulator:
+    """Return the emulator that has the vendor's extensions; LabError if it is not here."""
+    if vendor not in VENDORS:
+        raise LabError(f"no vendor {vendor}; choose one of {', '.join(VENDORS)}")
+    return find("qemu" if vendor == "svm" else "bochs")
+
+
+def _attempt(
+    command: Command,
+    work: Path,
+    emulator: str,
+    timeout: float,
+    watcher: Watcher,
+) -> LabResult:
+    console, records = Console(), Records(watcher.line)
+    went = run(command, work, console, records, timeout, watcher=watcher)
+    outcome, reason = _judge(console, records, went)
+    return LabResult(
+        outcome,
+        records.status,
+        tuple(records.lines),
+        console.tail or tuple(went.said.splitlines()[-20:]),
+        went.boot_seconds,
+        went.total_seconds,
+        emulator,
+        reason=reason,
+    )
+
+
+def _judge(console: Console, records: Records, went: Run) -> tuple[Outcome, str]:
+    seconds = f"{went.total_seconds:.0f} s"
+    if records.status is not None:
+        return Outcome.DONE, ""
+    if records.no_kvm:
+        return Outcome.NO_KVM, "the kernel booted, but has no /dev/kvm: is KVM built for it?"
+    if console.panicked:
+        return Outcome.PANIC, "the guest kernel panicked"
+    if not went.expired:
+        lost = f"the emulator exited after {seconds} without a result"
+        return Outcome.LOST, records.damaged or lost
+    if went.boot_seconds is None:
+        return Outcome.HANG, f"the guest kernel did not start the command within {seconds}"
+    return Outcome.TIMEOUT, f"the command did not end within {seconds}"
+
+
+@contextmanager
+def _work_directory() -> Iterator[Path]:
+    """Return a directory for one boot; those of runs that were killed are swept away."""
+    runs = cache.root() / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    for abandoned in runs.iterdir():
+        if not Path("/proc", abandoned.name.partition("-")[0]).exists():
+            shutil.rmtree(abandoned, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{os.getpid()}-", dir=runs) as name:
+        yield Path(name)

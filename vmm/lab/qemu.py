@@ -1,0 +1,29 @@
+"""QEMU as a lab machine: TCG, its SVM emulation (without NRIPS), two serial ports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vmm.lab import vmlinux
+from vmm.lab.command import Command, Guest
+from vmm.lab.emulators import Emulator
+
+MEMORY_MIB = 1024
+_FIRMWARE = ("usr/share/seabios", "usr/share/qemu")
+
+
+def command(emulator: Emulator, guest: Guest, work: Path) -> Command:
+    """Return the command that boots `guest`; writes the initramfs below `work`."""
+    (work / "initramfs").write_bytes(guest.initramfs)
+    image = vmlinux.pvh(guest.kernel.image, work) or guest.kernel.image
+    firmware = [w for place in _FIRMWARE for w in ("-L", str(emulator.root / place))]
+    return Command(
+        (
+            *(*emulator.command, *firmware, "-nodefaults", "-no-user-config"),
+            *("-display", "none", "-no-reboot", "-machine", "q35", "-cpu", "max"),
+            *("-accel", "tcg,thread=multi", "-m", str(MEMORY_MIB), "-smp", str(guest.smp)),
+            *("-kernel", str(image), "-initrd", str(work / "initramfs")),
+            *("-serial", f"file:{work / 'ttyS0'}", "-serial", f"file:{work / 'ttyS1'}"),
+            *("-append", guest.cmdline),
+        )
+    )

@@ -1,0 +1,158 @@
+"""A matrix of runs as rows and columns: what each kernel does, and where that changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+
+from vmm.conformance.contract import REQUIREMENTS, explain
+from vmm.conformance.report.jsonl import Record
+from vmm.conformance.report.saved import Saved
+
+WORST = ("FAIL", "TIMEOUT", "ERROR", "XFAIL", "XPASS", "PASS", "SKIP", "")
+"""What a requirement is called whose cases had several verdicts: the first of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One kernel on one vendor's machine; ``saved`` is None where nothing came of it."""
+
+    release: str
+    vendor: str
+    saved: Saved | None
+
+    @property
+    def version(self) -> str:
+        """The release without the distribution's additions."""
+        return self.release.partition("+")[0].partition("-")[0]
+
+    @property
+    def cases(self) -> dict[str, Record]:
+        """Its case records by id."""
+        return dict(self.saved.cases) if self.saved else {}
+
+    @property
+    def trouble(self) -> str:
+        """Why it has no verdict, or ""."""
+        return self.saved.trouble if self.saved else "nothing is on record"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One requirement or case: a word for each column, and which differ from their neighbour."""
+
+    name: str
+    sentence: str
+    words: tuple[str, ...]
+    changes: tuple[bool, ...]
+
+    @property
+    def even(self) -> bool:
+        """Whether there is nothing to look at: it passes, or is not tested, wherever it ran."""
+        return set(self.words) <= {"PASS", ""} or set(self.words) <= {"SKIP", ""}
+
+
+def requirements(columns: Sequence[Column]) -> list[Row]:
+    """Return a row for each requirement that a case checks."""
+    judged = [_by_requirement(column) for column in columns]
+    names = [name for name in REQUIREMENTS if any(name in words for words in judged)]
+    return [
+        _row(name, REQUIREMENTS[name].sentence, [words.get(name, "") for words in judged], columns)
+        for name in names
+    ]
+
+
+def cases(columns: Sequence[Column]) -> list[Row]:
+    """Return a row for each case that passes or fails, in the order of the catalogue."""
+    return _case_rows(columns, lambda case: str(case["verdict"]), observed=False)
+
+
+def observations(columns: Sequence[Column]) -> list[Row]:
+    """Return a row for each ``observe`` case; equal letters stand for equal observations."""
+    rows = _case_rows(columns, lambda case: str(case.get("observation", "")), observed=True)
+    return [_lettered(row) for row in rows]
+
+
+def explanations(columns: Sequence[Column]) -> list[str]:
+    """Return a line for each requirement that fails anywhere: what the contract knows of it."""
+    failing = [row.name for row in requirements(columns) if {"FAIL", "TIMEOUT"} & set(row.words)]
+    return list(explain(failing))
+
+
+def report(columns: Sequence[Column], *, by_case: bool = False) -> list[str]:
+    """Return the answer for a person: what is not the same everywhere, and what explains it."""
+    title, rows = ("case", cases(columns)) if by_case else ("requirement", requirements(columns))
+    shown = [row for row in rows if not row.even]
+    lines = ["", *text(columns, shown, title)]
+    lines += [f"{len(rows) - len(shown)} of {len(rows)} {title}s pass, or are skipped, everywhere"]
+    seen = [row for row in observations(columns) if any(row.changes)]
+    lines += ["", *text(columns, seen, "observation")] if seen else []
+    lines += ["", *explanations(columns)]
+    troubles = [f"{c.version} {c.vendor}: no verdict: {c.trouble}" for c in columns if c.trouble]
+    return lines + (["", *troubles] if troubles else [])
+
+
+def status(columns: Sequence[Column]) -> int:
+    """Return 0 if all conform, 1 if one does not, 2 if one has no verdict."""
+    if not columns or any(column.trouble for column in columns):
+        return 2
+    return max(int(column.saved.end["status"] == 1) for column in columns if column.saved)
+
+
+def text(columns: Sequence[Column], rows: Sequence[Row], title: str) -> list[str]:
+    """Return the rows as a table; "*" marks what differs from the column before."""
+    if not rows:
+        return []
+    width = max(len(title), *(len(row.name) for row in rows))
+    widths = [max(len(column.version), len(column.vendor), 8) for column in columns]
+    heads = ([column.vendor for column in columns], [column.version for column in columns])
+    lines = [_line("", heads[0], width, widths), _line(title, heads[1], width, widths)]
+    return lines + [_line(row.name, _marked(row), width, widths) for row in rows]
+
+
+def _marked(row: Row) -> list[str]:
+    pairs = zip(row.words, row.changes, strict=True)
+    return [f"{'*' if changed else ' '}{word or '-'}" for word, changed in pairs]
+
+
+def _line(name: str, words: Iterable[str], width: int, widths: Sequence[int]) -> str:
+    padded = (f"{word:>{size}}" for word, size in zip(words, widths, strict=True))
+    return f"{name:{width}}  {'  '.join(padded)}".rstrip()
+
+
+def _by_requirement(column: Column) -> dict[str, str]:
+    verdicts: dict[str, set[str]] = {}
+    for case in column.cases.values():
+        if "observation" not in case:
+            for name in case["requirements"]:
+                verdicts.setdefault(name, set()).add(case["verdict"])
+    return {name: min(words, key=WORST.index) for name, words in verdicts.items()}
+
+
+def _case_rows(
+    columns: Sequence[Column], word: Callable[[Record], str], *, observed: bool
+) -> list[Row]:
+    records = [column.cases for column in columns]
+    named = {name: case for cases in reversed(records) for name, case in cases.items()}
+    observes = {name for cases in records for name, c in cases.items() if "observation" in c}
+    return [
+        _row(name, case["sentence"], [word(r[name]) if name in r else "" for r in records], columns)
+        for name, case in named.items()
+        if (name in observes) is observed
+    ]
+
+
+def _row(name: str, sentence: str, words: Sequence[str], columns: Sequence[Column]) -> Row:
+    changes = [False]
+    for number in range(1, len(columns)):
+        neighbours = columns[number - 1].vendor == columns[number].vendor
+        before, now = words[number - 1], words[number]
+        changes.append(neighbours and bool(before and now) and before != now)
+    return Row(name, sentence, tuple(words), tuple(changes[: len(columns)]))
+
+
+def _lettered(row: Row) -> Row:
+    seen = list(dict.fromkeys(word for word in row.words if word))
+    letters = tuple(ascii_uppercase[seen.index(word) % 26] if word else "" for word in row.words)
+    return Row(row.name, row.sentence, letters, row.changes)
