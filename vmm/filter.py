@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from vmm.msr import (
     KVM_MSR_FILTER_DEFAULT_ALLOW,
@@ -17,11 +18,21 @@ from vmm.msr import (
     KVM_MSR_FILTER_MAX_RANGES,
     KVM_MSR_FILTER_READ,
     KVM_MSR_FILTER_WRITE,
+    msr_code,
 )
 
 READ, WRITE = KVM_MSR_FILTER_READ, KVM_MSR_FILTER_WRITE
 READ_WRITE = READ | WRITE
 U32 = 0xFFFFFFFF
+
+ACCESS_CODE = {READ: "READ", WRITE: "WRITE", READ_WRITE: "READ_WRITE"}
+BUILDER_CODE = {b"\x00": "deny", b"\x01": "allow"}
+DEFAULT_CODE = {
+    KVM_MSR_FILTER_DEFAULT_ALLOW: "default_allow()",
+    KVM_MSR_FILTER_DEFAULT_DENY: "default_deny()",
+}
+SHORT_BITMAP = 8
+"""Up to one long of bytes is printed as it is; a longer bitmap in the shortest way there is."""
 
 
 class Pointer(enum.Enum):
@@ -59,7 +70,7 @@ def bitmap_of(nmsrs: int, allowed: Iterable[int]) -> bytes:
     return bytes(bits)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class MsrRange:
     """``struct kvm_msr_filter_range``: MSRs ``[base, base + nmsrs)`` and a bit for each, 1 = allow.
 
@@ -78,11 +89,16 @@ class MsrRange:
             if not 0 <= getattr(self, name) <= U32:
                 raise ValueError(f"MsrRange.{name} must fit 32 bits, not {getattr(self, name):#x}")
 
+    def __repr__(self) -> str:
+        """Return the range as a case writes it."""
+        flags, bitmap = _access_code(self.flags), _bitmap_code(self.bitmap)
+        return f"MsrRange({flags}, {msr_code(self.base)}, {self.nmsrs:#x}, {bitmap})"
+
 
 EMPTY_SLOT = MsrRange(0, 0, 0, Pointer.NULL)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class MsrFilter:
     """``struct kvm_msr_filter``: flags (the default action) and up to 16 ranges, in slot order.
 
@@ -99,6 +115,12 @@ class MsrFilter:
             raise ValueError(f"MsrFilter.flags must fit 32 bits, not {self.flags:#x}")
         if len(self.ranges) > KVM_MSR_FILTER_MAX_RANGES:
             raise ValueError(f"a filter has 16 slots, not {len(self.ranges)}")
+
+    def __repr__(self) -> str:
+        """Return the filter as a case writes it: the calls that build it."""
+        start = DEFAULT_CODE.get(self.flags, f"MsrFilter({self.flags:#x})")
+        groups = groupby(self.ranges, key=_builder)
+        return start + "".join(_call(*builder, list(ranges)) for builder, ranges in groups)
 
     @classmethod
     def default_allow(cls) -> MsrFilter:
@@ -139,3 +161,52 @@ def default_allow() -> MsrFilter:
 def default_deny() -> MsrFilter:
     """Return ``MsrFilter.default_deny()``."""
     return MsrFilter.default_deny()
+
+
+def _builder(each: MsrRange) -> tuple[str, int]:
+    """Return which method makes this range, and its access: alike neighbours share a call."""
+    if each == EMPTY_SLOT:
+        return "hole", 0
+    one_bit = each.bitmap if each.nmsrs == 1 and isinstance(each.bitmap, bytes) else b""
+    return BUILDER_CODE.get(one_bit, "range"), each.flags
+
+
+def _call(method: str, access: int, ranges: list[MsrRange]) -> str:
+    code = _access_code(access)
+    if method == "range":
+        end = "" if access == READ_WRITE else f", {code}"
+        return "".join([f".range({_range_code(each)}{end})" for each in ranges])
+    if method == "hole":
+        return f".hole({len(ranges) if len(ranges) > 1 else ''})"
+    msrs = ", ".join([msr_code(each.base) for each in ranges])
+    return f".{method}({msrs})" if access == READ_WRITE else f".{method}({msrs}, access={code})"
+
+
+def _range_code(each: MsrRange) -> str:
+    return f"{msr_code(each.base)}, {each.nmsrs:#x}, {_bitmap_code(each.bitmap)}"
+
+
+def _access_code(access: int) -> str:
+    return ACCESS_CODE.get(access, f"{access:#x}")
+
+
+def _bitmap_code(bitmap: Bitmap) -> str:
+    if isinstance(bitmap, AtEdge):
+        return f"AtEdge({_bitmap_code(bitmap.bits)})"
+    if not isinstance(bitmap, bytes) or len(bitmap) <= SHORT_BITMAP:
+        return repr(bitmap)
+    if bitmap == bitmap[:1] * len(bitmap):
+        return f"{bitmap[:1]!r} * {len(bitmap):#x}"
+    ways = [f'bytes.fromhex("{bitmap.hex()}")']
+    if len(bitmap) % 8 == 0:
+        ways.insert(0, f"bitmap_of({len(bitmap) * 8:#x}, [{', '.join(_runs(bitmap))}])")
+    return min(ways, key=len)
+
+
+def _runs(bitmap: bytes) -> Iterable[str]:
+    """Yield the numbers of the bits that are set: one alone, several in a row as a range."""
+    at = 0
+    for is_set, run in groupby(f"{int.from_bytes(bitmap, 'little'):b}"[::-1]):
+        start, at = at, at + len(list(run))
+        if is_set == "1":
+            yield f"{start:#x}" if at == start + 1 else f"*range({start:#x}, {at:#x})"

@@ -12,9 +12,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, NoReturn
+
+from vmm.cli import options
+from vmm.cli.output import StdoutFailed, complain, say
+from vmm.cli.parser import Parser, add_command
 
 STATUSES = """exit status:
   0    the kernel conforms (as far as the cases that ran tell)
@@ -22,29 +24,14 @@ STATUSES = """exit status:
   2    usage or harness trouble: no verdict
   4    nothing could be tested: every case was skipped
   130  interrupted by Ctrl-C, after a summary of what ran"""
-TROUBLE, INTERRUPTED = 2, 130
-GLOB_HELP = "a case id or requirement, wildcards allowed: 'match.*', R14 (default: every case)"
-
-
-class _StdoutFailed(Exception):
-    """What is printed cannot be; the text is one line."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(TROUBLE, f"msrward: {message}; see '{self.prog} --help'\n")
-
-    def print_help(self, file: Any = None) -> None:
-        _say(self.format_help().rstrip())  # argparse would keep silent when stdout fails
+INTERRUPTED = 130
 
 
 class _Version(argparse.Action):
     def __call__(self, *_: Any) -> NoReturn:
         from vmm.conformance.host import facts
 
-        _say(f"msrward {facts()['msrward']}")
+        say(f"msrward {facts()['msrward']}")
         sys.exit(0)
 
 
@@ -70,7 +57,7 @@ def _guarded(argv: list[str]) -> int:
             import traceback
 
             traceback.print_exc()
-        return _complain(str(error) or type(error).__name__)
+        return complain(str(error) or type(error).__name__)
 
 
 def _is_expected(error: Exception) -> bool:
@@ -78,26 +65,11 @@ def _is_expected(error: Exception) -> bool:
     from vmm.conformance.check import Trouble
     from vmm.conformance.results import ResultsError
 
-    return isinstance(error, _StdoutFailed | UnknownCase | Trouble | ResultsError | OSError)
-
-
-def _complain(line: str) -> int:
-    with suppress(OSError):  # stderr is closed: the status must do
-        print(f"msrward: {line}", file=sys.stderr, flush=True)
-    return TROUBLE
-
-
-def _say(text: str) -> None:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        raise _StdoutFailed("stdout was closed early") from None
-    except OSError as error:
-        raise _StdoutFailed(f"cannot write to stdout: {error.strerror}") from None
+    return isinstance(error, StdoutFailed | UnknownCase | Trouble | ResultsError | OSError)
 
 
 def _command(argv: list[str]) -> int:
-    if argv[:1] == ["check"]:  # a bare --json is stdout; argparse would take a GLOB for its FILE
+    if argv[:1] in (["check"], ["lab"]):  # a bare --json is stdout; argparse takes a GLOB for FILE
         argv = ["--json=-" if word == "--json" else word for word in argv]
     args = command_line().parse_args(argv)
     status: int = args.call(args)
@@ -106,7 +78,7 @@ def _command(argv: list[str]) -> int:
 
 def command_line() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    parser = _Parser(
+    parser = Parser(
         prog="msrward",
         description="Decide whether this kernel keeps the contract of KVM's MSR filter.",
         epilog=STATUSES,
@@ -117,82 +89,37 @@ def command_line() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True
     )
-    _check_parser(_add(commands, "check", _check, "judge the kernel of this host", STATUSES))
-    listing = _add(commands, "list", _list, "list the cases")
-    _choice(listing)
+    judged = add_command(commands, "check", _check, "judge the kernel of this host", STATUSES)
+    _check_parser(judged)
+    listing = add_command(commands, "list", _list, "list the cases")
+    options.choice(listing)
     listing.add_argument(
         "--by-requirement", action="store_true", help="show which cases check which requirement"
     )
-    show = _add(commands, "show", _show, "show a case: promise, script, expected trace")
+    show = add_command(commands, "show", _show, "show a case: promise, script, expected trace")
     show.add_argument("case", metavar="CASE", help="a case id, wildcards allowed")
-    doctor = _add(commands, "doctor", _doctor, "find out what this host allows to test")
+    from vmm.cli import diff, lab, races, scripts
+
+    diff.add(commands)
+    lab.add(commands)
+    races.add(commands)
+    scripts.add(commands)
+    doctor = add_command(commands, "doctor", _doctor, "find out what this host allows to test")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 
-def _add(commands: Any, name: str, call: Any, text: str, epilog: str = "") -> Any:
-    parser = commands.add_parser(
-        name,
-        help=text,
-        description=f"{text[0].upper()}{text[1:]}.",
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.set_defaults(call=call)
-    return parser
-
-
-def _choice(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("globs", nargs="*", metavar="GLOB", help=GLOB_HELP)
-    parser.add_argument(
-        "-x",
-        "--exclude",
-        action="append",
-        default=[],
-        metavar="GLOB",
-        help="leave out what GLOB matches",
-    )
-
-
 def _check_parser(parser: argparse.ArgumentParser) -> None:
-    _choice(parser)
-    add = parser.add_argument
-    add("-l", "--list", action="store_true", help="list the chosen cases and run nothing")
-    add("-j", "--jobs", type=_jobs, metavar="N", help="worker processes (default: one a core)")
-    add("--timeout", type=_seconds, default=10.0, metavar="S", help="seconds a case may take (10)")
-    add("--xfail", action="append", default=[], metavar="GLOB", help="known failures: no status 1")
-    add("-o", "--output", type=Path, metavar="DIR", help="keep results.jsonl in DIR")
-    add("--resume", action="store_true", help="go on with the results in DIR")
-    add("--json", metavar="FILE", help="JSON lines to FILE; bare --json: to stdout, as only output")
-    add("--tap", action="store_true", help="TAP 13 on stdout, as its only output")
-    add("-v", "--verbose", action="count", default=0, help="show every case; -vv traces as well")
-    add("-q", "--quiet", action="store_true", help="show only failures' names and the verdict")
-
-
-def _jobs(text: str) -> int:
-    return int(_positive(text, int, "a whole number from 1 up"))
-
-
-def _seconds(text: str) -> float:
-    return float(_positive(text, float, "a number of seconds above 0"))
-
-
-def _positive(text: str, kind: type[int] | type[float], what: str) -> float:
-    try:
-        number = kind(text)
-    except ValueError:
-        number = 0
-    if not 0 < number < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-    return number
+    options.judging(parser, jobs="one a core", timeout=10.0)
+    parser.add_argument("-l", "--list", action="store_true", help="list the chosen cases only")
+    parser.add_argument("--resume", action="store_true", help="go on with the results in DIR")
 
 
 def _check(args: argparse.Namespace) -> int:
     if args.list:
         return _list(args)
     if args.tap and args.json == "-":
-        return _complain("--tap and --json both want stdout: give --json=FILE")
+        return complain("--tap and --json both want stdout: give --json=FILE")
     from vmm.conformance.cases import CASES
     from vmm.conformance.catalogue import check_globs, select
     from vmm.conformance.check import check
@@ -202,9 +129,9 @@ def _check(args: argparse.Namespace) -> int:
     check_globs(CASES, args.xfail)
     chosen = select(CASES, args.globs, args.exclude)
     jobs = min(args.jobs or len(os.sched_getaffinity(0)), len(chosen))
-    options = Options(jobs, args.timeout, tuple(args.xfail))
+    how = Options(jobs, args.timeout, tuple(args.xfail))
     view = View(args.json, args.tap, args.verbose, args.quiet)
-    return check(chosen, len(CASES), options, view, directory=args.output, resume=args.resume)
+    return check(chosen, len(CASES), how, view, directory=args.output, resume=args.resume)
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -217,7 +144,7 @@ def _list(args: argparse.Namespace) -> int:
         lines = by_requirement(chosen, whole=len(chosen) == len(CASES))
     else:
         lines = listing(chosen)
-    _say("\n".join(lines))
+    say("\n".join(lines))
     return 0
 
 
@@ -226,7 +153,7 @@ def _show(args: argparse.Namespace) -> int:
     from vmm.conformance.catalogue import select
     from vmm.conformance.report.listing import card
 
-    _say("\n\n".join("\n".join(card(case)) for case in select(CASES, [args.case])))
+    say("\n\n".join("\n".join(card(case)) for case in select(CASES, [args.case])))
     return 0
 
 
@@ -234,5 +161,5 @@ def _doctor(args: argparse.Namespace) -> int:
     from vmm.conformance.doctor import examine, render
 
     findings = examine()
-    _say(render(findings, as_json=args.json))
+    say(render(findings, as_json=args.json))
     return int(any(found.verdict == "FAIL" for found in findings.values()))

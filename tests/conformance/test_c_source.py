@@ -1,0 +1,255 @@
+"""Cases as C programs: each is compiled, run on this kernel, and must know right from wrong."""
+
+import os
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from vmm.conformance.c_source import EMIT, PIECE, PIECES, c_source
+from vmm.conformance.c_text import step_text
+from vmm.conformance.case import Case
+from vmm.conformance.cases import CASES
+from vmm.conformance.script import (
+    ANY,
+    Fault,
+    Wrote,
+    begin_install,
+    done,
+    enable_exits,
+    get_msr,
+    got,
+    gp,
+    install,
+    install_compat,
+    rdmsr,
+    regs,
+    rejected,
+    returned,
+    steps,
+    unfiltered,
+    whatever,
+    wrmsr,
+    wrote,
+)
+from vmm.exits import RdmsrExit, WrmsrExit
+from vmm.filter import default_allow
+from vmm.msr import FILTER, INVAL, UNKNOWN
+
+CHOSEN = (
+    "bitmaps.bits_0x0_reads",
+    "bitmaps.copied_at_the_call_default_allow",
+    "completion.scribbled_fields_ignored",
+    "exits.reserved_efer_bit_32_is_inval",
+    "passthrough.value_of_kernel_gs_base",
+    "plumbing.capability_msr_filter",
+    "plumbing.not_an_ioctl_of_the_system",
+    "plumbing.not_an_ioctl_of_the_vcpu",
+    "plumbing.unreadable_argument_unmapped",
+    "quirks.read_registers_set_by_ioctl_rax_rdx",
+    "quirks.short_bitmap_of_1_at_the_edge",
+    "quirks.write_registers_set_by_sync_rip_2",
+    "reentry.failed_read_before_signal",
+    "reentry.only_the_first_answer_to_a_read_counts",
+    "reentry.read_before_immediate_exit",
+    "vcpus.made_after_default_deny",
+    "vcpus.one_filter_for_all",
+)
+FLAGS = ("-std=gnu11", "-Wall", "-Wextra", "-Werror")
+
+
+def is_exportable(case):
+    return all(
+        type(each) in EMIT and getattr(each, "caller", "self") == "self" for each in case.script
+    )
+
+
+EXPORTABLE = [case for case in CASES if is_exportable(case)]
+
+
+def selection():
+    """All cases with MSRWARD_EXPORT_ALL=1, else the chosen ones and a few of every theme."""
+    if os.environ.get("MSRWARD_EXPORT_ALL") == "1":
+        return EXPORTABLE
+    irqchip = [case for case in EXPORTABLE if "irqchip" in case.needs][:1]
+    chosen = [case for case in CASES if case.id in CHOSEN]
+    host = [case for case in CASES if case.id.startswith("scope.")][:3]
+    return list({case.id: case for case in (*chosen, *irqchip, *host, *EXPORTABLE[::80])}.values())
+
+
+@pytest.fixture(scope="session")
+def cc():
+    found = shutil.which("cc")
+    if not found:
+        pytest.skip("no C compiler (cc) to build exported programs with")
+    return found
+
+
+@pytest.fixture
+def build(cc, tmp_path):
+    def build(source, name="repro"):
+        path = tmp_path / f"{name}.c"
+        path.write_text(source)
+        command = [cc, *FLAGS, "-o", tmp_path / name, path]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, f"{name}: {done.stderr}"
+        return tmp_path / name
+
+    return build
+
+
+def execute(program):
+    ran = subprocess.run([program], capture_output=True, text=True, timeout=60)
+    return ran.returncode, ran.stdout.splitlines(), ran.stderr
+
+
+def test_exported_cases_agree_with_the_kernel(has_kvm, build):
+    def export(case):
+        return case, execute(build(c_source(case), case.id))
+
+    with ThreadPoolExecutor(2) as pool:
+        ran = list(pool.map(export, selection()))
+    assert len(ran) >= 25
+    for case, (status, lines, _) in ran:
+        verdict = "OBSERVED" if case.observes else "PASS"
+        assert (status, lines[-1]) == (0, verdict), f"{case.id}: {lines[-1]}"
+        assert len(lines) == len(case.script) + 1
+
+
+DENY = enable_exits(FILTER), install(default_allow().deny(0x474F4F00)), rdmsr(0x474F4F00)
+SEEN = done, done, RdmsrExit(0x474F4F00, FILTER), returned(0x1122334455667788)
+WRONG = {
+    "1": (rejected(22), *SEEN[1:]),
+    "2": (done, rejected(14), *SEEN[2:]),
+    "3: the reason": (done, done, RdmsrExit(0x474F4F00, UNKNOWN), SEEN[3]),
+    "3: the value": (*SEEN[:3], returned(0x1122334455667789)),
+    "3: no exit": (done, done, returned(0x1122334455667788)),
+    "3: not filtered": (done, done, unfiltered),
+    "3: any value after no exit": (done, done, returned(ANY)),
+    "3: only the exit": SEEN[:3],
+    "3: more": (*SEEN[:3], SEEN[2], SEEN[3]),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_expectation_fails_at_its_step(has_kvm, build, wrong):
+    case = Case("a.b", "Wrong.", "", DENY, WRONG[wrong])
+    status, lines, _ = execute(build(c_source(case)))
+    step = int(wrong[0])
+    seen, want = (step_text(steps(DENY, each)[step - 1]) for each in (SEEN, case.trace))
+    assert status == 1
+    assert lines[-1] == f"FAIL: step {step}: expected {want}, saw {seen}"
+    assert lines[-2] == f"{step}: {seen}"
+
+
+@pytest.mark.parametrize("last", [(SEEN[2], returned(ANY)), (whatever,)])
+def test_what_is_left_open_passes(has_kvm, build, last):
+    status, lines, _ = execute(build(c_source(Case("a.b", "", "", DENY, (*SEEN[:2], *last)))))
+    assert (status, lines[-1]) == (0, "PASS")
+
+
+def test_every_step_of_a_case_is_checked(has_kvm, build):
+    (case,) = (case for case in CASES if case.id == "reentry.read_before_immediate_exit")
+    for number, event in enumerate(case.expected):
+        other = wrote if event != wrote else gp
+        trace = (*case.expected[:number], other, *case.expected[number + 1 :])
+        status, lines, _ = execute(build(c_source(replace(case, trace=trace))))
+        step = next(
+            at
+            for at, both in enumerate(
+                zip(steps(case.actions, trace), steps(case.actions, case.expected), strict=False)
+            )
+            if both[0] != both[1]
+        )
+        assert status == 1 and lines[-1].startswith(f"FAIL: step {step + 1}: expected ")
+
+
+def test_no_kvm_is_trouble_and_no_verdict(build):
+    source = c_source(Case("a.b", "", "", DENY, SEEN)).replace('"/dev/kvm"', '"/dev/nothing"')
+    status, lines, errors = execute(build(source))
+    assert (status, lines) == (2, [])
+    assert errors == "/dev/nothing: No such file or directory\n"
+
+
+def test_a_script_is_shown_and_not_judged(has_kvm, build):
+    status, lines, _ = execute(build(c_source(DENY, "What does it do?")))
+    assert status == 0
+    assert lines == [
+        "1: done",
+        "2: done",
+        "3: RdmsrExit(0x474f4f00, FILTER), returned(0x1122334455667788)",
+        "OBSERVED",
+    ]
+
+
+# --- the text, which needs no compiler --------------------------------------------------------
+
+
+def test_every_single_threaded_case_has_a_form_in_c():
+    assert len(EXPORTABLE) > 500 and all(map(c_source, EXPORTABLE))
+
+
+@pytest.mark.parametrize(
+    "action", [begin_install(default_allow()), install_compat(default_allow().deny(1))]
+)
+def test_a_word_without_a_form_in_c_is_named(action):
+    with pytest.raises(ValueError, match=r"^step 2: .* has no form in C$"):
+        c_source((rdmsr(1), action))
+
+
+def test_the_selection_needs_every_piece():
+    pieces = set(PIECE.findall(PIECES.read_text())) - {"includes", "guest", "long_mode"}
+    sources = [c_source(case) for case in selection()]
+    unused = {
+        name
+        for name in pieces
+        if not any(
+            "\nstatic" in each and re.search(rf"^static .*\b{name}\(", each, re.MULTILINE)
+            for each in sources
+        )
+    }
+    assert not unused
+
+
+def test_a_program_says_what_it_is():
+    (case,) = (case for case in CASES if case.id == "reentry.read_before_signal")
+    source = c_source(case)
+    assert "reentry.read_before_signal: Re-entry with a pending signal" in source
+    assert "/* 2: install(default_allow().deny(0x474f4f00)) */" in source
+    assert "get_msr" not in source and "msrward" not in source
+    assert max(map(len, source.expandtabs(8).splitlines())) <= 115
+    assert "A title" in c_source(case, "A title")
+
+
+@pytest.mark.parametrize(
+    "step, text",
+    [
+        ((done,), "done"),
+        ((wrote,), "wrote"),
+        ((gp,), "gp"),
+        ((Wrote((0, 10)),), "Wrote((0, 0xa))"),
+        ((Fault(14, 2, -2, (1, 2)),), "Fault(0xe, error_code=0x2, skew=-2, registers=(0x1, 0x2))"),
+        ((regs(2, 0, ANY, 1),), "regs(2, rax=0, rcx=ANY, rdx=0x1)"),
+        ((returned(1, high=2),), "returned(0x1, high=0x2)"),
+        ((returned(1, high=ANY),), "whatever"),
+        ((got(0),), "got(0)"),
+        ((rejected(22),), "rejected(EINVAL)"),
+        ((rejected(ANY),), "rejected(ANY)"),
+        (
+            (RdmsrExit(1, INVAL | FILTER, 2, 3, 4), wrote),
+            "RdmsrExit(0x1, INVAL|FILTER, data=0x2, error=0x3, pad=0x4), wrote",
+        ),
+        ((WrmsrExit(1, UNKNOWN, 0),), "WrmsrExit(0x1, UNKNOWN, 0)"),
+    ],
+)
+def test_events_are_written_as_the_program_prints_them(step, text):
+    assert step_text(step) == text
+
+
+def test_values_of_the_host_may_be_any(has_kvm, build):
+    script = (get_msr(0x10), wrmsr(0xC0000102, 5), rdmsr(0xC0000102))
+    case = Case("a.b", "", "", script, (got(ANY), unfiltered, returned(5)))
+    assert execute(build(c_source(case)))[0] == 0

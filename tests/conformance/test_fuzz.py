@@ -1,0 +1,335 @@
+"""Random scripts: Model against kernel, and planted mistakes that must be found and shrunk."""
+
+import secrets
+import time
+from dataclasses import fields, replace
+from random import Random
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from mutants_exit import COMPLETING, EXITING, HOST, STOPPING
+from mutants_filter import MATCHING, VALIDATION
+from mutants_vm import ACCESSING, INSTALLING, MASKING
+
+from vmm.conformance import script as s
+from vmm.conformance.case import Case
+from vmm.conformance.fuzz import Finding, code, compare, fuzz, run, shrunk
+from vmm.conformance.model import Model
+from vmm.conformance.model_state import EFER_RESERVED, STORABLE, is_unknown_to_kvm
+from vmm.conformance.random_scripts import random_script
+from vmm.conformance.script import (
+    ANY,
+    begin,
+    done,
+    enable_exits,
+    finish,
+    first_difference,
+    get_regs,
+    install,
+    rdmsr,
+    scribble_bitmaps,
+    steps,
+)
+from vmm.conformance.shrink import is_sound, shrink
+from vmm.filter import default_allow
+from vmm.msr import UNKNOWN, Msr
+
+EXAMPLES = 200
+SECONDS = 10
+
+MUTANTS = (
+    *(*MATCHING, *VALIDATION, *INSTALLING, *MASKING),
+    *(*ACCESSING, *EXITING, *COMPLETING, *STOPPING, *HOST),
+)
+
+# Mistakes of every kind: matching, validation, installing, mask, exit, completion, host.
+PLANTED = (
+    "base_before",
+    "end_included",
+    "most_significant_bit_first",
+    "last_range_wins",
+    "base_of_16_bits",
+    "failed_install_clears",
+    "index_of_rcx",
+    "written_low_half",
+    "error_bit_0_only",
+    "fault_delivers_data",
+    "upper_halves_kept",
+    "two_skipped",
+    "completion_replayed",
+    "host_write_of_denied_dropped",
+)
+
+
+class Faultless:
+    """What a kernel that keeps the contract would be seen to do: no pattern, only values."""
+
+    def run(self, script):
+        cut = zip(script, steps(script, Model().predict(script)), strict=True)
+        return tuple(event for action, step in cut for event in _as_seen(action, step))
+
+
+def _as_seen(action, step):
+    if step not in ((s.unfiltered,), (s.whatever,)):
+        return [_without_any(event) for event in step]
+    access = action.access if isinstance(action, s.Begin) else action
+    return [s.wrote if isinstance(access, s.Wrmsr) else s.returned(0)]
+
+
+def _without_any(event):
+    loose = [each.name for each in fields(event) if getattr(event, each.name) is ANY]
+    return replace(event, **dict.fromkeys(loose, 0)) if loose else event
+
+
+def planted(name):
+    (mutant,) = (each for each in MUTANTS if each.name == name)
+    return mutant.model()
+
+
+def sample(count, seed=7):
+    draw = Random(seed).randrange
+    return [random_script(draw) for _ in range(count)]
+
+
+@st.composite
+def scripts(draw):
+    return random_script(lambda end: draw(st.integers(0, end - 1)), most=8)
+
+
+@pytest.fixture(scope="module")
+def backend(has_kvm):
+    from vmm.conformance.backend import KvmBackend
+
+    with KvmBackend() as opened:
+        if reason := opened.lacks("no_ignore_msrs"):
+            pytest.skip(reason)
+        yield opened
+
+
+# --- the verdict ------------------------------------------------------------------------------
+
+
+def test_the_kernel_does_what_the_model_predicts(backend):
+    seed = secrets.randbelow(1 << 32)
+    start = time.monotonic()
+    found = fuzz(backend, seed, EXAMPLES)
+    assert found is None, f"\n{found}"
+    assert time.monotonic() - start < SECONDS
+
+
+def test_the_kernel_does_what_the_model_predicts_of_hypothesis_scripts(backend):
+    # The findings are shrunk by ``shrink``, which knows what a script is made of.
+    @settings(max_examples=40, deadline=None, phases=[Phase.generate], database=None)
+    @given(scripts())
+    def differ(script):
+        found = compare(backend, script)
+        assert found is None, f"\n{shrunk(found, backend)}"
+
+    differ()
+
+
+@pytest.mark.parametrize("name", ("base_before", "upper_halves_kept", "completion_replayed"))
+def test_the_kernel_shows_that_a_model_errs(backend, name):
+    found = fuzz(backend, 1, 1000, model=planted(name))
+    assert found and found.is_steady and len(found.script) <= 5, found
+    assert compare(backend, found.script) is None
+
+
+# --- what it finds ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_mistake_is_found_and_shrunk(name):
+    found = fuzz(Faultless(), 1, 3000, model=planted(name))
+    assert found, f"{name} was not found"
+    assert len(found.script) <= 5 and found.step == len(found.script) - 1, found
+    assert all(len(each.filter.ranges) <= 2 for each in found.script if hasattr(each, "filter"))
+
+
+def test_most_planted_mistakes_are_found_by_one_seed():
+    seen = [(script, Faultless().run(script)) for script in sample(250)]
+    some = MUTANTS[::5]
+    missed = [each.name for each in some if not any(_differs(each.model(), *one) for one in seen)]
+    assert len(missed) < len(some) / 4, missed
+
+
+def _differs(model, script, trace):
+    return first_difference(script, model.predict(script), trace) is not None
+
+
+def test_a_model_that_does_not_err_is_not_accused():
+    assert fuzz(Faultless(), 3, 300) is None
+
+
+def test_a_seed_finds_the_same_again():
+    found = [fuzz(Faultless(), 5, 500, model=planted("base_excluded")) for _ in range(2)]
+    assert found[0] == found[1] and found[0].rerun == "msrward fuzz --seed 5 --examples 500"
+    assert sample(20) == sample(20) != sample(20, seed=8)
+
+
+def test_a_finding_is_a_case_to_paste():
+    found = fuzz(Faultless(), 2, 500, model=planted("base_excluded"))
+    names = {"Case": Case}
+    exec(
+        "from errno import *\nfrom vmm.conformance.script import *\nfrom vmm.filter import *\n"
+        "from vmm.msr import *\nfrom vmm.exits import *",
+        names,
+    )
+    text = str(found)
+    pasted = eval(text[text.index("Case(") :], names)
+    assert pasted.actions == found.script and pasted.expected == found.expected
+    assert f"step {found.step + 1} of {len(found.script)}" in text
+    assert f"rerun:    {found.rerun}" in text and max(map(len, text.splitlines())) <= 100
+
+
+def test_a_long_sentence_with_quotes_survives_pasting():
+    case = Case("a.b", 'It says "no" \\ ' * 20, "R01", (rdmsr(1),), (done,), ("vcpus",))
+    pasted = eval(code(case), {"Case": Case, "rdmsr": rdmsr, "done": done, "Msr": Msr})
+    assert (pasted.sentence, pasted.needs) == (case.sentence, case.needs)
+
+
+def test_a_finding_that_does_not_come_again_says_so():
+    class Once(Faultless):
+        runs = 0
+
+        def run(self, script):
+            self.runs += 1
+            return (s.Lost("once"),) if self.runs == 1 else super().run(script)
+
+    found = fuzz(Once(), 1, 10)
+    assert found and not found.is_steady
+    assert "not again in 20 more runs" in str(found)
+
+
+# --- shrinking --------------------------------------------------------------------------------
+
+
+def test_shrinking_keeps_what_it_must_and_nothing_else():
+    smallest = shrink(sample(1)[0] + (rdmsr(0x99, 5, 6, 7, vcpu=1),), lambda t: _reads(t, 0x99))
+    assert smallest == (rdmsr(0x99),)
+
+
+def _reads(script, index):
+    return any(isinstance(each, s.Rdmsr) and each.index == index for each in script)
+
+
+def test_shrinking_never_tries_an_unsound_script():
+    tried = []
+    for script in sample(30):
+        assert is_sound(script)
+        shrink(script, lambda each: bool(tried.append(each)) or len(each) > 2)
+    assert tried and all(map(is_sound, tried))
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        (get_regs(),),
+        (finish(),),
+        (begin(rdmsr(1)), finish(), get_regs()),
+        (begin(rdmsr(1)), rdmsr(1)),
+        (begin(rdmsr(1)), begin(rdmsr(1))),
+        (begin(rdmsr(1)), get_regs(1)),
+        (scribble_bitmaps(), install(default_allow())),
+    ],
+)
+def test_unsound_scripts(script):
+    assert not is_sound(script)
+
+
+# --- scripts ----------------------------------------------------------------------------------
+
+
+def test_no_random_write_can_break_the_guest():
+    for script in sample(500):
+        for action in script:
+            access = action.access if isinstance(action, s.Begin) else action
+            if isinstance(access, s.Wrmsr | s.SetMsr):
+                assert _is_harmless(access), access
+
+
+def _is_harmless(write):
+    if write.index in STORABLE:
+        return STORABLE[write.index](write.value)
+    if write.index == Msr.EFER:
+        return write.value & EFER_RESERVED != 0
+    return is_unknown_to_kvm(write.index) or (0x800 <= write.index <= 0x8FF and not write.value)
+
+
+def test_random_scripts_reach_every_kind_of_thing():
+    many = sample(500)
+    actions = {type(action) for script in many for action in script}
+    assert actions >= {s.Rdmsr, s.Wrmsr, s.Install, s.EnableCap, s.Begin, s.Complete, s.Finish}
+    assert actions >= {s.GetRegs, s.GetMsr, s.SetMsr, s.ScribbleBitmaps}
+    sizes = {len(a.filter.ranges) for script in many for a in script if isinstance(a, s.Install)}
+    assert sizes == set(range(17))
+    seen = [step for script in many for step in steps(script, Model().predict(script))]
+    assert sum(step == (s.whatever,) for step in seen) < len(seen) / 20
+    kinds = {repr(event).split("(")[0] for step in seen for event in step}
+    assert kinds >= {"RdmsrExit", "WrmsrExit", "gp", "returned", "wrote", "rejected", "regs"}
+
+
+@settings(max_examples=30, deadline=None)
+@given(scripts())
+def test_hypothesis_draws_scripts_too(script):
+    assert is_sound(script) and len(steps(script, Model().predict(script))) == len(script)
+
+
+# --- the command ------------------------------------------------------------------------------
+
+
+class Host(Faultless):
+    missing = ()
+
+    def lacks(self, need):
+        return f"{need} is missing" if need in self.missing else None
+
+
+def test_run_says_what_it_did():
+    said = []
+    assert run(Host(), 9, 5, said.append) == 0
+    assert said == [
+        "fuzzing with --seed 9 --examples 5",
+        "5 scripts: the kernel did what the Model predicted",
+    ]
+
+
+def test_run_reports_a_finding():
+    class Liar(Host):
+        def run(self, script):
+            return tuple(s.wrote if event == s.gp else event for event in super().run(script))
+
+    said = []
+    assert run(Liar(), 9, 500, said.append) == 1
+    assert "msrward fuzz --seed 9 --examples 500" in said[1] and "Case(" in said[1]
+
+
+def test_run_chooses_a_seed_and_says_it():
+    said = [[], []]
+    for each in said:
+        assert run(Host(), None, 1, each.append) == 0
+    assert said[0][0].startswith("fuzzing with --seed ") and said[0][0] != said[1][0]
+
+
+def test_run_tests_nothing_where_unknown_msrs_succeed():
+    host, said = Host(), []
+    host.missing = ("no_ignore_msrs",)
+    assert run(host, 9, 5, said.append) == 4
+    assert said == ["cannot fuzz: no_ignore_msrs is missing; load kvm with ignore_msrs=0"]
+
+
+def test_run_uses_one_vcpu_where_there_is_one():
+    class OneVcpu(Host):
+        missing = ("vcpus",)
+
+        def run(self, script):
+            assert not any(getattr(each, "vcpu", 0) for each in script)
+            return super().run(script)
+
+    assert run(OneVcpu(), 9, 50, lambda line: None) == 0
+
+
+def test_a_step_beyond_the_script_can_be_shown():
+    script = (enable_exits(UNKNOWN),)
+    assert "end of script" in str(Finding(script, (done,), (done, done), 1))

@@ -1,0 +1,33 @@
+"""``msrward diff``: compare two runs, of hosts or of the lab."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from vmm.cli.output import say
+from vmm.cli.parser import add_command
+
+STATUSES = "exit status: 0 the same behaviour, 1 different behaviour, 2 trouble"
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    diff = add_command(commands, "diff", _diff, "compare two runs, of hosts or lab", STATUSES)
+    for name in ("first", "second"):
+        diff.add_argument(
+            name,
+            type=Path,
+            metavar={"first": "A", "second": "B"}[name],
+            help="a results.jsonl, or its directory",
+        )
+
+
+def _diff(args: argparse.Namespace) -> int:
+    from vmm.conformance.report.difference import difference, lines
+    from vmm.conformance.report.saved import load
+
+    first, second = load(args.first), load(args.second)
+    say("\n".join(lines(first, second)))
+    return int(not difference(first, second).same)

@@ -1,0 +1,80 @@
+"""``msrward lab``: judge other kernels on emulated machines."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from vmm.cli import matrix, options
+from vmm.cli.guarded import Call, in_one_line
+from vmm.cli.output import complain, say
+from vmm.cli.parser import add_command
+
+KERNEL_HELP = "a bzImage, a built tree, an installed release, or debian:SERIES (debian:newest)"
+
+
+def add(commands: Any) -> None:
+    """Add ``lab`` and its commands."""
+    lab = add_command(commands, "lab", None, "judge other kernels on emulated machines")
+    inner = lab.add_subparsers(title="commands", dest="lab", metavar="COMMAND", required=True)
+    run = _command(inner, "run", _run, "judge one kernel in the lab, as `check` does on a host")
+    run.add_argument("--kernel", "-k", required=True, metavar="K", help=KERNEL_HELP)
+    run.add_argument(
+        "--vendor", choices=options.VENDORS, default="svm", help="what to emulate (svm)"
+    )
+    limit = "seconds the whole guest may take (900)"
+    run.add_argument("--limit", type=options.seconds, default=900.0, metavar="S", help=limit)
+    options.judging(run, jobs="one a CPU of the guest", timeout=60.0)
+    matrix.add(inner)
+    listing = _command(inner, "kernels", _kernels, "list the kernels that can be had by name")
+    listing.add_argument("--refresh", action="store_true", help="ask the mirror for news first")
+    install = _command(inner, "install", _install, "fetch emulators into the cache")
+    install.add_argument("emulators", nargs="*", choices=("qemu", "bochs", []), metavar="EMULATOR")
+    _command(inner, "clean", _clean, "empty the cache")
+
+
+def _command(commands: Any, name: str, call: Call, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = add_command(commands, name, in_one_line(call), text)
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.tap and args.json == "-":
+        return complain("--tap and --json both want stdout: give --json=FILE")
+    from vmm.conformance.cases import CASES
+    from vmm.conformance.catalogue import check_globs, select
+    from vmm.conformance.report.desk import View
+    from vmm.lab import kernels
+    from vmm.lab.check import Order, argv, check
+
+    check_globs(CASES, args.xfail)
+    ids = [case.id for case in select(CASES, args.globs, args.exclude)]
+    command = argv(args.globs, args.exclude, args.xfail, jobs=args.jobs, timeout=args.timeout)
+    kernel = kernels.resolve(args.kernel)
+    order = Order(kernel, args.vendor, ids, len(CASES), command, args.limit)
+    view = View(args.json, args.tap, args.verbose, args.quiet)
+    return check(order, view, args.output)
+
+
+def _kernels(args: argparse.Namespace) -> int:
+    from vmm.lab import kernels
+
+    for kernel in kernels.reachable(refresh=args.refresh):
+        mark = "cached" if kernel.cached else ""
+        say(f"{kernel.name:20} {kernel.release:34} {mark}".rstrip())
+    return 0
+
+
+def _install(args: argparse.Namespace) -> int:
+    from vmm.lab import emulators
+
+    for name in args.emulators or ("qemu", "bochs"):
+        say(f"{emulators.install(name).title} is in the cache")
+    return 0
+
+
+def _clean(_: argparse.Namespace) -> int:
+    from vmm.lab import cache
+
+    say(f"freed {cache.clean() / 1e6:.0f} MB of {cache.root()}")
+    return 0

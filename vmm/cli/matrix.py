@@ -1,0 +1,80 @@
+"""``msrward lab matrix``: judge many kernels by several vendors, and show where they differ."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from vmm.cli import options
+from vmm.cli.guarded import in_one_line
+from vmm.cli.output import complain, say
+from vmm.cli.parser import add_command
+
+STATUSES = "exit status: 0 all conform, 1 one or more do not, 2 one or more have no verdict"
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    call = in_one_line(_matrix)
+    matrix = add_command(
+        commands, "matrix", call, "judge many kernels by several vendors", STATUSES
+    )
+    options.choice(matrix)
+    add = matrix.add_argument
+    names = "5.10,6.1,newest: packaged series, or whatever --kernel takes"
+    add("--kernels", required=True, type=_words, metavar="K,K...", help=names)
+    add("--vendors", type=_vendors, default=["svm"], metavar="V,V...", help="svm,vmx (svm)")
+    add("-j", "--jobs", type=options.count, metavar="N", help="machines at once (one a core)")
+    add("--timeout", type=options.seconds, default=60.0, metavar="S", help="seconds a case (60)")
+    add("--limit", type=options.seconds, default=1800.0, metavar="S", help="seconds a guest (1800)")
+    add("-o", "--output", type=Path, metavar="DIR", help="where the records go (a new directory)")
+    add("--resume", action="store_true", help="go on with the matrix in DIR")
+    add("--by-case", action="store_true", help="show a row for each case, not each requirement")
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
+
+
+def _vendors(text: str) -> list[str]:
+    for word in _words(text):
+        if word not in options.VENDORS:
+            raise argparse.ArgumentTypeError(f"{word!r} is not one of {', '.join(options.VENDORS)}")
+    return _words(text)
+
+
+def _matrix(args: argparse.Namespace) -> int:
+    from vmm.conformance.cases import CASES
+    from vmm.conformance.catalogue import select
+    from vmm.lab import check, matrix, table
+
+    ids = [case.id for case in select(CASES, args.globs, args.exclude)]
+    words = check.argv(args.globs, args.exclude, timeout=args.timeout)
+    orders = check.Orders(ids, len(CASES), words, args.limit)
+    directory = args.output or matrix.default_directory()
+    missing: list[str] = []
+    cells = matrix.cells(
+        args.kernels, args.vendors, directory, lambda wish, why: missing.append(f"{wish}: {why}")
+    )
+    for line in missing:
+        complain(line)
+    matrix.run(cells, orders, on_cell=_say_cell, jobs=args.jobs, resume=args.resume)
+    columns = [table.Column(cell.kernel.release, cell.vendor, cell.saved) for cell in cells]
+    say("\n".join(table.report(columns, by_case=args.by_case)))
+    say(f"\nrecords: {directory}; page: {_write_page(columns, directory)}")
+    return table.status(columns) if not missing else 2
+
+
+def _say_cell(cell: Any, trouble: str) -> None:
+    report = (cell.directory / "report.txt").read_text().splitlines()
+    said = f"no verdict: {trouble}" if trouble else (report or [""])[-1]
+    say(f"{cell.kernel.release} {cell.vendor}: {said}")
+
+
+def _write_page(columns: Any, directory: Path) -> Path:
+    from vmm.lab import html
+
+    page = directory / "index.html"
+    page.write_text(html.page(columns))
+    return page

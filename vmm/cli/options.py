@@ -1,0 +1,58 @@
+"""Options that more than one command has, and what their values must be."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+GLOB_HELP = "a case id or requirement, wildcards allowed: 'match.*', R14 (default: every case)"
+
+VENDORS = ("svm", "vmx", "svm-nrips")
+
+
+def choice(parser: argparse.ArgumentParser) -> None:
+    """Add what chooses cases."""
+    parser.add_argument("globs", nargs="*", metavar="GLOB", help=GLOB_HELP)
+    parser.add_argument(
+        "-x",
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="leave out what GLOB matches",
+    )
+
+
+def judging(parser: argparse.ArgumentParser, *, jobs: str, timeout: float) -> None:
+    """Add what every command that judges one kernel has; ``jobs`` is the default in words."""
+    choice(parser)
+    add = parser.add_argument
+    add("-j", "--jobs", type=count, metavar="N", help=f"worker processes (default: {jobs})")
+    limit = f"seconds a case may take ({timeout:g})"
+    add("--timeout", type=seconds, default=timeout, metavar="S", help=limit)
+    add("--xfail", action="append", default=[], metavar="GLOB", help="known failures: no status 1")
+    add("-o", "--output", type=Path, metavar="DIR", help="keep results.jsonl in DIR")
+    add("--json", metavar="FILE", help="JSON lines to FILE; bare --json: to stdout, as only output")
+    add("--tap", action="store_true", help="TAP 13 on stdout, as its only output")
+    add("-v", "--verbose", action="count", default=0, help="show every case; -vv traces as well")
+    add("-q", "--quiet", action="store_true", help="show only failures' names and the verdict")
+
+
+def count(text: str) -> int:
+    """Return a whole number from 1 up."""
+    return int(_positive(text, int, "a whole number from 1 up"))
+
+
+def seconds(text: str) -> float:
+    """Return a number of seconds above 0."""
+    return float(_positive(text, float, "a number of seconds above 0"))
+
+
+def _positive(text: str, kind: type[int] | type[float], what: str) -> float:
+    try:
+        number = kind(text)
+    except ValueError:
+        number = 0
+    if not 0 < number < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return number

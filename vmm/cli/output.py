@@ -1,0 +1,29 @@
+"""What the commands print: reports on stdout, one-line complaints on stderr."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+
+TROUBLE = 2
+
+
+class StdoutFailed(Exception):
+    """What is printed cannot be; the text is one line."""
+
+
+def complain(line: str) -> int:
+    """Print the line to stderr and return the exit status of trouble."""
+    with suppress(OSError):  # stderr is closed: the status must do
+        print(f"msrward: {line}", file=sys.stderr, flush=True)
+    return TROUBLE
+
+
+def say(text: str) -> None:
+    """Print the text to stdout; StdoutFailed says why that cannot be."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise StdoutFailed("stdout was closed early") from None
+    except OSError as error:
+        raise StdoutFailed(f"cannot write to stdout: {error.strerror}") from None

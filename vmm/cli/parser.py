@@ -1,0 +1,34 @@
+"""How the commands are parsed: errors are one line."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NoReturn
+
+from vmm.cli.output import TROUBLE, say
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and end with the status of trouble."""
+        self.exit(TROUBLE, f"msrward: {message}; see '{self.prog} --help'\n")
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help to stdout."""
+        say(self.format_help().rstrip())  # argparse would keep silent when stdout fails
+
+
+def add_command(commands: Any, name: str, call: Any, text: str, epilog: str = "") -> Any:
+    """Return the parser of a new command that ``call`` does; ``text`` is its one line of help."""
+    parser = commands.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(call=call)
+    return parser

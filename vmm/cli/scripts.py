@@ -1,0 +1,67 @@
+"""``msrward fuzz``, ``run`` and ``export``: scripts that are drawn, saved, and written as C."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from vmm.cli.options import count
+from vmm.cli.output import complain, say
+from vmm.cli.parser import add_command
+
+
+def add(commands: Any) -> None:
+    """Add the three commands."""
+    fuzz = add_command(commands, "fuzz", _fuzz, "random scripts: the Model against this kernel")
+    fuzz.add_argument("--examples", type=count, default=1000, metavar="N", help="scripts (1000)")
+    fuzz.add_argument("--seed", type=int, metavar="N", help="repeat the run that printed N")
+    run = add_command(commands, "run", _run, "run a case that was saved as JSON")
+    run.add_argument("file", type=Path, metavar="FILE", help="what 'msrward export --json' wrote")
+    export = add_command(commands, "export", _export, "write a case as one C program, or as JSON")
+    export.add_argument("case", metavar="CASE", help="a case id")
+    export.add_argument("--json", action="store_true", help="JSON for 'msrward run', not C")
+    export.add_argument("-o", "--output", type=Path, metavar="FILE", help="not to stdout")
+
+
+def _fuzz(args: argparse.Namespace) -> int:
+    from vmm.conformance import fuzz
+    from vmm.conformance.backend import KvmBackend
+    from vmm.conformance.check import kvm_capabilities
+
+    kvm_capabilities()
+    with KvmBackend() as backend:
+        return fuzz.run(backend, args.seed, args.examples, say)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from vmm.conformance import codec
+    from vmm.conformance.check import check
+    from vmm.conformance.report.desk import View
+    from vmm.conformance.runner import Options
+
+    try:
+        case = codec.load(args.file.read_bytes())
+    except ValueError as error:
+        return complain(f"{args.file}: {error}")
+    return check([case], 1, Options(), View(None, False, 2, False))
+
+
+def _export(args: argparse.Namespace) -> int:
+    from vmm.conformance import codec
+    from vmm.conformance.c_source import c_source
+    from vmm.conformance.cases import CASES
+    from vmm.conformance.catalogue import select
+
+    chosen = select(CASES, [args.case])
+    if len(chosen) > 1:
+        return complain(f"{args.case} is {len(chosen)} cases: name one of them")
+    try:
+        text = codec.dump(chosen[0]) if args.json else c_source(chosen[0])
+    except ValueError as error:
+        return complain(str(error))
+    if args.output:
+        args.output.write_text(text)
+    else:
+        say(text.rstrip("\n"))
+    return 0

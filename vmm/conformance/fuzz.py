@@ -1,0 +1,183 @@
+"""Differential testing: random scripts, the Model against the kernel, shrunk to what matters.
+
+What the Model predicts is the pattern, what the kernel leaves is held against it; the first script
+on which they differ is shrunk and comes out as a case that can be pasted into ``cases/``. A seed
+makes the same scripts everywhere. ``tests/conformance/test_fuzz.py`` lets Hypothesis draw them too.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from vmm.conformance.case import Case
+from vmm.conformance.model import Model
+from vmm.conformance.random_scripts import random_script
+from vmm.conformance.script import Script, Trace, first_difference, steps
+from vmm.conformance.shrink import shrink
+
+EXAMPLES = 1000
+CONFORMS, DIFFERS, UNTESTED = 0, 1, 4
+"""Exit status of ``run``: those of ``msrward check``."""
+
+TRIES = 20
+"""How often a shrunk script is run again before its finding is called unsteady."""
+
+PASTE = """\
+# For a module of vmm/conformance/cases/: name it, and name what it checks. It uses names of
+# vmm.conformance.script, vmm.filter, vmm.exits, vmm.msr and errno.
+"""
+
+
+class Witness(Protocol):
+    """What runs a script and tells what it saw, as ``KvmBackend`` does."""
+
+    def run(self, script: Script) -> Trace:
+        """Return the trace that ``script`` left."""
+
+
+class Host(Witness, Protocol):
+    """A witness that knows what its host lacks, as ``KvmBackend`` does."""
+
+    def lacks(self, need: str) -> str | None:
+        """Return why the host does not have ``need``, or None."""
+
+
+class Oracle(Protocol):
+    """What says which trace a script must leave, as ``Model`` does."""
+
+    def predict(self, script: Script) -> Trace:
+        """Return the trace as a pattern."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A script on which prediction and kernel differ; ``step`` counts from 0."""
+
+    script: Script
+    expected: Trace
+    seen: Trace
+    step: int
+    rerun: str = ""
+    is_steady: bool = True
+
+    @property
+    def case(self) -> Case:
+        """Return the finding as a case, which fails on this kernel."""
+        by = f"Found by '{self.rerun}': " if self.rerun else ""
+        sentence = f"{by}step {self.step + 1} is not as the Model has it."
+        return Case("fuzz.found", sentence, "", self.script, self.expected)
+
+    def __str__(self) -> str:
+        """Return what differs, how to see it again, and the case as code."""
+        action = repr(self.script[self.step]) if self.step < len(self.script) else "end of script"
+        lines = [
+            f"step {self.step + 1} of {len(self.script)}: {action}",
+            f"  expected: {_shown(self.script, self.expected, self.step)}",
+            f"  seen:     {_shown(self.script, self.seen, self.step)}",
+            *([f"  rerun:    {self.rerun}"] if self.rerun else []),
+            *([] if self.is_steady else [f"  not again in {TRIES} more runs of it"]),
+        ]
+        return "\n".join([*lines, "", PASTE + code(self.case)])
+
+
+def compare(backend: Witness, script: Script, model: Oracle | None = None) -> Finding | None:
+    """Return where ``backend`` and ``model`` (the Model, unless given) differ on ``script``."""
+    expected, seen = (model or Model()).predict(script), backend.run(script)
+    step = first_difference(script, expected, seen)
+    return None if step is None else Finding(script, expected, seen, step)
+
+
+def shrunk(finding: Finding, backend: Witness, model: Oracle | None = None) -> Finding:
+    """Return a finding as small as can be made of this one, unsteady if it does not come again."""
+    latest = finding
+
+    def differs(script: Script) -> bool:
+        nonlocal latest
+        found = compare(backend, script, model)
+        latest = found or latest
+        return found is not None
+
+    smallest = shrink(finding.script, differs)
+    is_steady = any(differs(smallest) for _ in range(TRIES))
+    return Finding(latest.script, latest.expected, latest.seen, latest.step, is_steady=is_steady)
+
+
+def fuzz(
+    backend: Witness,
+    seed: int,
+    examples: int = EXAMPLES,
+    *,
+    model: Oracle | None = None,
+    vcpus: int = 2,
+) -> Finding | None:
+    """Return the first script, shrunk, on which ``backend`` is not as ``model`` says, or None.
+
+    ``model`` is the Model itself unless a test gives one that errs.
+    """
+    from dataclasses import replace
+    from random import Random
+
+    below = Random(seed).randrange
+    for _ in range(examples):
+        found = compare(backend, random_script(below, vcpus), model)
+        if found:
+            rerun = f"msrward fuzz --seed {seed} --examples {examples}"
+            return replace(shrunk(found, backend, model), rerun=rerun)
+    return None
+
+
+def run(
+    backend: Host,
+    seed: int | None = None,
+    examples: int = EXAMPLES,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Fuzz this host's kernel, tell ``say`` the seed and the outcome, and return an exit status.
+
+    0: all examples were as predicted; 1: one was not; 4: nothing can be tested here.
+    """
+    if reason := backend.lacks("no_ignore_msrs"):
+        say(f"cannot fuzz: {reason}; load kvm with ignore_msrs=0")
+        return UNTESTED
+    seed = random_seed() if seed is None else seed
+    say(f"fuzzing with --seed {seed} --examples {examples}")
+    found = fuzz(backend, seed, examples, vcpus=1 if backend.lacks("vcpus") else 2)
+    say(str(found) if found else f"{examples} scripts: the kernel did what the Model predicted")
+    return DIFFERS if found else CONFORMS
+
+
+def random_seed() -> int:
+    """Return a seed that nobody chose."""
+    import secrets
+
+    return secrets.randbelow(1 << 32)
+
+
+def code(case: Case) -> str:
+    """Return the case as the Python that makes it, ready for a module of ``cases/``."""
+    lines = textwrap.wrap(case.sentence, 90, drop_whitespace=False, break_on_hyphens=False)
+    sentence = "\n    ".join(_quoted(line) for line in lines or [""])
+    trace = "OBSERVE" if case.observes else _listed(case.expected)
+    needs = f"\n    needs={case.needs!r}," if case.needs else ""
+    return (
+        f"Case(\n    {_quoted(case.id)},\n    {sentence},\n    {_quoted(case.checks)},\n"
+        f"    script={_listed(case.actions)},\n    trace={trace},{needs}\n)"
+    )
+
+
+def _shown(script: Script, trace: Trace, number: int) -> str:
+    cut = steps(script, trace)
+    return ", ".join(map(repr, cut[number])) if number < len(cut) else "nothing"
+
+
+def _listed(words: Script | Trace) -> str:
+    return "[" + "".join([f"\n        {word!r}," for word in words]) + "\n    ]" if words else "[]"
+
+
+def _quoted(text: str) -> str:
+    import json
+
+    return json.dumps(text)

@@ -1,0 +1,250 @@
+"""Random scripts: any host may execute them, and most of them say something about a filter.
+
+No random WRMSR reaches an MSR that could break the guest, and a vCPU that stopped in an access goes
+on to its end. All is drawn as small numbers, of which 0 is the plainest choice, from whatever can
+draw them: a seeded ``random.Random``, or Hypothesis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from vmm.conformance import script as s
+from vmm.conformance.model import Model
+from vmm.conformance.model_state import EFER_RESERVED, READABLE, STORABLE, is_unknown_to_kvm
+from vmm.exits import RdmsrExit, WrmsrExit
+from vmm.filter import (
+    EMPTY_SLOT,
+    READ,
+    READ_WRITE,
+    U32,
+    WRITE,
+    AtEdge,
+    Bitmap,
+    MsrFilter,
+    MsrRange,
+    Pointer,
+    bitmap_size,
+)
+from vmm.msr import MAX_NMSRS, X2APIC_FIRST, X2APIC_LAST, Msr
+
+T = TypeVar("T")
+
+A = 0x474F4F00
+U64 = (1 << 64) - 1
+PLACES = (A, A + 0x40, 0xC0000080, 0xC0000100, 0x174, 0x7C0, 0x800, 0x8FF, 0, 1 << 31, U32)
+"""Where ranges lie: MSRs nobody knows, those that store, round the window, at the ends of u32."""
+
+SIZES = (1, 2, 7, 8, 9, 63, 64, 65, 128, 0x100, 0x2FFF, MAX_NMSRS)
+BAD_RANGES = (
+    *(MsrRange(flags, A, 1, b"\0") for flags in (0, 4, 8, 1 << 31)),
+    *(MsrRange(3, A, size, b"\0") for size in (MAX_NMSRS + 1, 0x4000, 1 << 31, U32)),
+    *(MsrRange(3, A, 1, pointer) for pointer in Pointer),
+    MsrRange(3, A, 65, AtEdge(b"\xff" * 8)),
+)
+IGNORED = (EMPTY_SLOT, MsrRange(0xFF, A, 0, Pointer.KERNEL))
+MASKS = (7, 6, 7, 6, 4, 5, 2, 1, 0, 8, 1 << 63)
+CONTENTS = (0, 1, A, U32, 1 << 32, 1 << 63, 0x99AA_BBCC_DDEE_FF01, U64)
+WINDOW = (X2APIC_FIRST - 1, X2APIC_FIRST, Msr.APIC_ID, X2APIC_LAST, X2APIC_LAST + 1)
+
+
+def random_script(below: Callable[[int], int], vcpus: int = 2, most: int = 20) -> s.Script:
+    """Return a script of up to about ``most`` actions; ``below(n)`` draws from 0 to n - 1."""
+    dice = _Dice(below)
+    filters = [dice.filter() for _ in range(1 + dice.below(3))]
+    writer = _Writer(dice, filters, vcpus)
+    if dice.below(10):
+        writer.enable_exits(0)
+    if dice.below(10):
+        writer.install(0)
+    for _ in range(1 + dice.below(most)):
+        writer.step()
+    for vcpu in sorted(writer.stopped):
+        writer.finish(vcpu)
+    return tuple(writer.script)
+
+
+class _Dice:
+    """Draws the parts of a script."""
+
+    def __init__(self, below: Callable[[int], int]) -> None:
+        self.below = below
+
+    def one_in(self, number: int) -> bool:
+        return self.below(number) == number - 1
+
+    def pick(self, choices: Sequence[T]) -> T:
+        return choices[self.below(len(choices))]
+
+    def u64(self) -> int:
+        return self.below(U64 + 1) if self.one_in(3) else self.pick(CONTENTS)
+
+    def value_for(self, index: int) -> int:
+        """Return what MSR ``index`` can hold on every host."""
+        value = self.u64()
+        fits = STORABLE.get(index)
+        return value if not fits or fits(value) else value & 0x7FFF_FFFF
+
+    def filter(self) -> MsrFilter:
+        """Return a filter; most are such that a kernel accepts them."""
+        ranges = [self.range() for _ in range(self.below(self.pick((3, 5, 17))))]
+        if self.one_in(6):  # what is said in the last slots counts as much
+            ranges = [*[self.pick(IGNORED)] * (16 - len(ranges)), *ranges]
+        flags = self.pick((0, 1))
+        return MsrFilter(self.pick((2, 3, U32)) if self.one_in(12) else flags, tuple(ranges))
+
+    def spoilt(self, good: MsrFilter) -> MsrFilter:
+        """Return the filter with one range in it for which a kernel must refuse it."""
+        at = self.below(min(len(good.ranges) + 1, 16))
+        rest = good.ranges[at : at + 15 - at]
+        return MsrFilter(good.flags, (*good.ranges[:at], self.pick(BAD_RANGES), *rest))
+
+    def range(self) -> MsrRange:
+        """Return a range that a kernel accepts, or one that it ignores."""
+        if self.one_in(8):
+            return self.pick(IGNORED)
+        nmsrs = 1 + self.below(80) if self.one_in(4) else self.pick(SIZES)
+        base = (self.pick(PLACES) + self.pick((0, 1, -1)) * self.below(70)) & U32
+        return MsrRange(self.pick((READ_WRITE, READ, WRITE)), base, nmsrs, self.bitmap(nmsrs))
+
+    def bitmap(self, nmsrs: int) -> Bitmap:
+        """Return a bitmap: plain, with one odd bit, with runs, without a pattern, too short."""
+        size, kind = bitmap_size(nmsrs), self.below(7)
+        if kind < 2:
+            return (b"\0", b"\xff" * size)[kind]
+        if kind == 2:
+            bit = self.below(nmsrs)
+            return _turning([bit, bit + 1], size)
+        if kind < 5:
+            return _turning([self.below(nmsrs) for _ in range(1 + self.below(4))], size)
+        if kind == 5:
+            return self.below(U64 + 1).to_bytes(8, "little")[: 1 + self.below(8)]
+        return AtEdge(b"\x55" * size)
+
+    def reply(self) -> s.Reply:
+        value = self.u64() if self.one_in(3) else s.REPLY
+        return s.Reply(value, self.pick((0, 0, 1, 2, 0x80, 0xFF)), self.one_in(3))
+
+
+def _turning(edges: Iterable[int], size: int) -> bytes:
+    """Return a bitmap that starts with allowing and changes at each of the ``edges``."""
+    bits = (1 << 8 * size) - 1
+    for edge in edges:
+        bits ^= (1 << 8 * size) - (1 << edge)
+    return bits.to_bytes(size, "little")
+
+
+class _Writer:
+    """A script in the making: what may follow depends on which vCPUs stopped in an access."""
+
+    def __init__(self, dice: _Dice, filters: Sequence[MsrFilter], vcpus: int) -> None:
+        self.dice, self.vcpus = dice, vcpus
+        self.filters = [*filters, MsrFilter()]
+        self.script: list[s.Action] = []
+        self.stopped: set[int] = set()
+        self.recent = -1
+        edges = [A, *(edge for each in filters for edge in _edges(each))]
+        self.readable = edges, [*sorted(READABLE), *WINDOW]
+        self.writable = [*filter(_is_harmless, edges)], [*STORABLE]
+
+    def add(self, action: s.Action) -> None:
+        self.script.append(action)
+
+    def step(self) -> None:
+        """Add one action; a stopped vCPU goes on as often as something else happens."""
+        vcpu = self.dice.below(self.vcpus)
+        if vcpu in self.stopped and self.dice.below(2):
+            self.dice.pick((self.finish, self.complete, self.get_regs))(vcpu)
+        elif vcpu in self.stopped or self.dice.one_in(4):
+            by_host = (self.install, self.enable_exits, self.install_at, self.scribble)
+            self.dice.pick((*by_host, self.get_msr, self.set_msr))(vcpu)
+        else:
+            self.access(vcpu)
+
+    # --- accesses ---------------------------------------------------------------------------
+
+    def access(self, vcpu: int) -> None:
+        """Add an access; one in four is stopped in the middle, if it surely exits."""
+        access = self.dice.pick((self.read, self.read, self.write))(vcpu)
+        stop = s.begin(access)
+        if self.dice.one_in(4) and self._exits(stop):
+            self.stopped.add(vcpu)
+            self.add(stop)
+        else:
+            self.add(access)
+
+    def _exits(self, stop: s.Begin) -> bool:
+        return isinstance(Model().predict((*self.script, stop))[-1], RdmsrExit | WrmsrExit)
+
+    def _pick_index(self, indices: Sequence[Sequence[int]]) -> int:
+        at_edges, others = indices
+        # What changed is seen only by who looks twice.
+        if self.recent in (*at_edges, *others) and self.dice.one_in(2):
+            return self.recent
+        self.recent = int(self.dice.pick(others if self.dice.one_in(4) else at_edges))
+        return self.recent
+
+    def read(self, vcpu: int) -> s.Access:
+        dice = self.dice
+        index, reply = self._pick_index(self.readable), dice.reply()
+        if not dice.one_in(3):
+            return s.rdmsr(index, reply=reply, vcpu=vcpu)
+        return s.rdmsr(index, dice.u64(), dice.u64(), dice.pick((0, 1, U32)), reply, vcpu)
+
+    def write(self, vcpu: int) -> s.Access:
+        dice = self.dice
+        index, reply, kind = self._pick_index(self.writable), dice.reply(), dice.below(8)
+        value = dice.value_for(index)
+        if kind == 6:
+            index, value = Msr.EFER, EFER_RESERVED
+        if kind == 7:  # these have no effect without an in-kernel APIC, and no filter stops them
+            index, value = X2APIC_FIRST + dice.below(0x100), 0
+        high = dice.u64() if dice.one_in(3) else 0
+        return s.wrmsr(index, value, high, dice.pick((0, 0, 1, U32)), reply, vcpu)
+
+    def finish(self, vcpu: int) -> None:
+        self.stopped.discard(vcpu)
+        self.add(s.finish(self.dice.reply() if self.dice.below(2) else None, vcpu))
+
+    def complete(self, vcpu: int) -> None:
+        reply = self.dice.reply() if self.dice.below(4) else None
+        self.add(s.complete(reply, self.dice.pick(("immediate_exit", "signal")), vcpu))
+
+    def get_regs(self, vcpu: int) -> None:
+        self.add(s.get_regs(vcpu))
+
+    # --- the host ---------------------------------------------------------------------------
+
+    def install(self, _: int) -> None:
+        new = self.dice.pick(self.filters)
+        self.add(s.install(self.dice.spoilt(new) if self.dice.one_in(4) else new))
+
+    def install_at(self, _: int) -> None:
+        self.add(s.install(self.dice.pick(self.filters), argp=self.dice.pick(tuple(Pointer))))
+
+    def enable_exits(self, _: int) -> None:
+        self.add(s.enable_exits(self.dice.pick(MASKS)))
+
+    def scribble(self, _: int) -> None:
+        if any(isinstance(action, s.Install) for action in self.script):
+            self.add(s.scribble_bitmaps())
+
+    def get_msr(self, vcpu: int) -> None:
+        self.add(s.get_msr(self._pick_index(self.writable), vcpu))
+
+    def set_msr(self, vcpu: int) -> None:
+        index = self._pick_index(self.writable)
+        self.add(s.set_msr(index, self.dice.value_for(index), vcpu))
+
+
+def _edges(each: MsrFilter) -> Iterable[int]:
+    for range_ in each.ranges:
+        if range_.nmsrs <= MAX_NMSRS:
+            for offset in (0, range_.nmsrs - 1, -1, range_.nmsrs, range_.nmsrs // 2):
+                yield (range_.base + offset) & U32
+
+
+def _is_harmless(index: int) -> bool:
+    """Say whether a WRMSR may go through to the guest's vCPU: nobody's MSR, or plain storage."""
+    return is_unknown_to_kvm(index) or index in STORABLE

@@ -1,0 +1,170 @@
+"""Make a script that shows something as small as it can be while it still shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, fields, replace
+from typing import Any
+
+from vmm.conformance.script import (
+    Access,
+    Action,
+    Begin,
+    BeginInstall,
+    Complete,
+    Finish,
+    GetRegs,
+    Install,
+    ScribbleBitmaps,
+    Script,
+    SetRegs,
+)
+from vmm.filter import READ_WRITE, MsrFilter, MsrRange, bitmap_size
+
+Shows = Callable[[Script], bool]
+INSTALLS = Install | BeginInstall
+
+
+def shrink(script: Script, shows: Shows) -> Script:
+    """Return a script that ``shows`` still holds for, and for no smaller one that was tried.
+
+    Actions go first, then the exits in which a vCPU stops, then all that is not plain in what is
+    left. ``shows`` is called a few hundred times, on scripts that a backend can run.
+    """
+    tried: set[Script] = set()
+
+    def is_worth(candidate: Script) -> bool:
+        if candidate in tried or not is_sound(candidate):
+            return False
+        tried.add(candidate)
+        return shows(candidate)
+
+    before = None
+    while script != before:
+        before = script
+        for step in (_without_actions, _without_stops, _plainer_actions):
+            script = step(script, is_worth)
+    return script
+
+
+def is_sound(script: Script) -> bool:
+    """Say whether a backend can run the script: nothing in it is without what it goes on with."""
+    return first_unsound(script) is None
+
+
+def first_unsound(script: Script) -> int | None:
+    """Return the first action (from 0) that lacks the ``begin`` or the install it goes on with.
+
+    A vCPU that stopped in an access begins no other before it has finished the one.
+    """
+    begun: set[int] = set()
+    for at, action in enumerate(script):
+        access = action.access if isinstance(action, Begin) else action
+        if isinstance(access, Access):
+            is_bad = access.vcpu in begun
+        elif isinstance(action, GetRegs | SetRegs | Complete | Finish):
+            is_bad = action.vcpu not in begun
+        else:
+            is_scribble = isinstance(action, ScribbleBitmaps)
+            is_bad = is_scribble and not any(isinstance(each, INSTALLS) for each in script[:at])
+        if is_bad:
+            return at
+        if isinstance(action, Begin):
+            begun.add(action.access.vcpu)
+        if isinstance(action, Finish):
+            begun.discard(action.vcpu)
+    return None
+
+
+def _without_actions(script: Script, shows: Shows) -> Script:
+    size = len(script) // 2 or 1
+    while size:
+        at = len(script) - size
+        while at >= 0:
+            candidate = script[:at] + script[at + size :]
+            if shows(candidate):
+                script = candidate
+            at -= size
+        size //= 2
+    return script
+
+
+def _without_stops(script: Script, shows: Shows) -> Script:
+    """Try each stopped access as one that is not stopped, answered as its last answer was."""
+    for at, action in enumerate(script):
+        if not isinstance(action, Begin):
+            continue
+        vcpu = action.access.vcpu
+        end = next(
+            (n for n in range(at, len(script)) if script[n] in _ends(script[n], vcpu)), len(script)
+        )
+        rest = tuple(each for each in script[at + 1 : end + 1] if getattr(each, "vcpu", -1) != vcpu)
+        candidate = (*script[:at], action.access, *rest, *script[end + 1 :])
+        if shows(candidate):
+            return _without_stops(candidate, shows)
+    return script
+
+
+def _ends(action: Action, vcpu: int) -> tuple[Action, ...]:
+    return (action,) if isinstance(action, Finish) and action.vcpu == vcpu else ()
+
+
+def _plainer_actions(script: Script, shows: Shows) -> Script:
+    for at in range(len(script)):
+        again = True
+        while again:
+            again = False
+            for plainer in _plainer(script[at]):
+                candidate = (*script[:at], plainer, *script[at + 1 :])
+                if shows(candidate):
+                    script, again = candidate, True
+                    break
+    return script
+
+
+def _plainer(word: Any) -> Iterable[Any]:
+    """Yield the word with one thing about it plainer: a default, a 0, a range less."""
+    if isinstance(word, MsrFilter):
+        yield from _plainer_filters(word)
+        return
+    for field in fields(word):
+        content = getattr(word, field.name)
+        plain = field.default if field.default is not MISSING else _PLAIN.get(field.name, content)
+        if content != plain:
+            yield replace(word, **{field.name: plain})
+        if hasattr(content, "__dataclass_fields__"):
+            for plainer in _plainer(content):
+                yield replace(word, **{field.name: plainer})
+
+
+_PLAIN = {"value": 0}
+"""What is plain in a field without a default."""
+
+
+def _plainer_filters(filter_: MsrFilter) -> Iterable[MsrFilter]:
+    ranges = filter_.ranges
+    if filter_ != MsrFilter():
+        yield MsrFilter()
+    size = len(ranges) // 2
+    while size:
+        for at in range(0, len(ranges), size):
+            yield replace(filter_, ranges=ranges[:at] + ranges[at + size :])
+        size //= 2
+    if filter_.flags:
+        yield replace(filter_, flags=0)
+    for at, each in enumerate(ranges):
+        for plainer in _plainer_ranges(each):
+            yield replace(filter_, ranges=(*ranges[:at], plainer, *ranges[at + 1 :]))
+
+
+def _plainer_ranges(each: MsrRange) -> Iterable[MsrRange]:
+    full = b"\xff" * min(bitmap_size(each.nmsrs), 0x600)
+    if each.nmsrs > 1:
+        yield MsrRange(each.flags, each.base, 1, b"\0")
+    if each.bitmap not in (b"\0", full, b"\1"):
+        yield replace(each, bitmap=b"\0")
+        yield replace(each, bitmap=full)
+    elif each.nmsrs == 1 and each.bitmap == full:
+        yield replace(each, bitmap=b"\1")
+    if each.flags != READ_WRITE:
+        yield replace(each, flags=READ_WRITE)
