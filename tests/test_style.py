@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
     [
         ("ruff", "format", "--check", "vmm", "tests", "native", "scripts"),
         ("ruff", "check", "vmm", "tests", "native", "scripts"),
-        ("mypy", "vmm"),
+        ("mypy", "--no-incremental", "vmm"),
     ],
     ids=["ruff format", "ruff check", "mypy"],
 )

@@ -22,7 +22,7 @@ class RdmsrExit:
 
     def __repr__(self) -> str:
         """Return the exit as a case writes it."""
-        return _msr_exit("RdmsrExit", self, f"data={self.data:#x}" if self.data else "")
+        return _msr_exit("RdmsrExit", self, f"data={_hex(self.data)}" if self.data else "")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -37,7 +37,7 @@ class WrmsrExit:
 
     def __repr__(self) -> str:
         """Return the exit as a case writes it."""
-        return _msr_exit("WrmsrExit", self, f"{self.data:#x}")
+        return _msr_exit("WrmsrExit", self, _hex(self.data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,5 +117,9 @@ Exit = (
 def _msr_exit(name: str, exit_: RdmsrExit | WrmsrExit, data: str) -> str:
     reason = getattr(exit_.reason, "name", None) or str(exit_.reason)
     index = msr_code(exit_.index) if isinstance(exit_.index, int) else exit_.index
-    odd = [f"{key}={getattr(exit_, key):#x}" for key in ("error", "pad") if getattr(exit_, key)]
+    odd = [f"{key}={_hex(getattr(exit_, key))}" for key in ("error", "pad") if getattr(exit_, key)]
     return f"{name}({', '.join([str(index), str(reason), *([data] if data else []), *odd])})"
+
+
+def _hex(value: object) -> str:
+    return f"{value:#x}" if isinstance(value, int) else repr(value)  # a pattern may stand here

@@ -85,9 +85,10 @@ class MsrRange:
 
     def __post_init__(self) -> None:
         """Refuse what the struct's fields cannot hold."""
-        for name in ("flags", "base", "nmsrs"):
-            if not 0 <= getattr(self, name) <= U32:
-                raise ValueError(f"MsrRange.{name} must fit 32 bits, not {getattr(self, name):#x}")
+        if (self.flags | self.base | self.nmsrs) >> 32:
+            fields = ("flags", "base", "nmsrs")
+            name = next(each for each in fields if getattr(self, each) >> 32)
+            raise ValueError(f"MsrRange.{name} must fit 32 bits, not {getattr(self, name):#x}")
 
     def __repr__(self) -> str:
         """Return the range as a case writes it."""

@@ -51,7 +51,10 @@ class Userfaultfd:
 
     def wait(self, seconds: float, *others: int) -> None:
         """Sleep until a fault is reported or one of the descriptors ``others`` is readable."""
-        select.select([self.fd, *others], [], [], seconds)
+        poll = select.poll()
+        for each in (self.fd, *others):
+            poll.register(each, select.POLLIN)
+        poll.poll(seconds * 1000)
 
     def give(self, page: int, data: bytes = b"") -> None:
         """Put a page of ``data`` (zeroes behind it) at ``page`` and wake who waits for it."""

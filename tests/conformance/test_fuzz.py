@@ -1,7 +1,6 @@
 """Random scripts: Model against kernel, and planted mistakes that must be found and shrunk."""
 
 import secrets
-import time
 from dataclasses import fields, replace
 from random import Random
 
@@ -36,7 +35,6 @@ from vmm.filter import default_allow
 from vmm.msr import UNKNOWN, Msr
 
 EXAMPLES = 200
-SECONDS = 10
 
 MUTANTS = (
     *(*MATCHING, *VALIDATION, *INSTALLING, *MASKING),
@@ -111,11 +109,8 @@ def backend(has_kvm):
 
 
 def test_the_kernel_does_what_the_model_predicts(backend):
-    seed = secrets.randbelow(1 << 32)
-    start = time.monotonic()
-    found = fuzz(backend, seed, EXAMPLES)
+    found = fuzz(backend, secrets.randbelow(1 << 32), EXAMPLES)
     assert found is None, f"\n{found}"
-    assert time.monotonic() - start < SECONDS
 
 
 def test_the_kernel_does_what_the_model_predicts_of_hypothesis_scripts(backend):

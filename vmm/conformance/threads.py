@@ -37,7 +37,9 @@ class Task:
 
     def wait(self, seconds: float) -> bool:
         """Say whether the thread has ended, after at most ``seconds``."""
-        return bool(select.select([self.ended], [], [], seconds)[0])
+        poll = select.poll()  # select() refuses descriptors from 1024 on
+        poll.register(self.ended, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def is_asleep_in_an_ioctl(self) -> bool:
         """Say whether the kernel shows the thread asleep inside an ioctl."""
