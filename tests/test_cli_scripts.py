@@ -8,7 +8,6 @@ import sys
 import pytest
 
 
-
 def msrward(*words, timeout=120):
     command = [sys.executable, "-m", "vmm", *map(str, words)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd="/")

@@ -70,6 +70,7 @@ class Msr(enum.IntEnum):
     APIC_TASKPRI = 0x808
     APIC_EOI = 0x80B
     APIC_ICR = 0x830
+    APIC_LVTT = 0x832
     EFER = 0xC0000080
     STAR = 0xC0000081
     LSTAR = 0xC0000082

@@ -7,6 +7,7 @@ one case of the catalogue sees each; a mutant that survives is a case that is mi
 from __future__ import annotations
 
 from mutants_exit import COMPLETING, EXITING, HOST, STOPPING
+from mutants_fastpath import FASTPATH
 from mutants_filter import MATCHING, VALIDATION
 from mutants_race import RACES
 from mutants_vm import ACCESSING, INSTALLING, MASKING
@@ -21,5 +22,6 @@ MUTANTS = (
     *COMPLETING,
     *STOPPING,
     *HOST,
+    *FASTPATH,
     *RACES,
 )

@@ -28,6 +28,7 @@ from vmm.conformance.script import (
     refused,
     rejected,
     returned,
+    set_cpuid,
     set_msr,
     wrmsr,
     wrote,
@@ -86,8 +87,16 @@ def test_nothing_of_one_script_is_seen_by_the_next(backend):
         wrmsr(Msr.STAR, 0x1234),
         set_msr(Msr.LSTAR, 0x5678),
         rdmsr(A),
+        begin(wrmsr(Msr.CSTAR, 0x9ABC)),
+        begin(wrmsr(Msr.STAR, 0x9ABC)),
     )
-    reads = (rdmsr(A), get_msr(Msr.STAR), get_msr(Msr.LSTAR), rdmsr(Msr.KERNEL_GS_BASE))
+    reads = (
+        get_msr(Msr.CSTAR),
+        rdmsr(A),
+        get_msr(Msr.STAR),
+        get_msr(Msr.LSTAR),
+        rdmsr(Msr.KERNEL_GS_BASE),
+    )
     clean = backend.run(reads)
     for _ in range(6):
         backend.run(writes)
@@ -101,6 +110,21 @@ def test_an_access_left_unfinished_does_not_reach_the_next_script(backend):
             RdmsrExit(B, UNKNOWN),
             returned(REPLY),
         )
+
+
+@pytest.mark.parametrize("on, held", ((True, 0x500C0), (False, 0x100C0)))
+def test_cpuid_has_the_feature_or_has_it_not(backend, on, held):
+    """Without CPUID's TSC_DEADLINE the LVTT's TSC-deadline mode is not there to be chosen."""
+    if backend.lacks("irqchip"):
+        pytest.skip(backend.lacks("irqchip"))
+    script = (
+        create_irqchip(),
+        set_cpuid("tsc_deadline", on=on),
+        set_msr(Msr.IA32_APICBASE, 0xFEE00D00),
+        wrmsr(Msr.APIC_LVTT, 0x500C0),
+        rdmsr(Msr.APIC_LVTT),
+    )
+    assert backend.run(script) == (done, done, done, wrote, returned(held))
 
 
 def test_a_guest_that_dies_is_lost_and_does_not_take_the_next_one_along(backend):

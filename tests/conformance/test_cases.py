@@ -27,6 +27,7 @@ from vmm.conformance.script import (
     Rdmsr,
     ResumeInstall,
     Returned,
+    SetCpuid,
     Spin,
     Unfiltered,
     Whatever,
@@ -42,8 +43,7 @@ from vmm.msr import FILTER, INVAL, MAX_NMSRS, UNKNOWN, Msr
 # What the catalogue promises to check. R10, R13, R25 and R67 are quirks in whole or in part, and
 # of R74 what is left to kernels before v6.3. Of R76 the catalogue sees only what goes on.
 LISTED = (
-    *range(1, 33),
-    34,
+    *range(1, 35),
     39,
     *range(43, 48),
     *range(50, 58),
@@ -178,7 +178,7 @@ def test_needs_are_what_the_script_uses():
 
 
 def test_the_irqchip_comes_before_any_vcpu():
-    uses_vcpu = script.Access | Park | CreateVcpu | script.GetMsr | script.SetMsr
+    uses_vcpu = script.Access | Park | CreateVcpu | SetCpuid | script.GetMsr | script.SetMsr
     for case in CASES:
         kinds = [type(action) for action in bare(case)]
         if CreateIrqchip in kinds:
@@ -350,3 +350,36 @@ def test_every_pass_through_msr_is_denied_and_allowed_both_ways(msr):
             if {type(a) for a, _ in accesses(case) if a.index == msr} == {access}
         ]
         assert any({(True, False), (False, True)} <= {*itertools.pairwise(t)} for t in turns)
+
+
+def paths(checked: list[Case]) -> dict[tuple[int, type, bool, bool], set[bool]]:
+    """Return whether accesses exit, by MSR, kind, in-kernel APIC and CPUID's TSC_DEADLINE."""
+    seen: dict[tuple[int, type, bool, bool], set[bool]] = {}
+    for case in checked:
+        has_apic = any(isinstance(each, CreateIrqchip) for each in case.actions)
+        cpuid = {each.vcpu: each.on for each in case.actions if isinstance(each, SetCpuid)}
+        for action, step in accesses(case):
+            if action.vcpu in cpuid:
+                key = (action.index, type(action), has_apic, cpuid[action.vcpu])
+                seen.setdefault(key, set()).add(isinstance(step[0], RdmsrExit | WrmsrExit))
+    return seen
+
+
+R33 = paths([case for case in checking("R33") if not case.observes])
+
+
+@pytest.mark.parametrize("cpuid", (True, False), ids=("cpuid", "no_cpuid"))
+@pytest.mark.parametrize("has_apic", (True, False), ids=("apic", "no_apic"))
+@pytest.mark.parametrize("msr", (Msr.IA32_TSC_DEADLINE, *PASSED_THROUGH), ids=lambda msr: msr.name)
+def test_every_short_way_is_denied_with_and_without_apic_and_cpuid(msr, has_apic, cpuid):
+    for kind in (Rdmsr,) if msr in ONLY_READ else (Rdmsr, Wrmsr):
+        both_ways = msr in PASSED_THROUGH or cpuid
+        assert R33[msr, kind, has_apic, cpuid] >= ({True, False} if both_ways else {True})
+
+
+def test_no_deadline_is_near():
+    """An allowed WRMSR of TSC_DEADLINE must not interrupt a guest that has no handler."""
+    for case in CASES:
+        for action in bare(case):
+            if isinstance(action, Wrmsr) and action.index == Msr.IA32_TSC_DEADLINE:
+                assert action.value == 0 or action.value >> 62 == 1, case.id

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutant import disagreement
 
-from vmm.conformance import model as model_module
 from vmm.conformance import actions, events, race_words
+from vmm.conformance import model as model_module
 from vmm.conformance import script as s
 from vmm.conformance.case import Case
 from vmm.conformance.cases import CASES
@@ -52,6 +52,7 @@ from vmm.conformance.script import (
     rejected,
     returned,
     scribble_bitmaps,
+    set_cpuid,
     set_msr,
     set_regs,
     unfiltered,
@@ -500,11 +501,32 @@ def test_x2apic_mode_makes_the_apic_readable() -> None:
         wrote,
         returned(0x20),
     )
+    masked, to_one_cpu = wrmsr(Msr.APIC_LVTT, 0x500C0), wrmsr(Msr.APIC_ICR, 0x33_0000_40C0)
+    assert predict(*script[:2], masked, to_one_cpu)[2:] == (wrote, wrote)
+    unsure = wrmsr(Msr.APIC_LVTT, 0x400C0), wrmsr(Msr.APIC_ICR, 0x33_0008_40C0)
+    assert predict(*script[:2], *unsure)[2:] == (unfiltered, unfiltered)
     off_again = set_msr(Msr.IA32_APICBASE, 0xFEE00900)
     assert predict(*script[:2], off_again, enable_exits(1), *script[2:])[4:] == (
         RdmsrExit(Msr.APIC_ID, INVAL),
         returned(REPLY),
     )
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_cpuid_changes_nothing_that_a_filter_says(on: bool) -> None:
+    cpuid, deny = set_cpuid("tsc_deadline", on=on), install(default_allow().deny(0x6E0))
+    access = wrmsr(0x6E0, 0)
+    trace = predict(
+        enable_exits(FILTER), deny, cpuid, access, cpuid, set_cpuid("tsc_deadline", on, 1)
+    )
+    assert trace == (done, done, done, WrmsrExit(0x6E0, FILTER, 0), wrote, whatever, done)
+    spins = s.spin(access), s.stop_spin(0)
+    assert predict(*spins, cpuid)[2:] == predict(s.park(0), s.release(0), cpuid)[2:] == (whatever,)
+
+
+def test_cpuid_features_are_known_ones() -> None:
+    with pytest.raises(ValueError, match="no CPUID feature 'sse': there are tsc_deadline"):
+        set_cpuid("sse", on=True)
 
 
 # --- stopping in the middle -----------------------------------------------------------------------
@@ -635,6 +657,7 @@ _actions = (
     | st.builds(s.SetMsr, _indices, _numbers, _vcpus)
     | st.builds(s.CreateIrqchip)
     | st.builds(s.CreateVcpu, st.integers(-1, 300))
+    | st.builds(s.SetCpuid, st.just("tsc_deadline"), st.booleans(), _vcpus)
     | st.builds(s.Begin, _accesses)
     | st.builds(s.GetRegs, _vcpus)
     | st.builds(s.SetRegs, _maybe, _maybe, st.integers(-9, 9), st.sampled_from(["ioctl", "sync"]))

@@ -163,6 +163,28 @@ class CreateVcpu(Word):
     vcpu: int
 
 
+CPUID_BITS = {"tsc_deadline": (1, "ecx", 24)}
+"""The CPUID features that a script can turn on and off: leaf, register, bit."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SetCpuid(Word):
+    """``KVM_SET_CPUID2``: all that the host supports, but ``feature`` as ``on`` says.
+
+    Only before the vCPU first runs; an unknown feature is a ValueError.
+    """
+
+    feature: str
+    on: bool
+    vcpu: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a feature that no reader of the script would know."""
+        if self.feature not in CPUID_BITS:
+            known = ", ".join(CPUID_BITS)
+            raise ValueError(f"no CPUID feature {self.feature!r}: there are {known}")
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Begin(Word):
     """Run the vCPU into ``access`` and stop at its exit, nothing answered yet.
@@ -217,4 +239,5 @@ class Finish(Word):
 rdmsr, wrmsr, enable_cap, install = Rdmsr, Wrmsr, EnableCap, Install
 scribble_bitmaps, check_extension = ScribbleBitmaps, CheckExtension
 get_msr, set_msr, create_irqchip, create_vcpu = GetMsr, SetMsr, CreateIrqchip, CreateVcpu
+set_cpuid = SetCpuid
 begin, get_regs, set_regs, complete, finish = Begin, GetRegs, SetRegs, Complete, Finish

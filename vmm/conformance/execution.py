@@ -25,7 +25,7 @@ from vmm.conformance.script import (
 )
 from vmm.errors import KvmError
 from vmm.exits import IoExit, RdmsrExit, WrmsrExit
-from vmm.kvm import Vm
+from vmm.kvm import Kvm, Vm
 from vmm.placed import COMPAT, NATIVE, Missing, PlacedFilter, bad_address
 from vmm.vcpu import Vcpu
 
@@ -38,6 +38,7 @@ RACES = (
     words.CloseVm,
     words.CloseVcpu,
 )
+LASTING = (*RACES, words.SetCpuid)
 
 
 def makes_vcpus(script: Script) -> bool:
@@ -48,7 +49,7 @@ def makes_vcpus(script: Script) -> bool:
 
 def needs_its_own_vm(script: Script) -> bool:
     """Say whether the script leaves behind what no reset can take away."""
-    return makes_vcpus(script) or any(isinstance(each, RACES) for each in script)
+    return makes_vcpus(script) or any(isinstance(each, LASTING) for each in script)
 
 
 class Execution:
@@ -62,9 +63,10 @@ class Execution:
         self.placed: list[PlacedFilter] = []
         self.lost = False
         self.race = Race(vm, control)
+        done_by = (each.access if isinstance(each, words.Begin) else each for each in script)
         self.before = {
             (each.vcpu, each.index): vm.get_msr(each.vcpu, each.index)
-            for each in script
+            for each in done_by
             if vm.keep and isinstance(each, words.Wrmsr | words.SetMsr)
         }
 
@@ -150,7 +152,8 @@ class Execution:
         return self.race.meanwhile(action, lambda: self.do(action.action))
 
     def scribble_bitmaps(self, action: words.ScribbleBitmaps) -> Event:
-        self.placed[-1].scribble()
+        for placed in self.placed[-1:]:
+            placed.scribble()
         return done
 
     def check_extension(self, action: words.CheckExtension) -> Event:
@@ -162,6 +165,11 @@ class Execution:
 
     def create_vcpu(self, action: words.CreateVcpu) -> Event:
         self.vm.create_vcpu(action.vcpu)
+        return done
+
+    def set_cpuid(self, action: words.SetCpuid) -> Event:
+        cpuid = cpuid_with(self.vm.vm.kvm, action.feature, action.on)
+        self.vm.vcpu(action.vcpu).set_cpuid2(cpuid)
         return done
 
     def _file(self, on: str) -> Any:
@@ -248,6 +256,17 @@ DO: dict[type, Callable[[Execution, Any], Event]] = {
     if not issubclass(cls, words.Rdmsr | words.Wrmsr)
 }
 """What does each action: the method that has its word's name, here or in ``Race``."""
+
+
+def cpuid_with(kvm: Kvm, feature: str, on: bool) -> Any:
+    """Return ``struct kvm_cpuid2`` with all that the host supports, but ``feature`` as given."""
+    leaf, register, bit = words.CPUID_BITS[feature]
+    cpuid = kvm.get_supported_cpuid()
+    for entry in cpuid.entries[0 : cpuid.nent]:
+        if entry.function == leaf:
+            rest = getattr(entry, register) & ~(1 << bit)
+            setattr(entry, register, rest | on << bit)
+    return cpuid
 
 
 def from_child(file: Any, number: int, address: int) -> None:

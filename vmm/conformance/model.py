@@ -182,6 +182,7 @@ class Model:
     def access(self, vm: VmState, access: s.Access) -> s.Step:
         """R27, R50: an access succeeds or fails, and a failing one exits or is #GP."""
         vcpu = vm.vcpu(access.vcpu)
+        vcpu.has_run = True
         if vcpu.stage is not IDLE and self.is_stuck(vcpu):
             vcpu.forget(access.index & U32)
             return (s.whatever,)
@@ -320,6 +321,11 @@ class Model:
         vm.vcpu(action.vcpu)
         return (s.done,)
 
+    def set_cpuid(self, vm: VmState, action: s.SetCpuid) -> s.Step:
+        """R33: no filter asks what a guest's CPUID says; only before the vCPU first runs."""
+        vcpu = vm.vcpu(action.vcpu)
+        return (s.whatever if vcpu.has_run or vcpu.stage is not IDLE else s.done,)
+
 
 RULES: dict[type, str] = {
     s.Rdmsr: "access",
@@ -332,6 +338,7 @@ RULES: dict[type, str] = {
     s.SetMsr: "set_msr",
     s.CreateIrqchip: "create_irqchip",
     s.CreateVcpu: "create_vcpu",
+    s.SetCpuid: "set_cpuid",
     s.Begin: "begin",
     s.GetRegs: "get_regs",
     s.SetRegs: "set_regs",

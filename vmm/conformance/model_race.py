@@ -215,7 +215,7 @@ class RaceRules:
         """R74: inside the kernel's read side until it is released."""
         if vm.vcpu(action.vcpu).stage is not IDLE:
             return (s.whatever,)
-        vm.vcpu(action.vcpu).stage = Stage.AWAY
+        vm.vcpu(action.vcpu).stage, vm.vcpu(action.vcpu).has_run = Stage.AWAY, True
         vm.parks += 1
         vm.parked[action.vcpu] = vm.parks
         return (s.parked,)
@@ -232,7 +232,7 @@ class RaceRules:
         vcpu, access = vm.vcpu(action.access.vcpu), action.access
         if vcpu.stage is not IDLE:
             return (s.whatever,)
-        vcpu.stage, vm.spins[access.vcpu] = Stage.AWAY, access
+        vcpu.stage, vcpu.has_run, vm.spins[access.vcpu] = Stage.AWAY, True, access
         return (s.spinning,)
 
     def stop_spin(self, model: Model, vm: VmState, action: s.StopSpin) -> s.Step:

@@ -61,9 +61,17 @@ STORABLE: dict[int, Callable[[int], bool]] = {
 """MSRs that every x86-64 CPU has and that only hold what was written, by which values they hold."""
 
 
+LVT_MASKED, LVT_TIMER = 1 << 16, 0x6_00FF
+"""A timer that never interrupts, and what else a write may set: its mode and its vector."""
+
+ICR_FIXED = 0xFF_0000_40FF
+"""An interrupt to one CPU by its APIC ID: its vector, and the level, which is to be 1."""
+
 X2APIC_STORABLE: dict[int, Callable[[int], bool]] = {
     Msr.APIC_TASKPRI: lambda value: value <= 0xFF,
     Msr.APIC_EOI: lambda value: value == 0,
+    Msr.APIC_LVTT: lambda value: value & ~LVT_TIMER == LVT_MASKED,
+    Msr.APIC_ICR: lambda value: value & ~ICR_FIXED == 0 and value & 0xF0 != 0,
 }
 """The same for the registers of an APIC in x2APIC mode; EOI takes a zero and holds nothing."""
 
@@ -115,6 +123,7 @@ class VcpuState:
     regs: Regs = NO_REGS
     touched: bool = False
     """Userspace changed RAX or RDX between the exit and its completion."""
+    has_run: bool = False
     moved: bool = False
     """Userspace changed RIP there (R67): nobody knows where the guest goes on."""
     x2apic: bool | None = False

@@ -32,6 +32,7 @@ Action = (
     | SetMsr
     | CreateIrqchip
     | CreateVcpu
+    | SetCpuid
     | Begin
     | GetRegs
     | SetRegs

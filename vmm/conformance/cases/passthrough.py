@@ -62,7 +62,7 @@ PASSED_THROUGH: dict[Msr, int] = {
 }
 
 
-def _toggled(msr: int, access: int, passing: Row, stopped: Row) -> tuple[Row, ...]:
+def toggled(msr: int, access: int, passing: Row, stopped: Row) -> tuple[Row, ...]:
     """Return allow, deny, allow, deny, allow, by range and by default action.
 
     Two accesses follow each install: what the first entry after it set up must last.
@@ -85,7 +85,7 @@ CASES = (
             f"passthrough.read_{msr.name.lower()}",
             f"RDMSR of {msr.name} obeys each new filter at the next entry, to deny and to allow.",
             "R72",
-            *play(*_toggled(msr, READ, passes(msr), denied(msr))),
+            *play(*toggled(msr, READ, passes(msr), denied(msr))),
         )
         for msr in (Msr.IA32_TSC, *PASSED_THROUGH)
     ),
@@ -94,7 +94,7 @@ CASES = (
             f"passthrough.write_{msr.name.lower()}",
             f"WRMSR of {msr.name} obeys each new filter at the next entry, to deny and to allow.",
             "R72",
-            *play(*_toggled(msr, WRITE, write_passes(msr, data), write_denied(msr, data))),
+            *play(*toggled(msr, WRITE, write_passes(msr, data), write_denied(msr, data))),
         )
         for msr, data in PASSED_THROUGH.items()
     ),
