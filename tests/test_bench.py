@@ -46,21 +46,22 @@ def test_a_line_that_could_not_be_measured_is_no_pass(bench):
     assert "SKIP: a reason" in bench._table([bench.report(line)])
 
 
-def run_bench(*options: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def ran(compiler) -> subprocess.CompletedProcess[str]:
+    """Run the bench once, small: it also runs the whole suite once a round."""
     command = [sys.executable, str(BENCH), "--rounds", "2", "--exits", "50", "--cases", "70"]
-    return subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
+    return subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=300)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def compiler(has_kvm):
     if not (shutil.which("cc") or shutil.which("gcc")):
         pytest.skip("no C compiler: the C side cannot be built")
 
 
-def test_both_sides_make_the_same_exits_and_every_line_is_measured(compiler):
-    done = run_bench("--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = json.loads(done.stdout)["lines"]
+def test_both_sides_make_the_same_exits_and_every_line_is_measured(ran):
+    assert (ran.returncode, ran.stderr) == (0, "")
+    lines = json.loads(ran.stdout)["lines"]
     assert len(lines) == 5
     for each in lines[:4]:
         assert each["exits"]["c"] == each["exits"]["python"] > 0, each["name"]
@@ -79,12 +80,11 @@ def in_target(line) -> bool:
     return (line["ratio"] == least) == line["at_most"] or least == most
 
 
-def test_the_table_has_a_line_for_each_promise(compiler):
-    done = run_bench()
-    assert done.returncode == 0
-    rows = [row for row in done.stdout.splitlines() if row.endswith(("PASS", "MISS"))]
-    assert len(rows) + done.stdout.count("SKIP: ") == 5
-    assert "from one install to the next" in done.stdout
+def test_the_table_has_a_line_for_each_promise(bench, ran):
+    table = bench._table(json.loads(ran.stdout)["lines"])
+    rows = [row for row in table.splitlines() if row.endswith(("PASS", "MISS"))]
+    assert len(rows) + table.count("SKIP: ") == 5
+    assert "from one install to the next" in table
 
 
 def test_the_c_program_names_a_command_it_does_not_know(bench, compiler, tmp_path):

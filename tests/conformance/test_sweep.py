@@ -205,13 +205,13 @@ def test_a_wrong_prediction_is_noticed_and_its_script_stands_for_itself(has_kvm,
 
 
 def test_a_script_of_a_mismatch_can_be_pasted(has_kvm):
+    from vmm import filter as filters
     from vmm.conformance import script as words
     from vmm.conformance.sweep import sweep
-    from vmm.filter import MsrFilter, MsrRange
     from vmm.msr import Msr
 
     found = sweep(9, cases=1000, model=mistaken(*MISTAKES["deny is the default"])).mismatch
-    names = {**vars(words), "MsrFilter": MsrFilter, "MsrRange": MsrRange, "Msr": Msr}
+    names = {**vars(filters), **vars(words), "Msr": Msr}
     names |= {each.name: each for each in MsrExitReason}
     names |= {"RdmsrExit": RdmsrExit, "WrmsrExit": WrmsrExit}
     names |= {"INVAL|UNKNOWN|FILTER": MsrExitReason(7)}
