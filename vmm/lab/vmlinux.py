@@ -21,7 +21,7 @@ def pvh(image: Path, work: Path) -> Path | None:
     """Return the vmlinux of a bzImage if it can be started without a boot loader, else None.
 
     None also where the decompressor is not here: such a kernel boots as a bzImage, later. That
-    of a packaged kernel is cached; that of a tree under bisection is written to `work`.
+    of a packaged kernel is cached; that of a tree, built for one boot, is written to `work`.
     """
     try:
         found = _directory(image, work) / "vmlinux"
@@ -31,7 +31,7 @@ def pvh(image: Path, work: Path) -> Path | None:
 
 
 def _directory(image: Path, work: Path) -> Path:
-    if image.is_relative_to(cache.root()):
+    if image.is_relative_to(cache.root() / "kernels"):
         key = cache.sha256(image)[:16]
         return cache.entry("vmlinux", key, lambda into: _extract(image, into))
     _extract(image, work)

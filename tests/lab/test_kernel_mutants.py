@@ -1,0 +1,292 @@
+"""The kernel mutants as data and as text; building and booting them is scripts/mutants' work."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from vmm.cli import mutants as command
+from vmm.conformance.cases import CASES
+from vmm.conformance.catalogue import select
+from vmm.conformance.contract import REQUIREMENTS
+from vmm.lab import kernel_mutants, mutants
+from vmm.lab.errors import LabError
+from vmm.lab.kernel_mutants import Change, DoesNotApply, Mutant, Tree
+from vmm.lab.machine import LabResult, Outcome
+from vmm.lab.mutant_findings import Enough, Fate, Finding, Watch, fate_of
+
+MUTANTS = kernel_mutants.load()
+PLACES = [
+    Path(os.environ.get("MSRWARD_CACHE", "~/.cache/msrward")).expanduser() / "mutants/tree",
+    Path("/usr/src") / kernel_mutants.package(),
+]
+SOURCE = next((place for place in PLACES if (place / "Kconfig").exists()), None)
+
+
+def text_of(name):
+    kept = SOURCE / ".msrward-pristine" / name
+    return (kept if kept.exists() else SOURCE / name).read_text()
+
+
+def test_there_are_enough_of_them_and_each_has_a_name_of_its_own():
+    names = [mutant.name for mutant in MUTANTS]
+    assert len(names) >= 30
+    assert len(set(names)) == len(names)
+    assert len({mutant.digest for mutant in MUTANTS}) == len(names), "two are the same change"
+
+
+def test_they_are_spread_over_both_vendors_nesting_and_the_emulator():
+    files = {Path(change.file).name for mutant in MUTANTS for change in mutant.changes}
+    assert files >= {"x86.c", "svm.c", "vmx.c", "nested.c", "emulate.c"}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_each_says_what_it_violates(mutant):
+    assert re.fullmatch(r"[A-Z].*[.]", mutant.summary)
+    assert mutant.violates and set(mutant.violates) <= set(REQUIREMENTS)
+    assert mutant.vendor in ("svm", "vmx", "svm-nrips")
+    assert mutant.changes and all(change.old != change.new for change in mutant.changes)
+    if mutant.cases:
+        assert select(CASES, list(mutant.cases), [])
+
+
+@pytest.mark.skipif(SOURCE is None, reason=f"no {kernel_mutants.package()} here")
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_each_replaces_exactly_one_place(mutant):
+    texts = {}
+    for change in mutant.changes:
+        texts[change.file] = change.apply(texts.get(change.file) or text_of(change.file))
+    assert all(text != text_of(name) for name, text in texts.items())
+
+
+def test_the_themes_are_themes():
+    for theme in mutants.THEMES:
+        assert select(CASES, [theme], [])
+
+
+ONE = Mutant("one", "One.", ("R14",), (Change("kvm/x86.c", "count++;", "count--;"),))
+
+
+@pytest.fixture
+def source(tmp_path):
+    (tmp_path / "kvm").mkdir()
+    (tmp_path / "kvm/x86.c").write_text("first();\ncount++;\n")
+    (tmp_path / "kvm/other.c").write_text("count++;\n")
+    return tmp_path
+
+
+def test_a_mutant_is_made_and_undone(source):
+    tree = Tree(source, [ONE])
+    with tree.mutated(ONE):
+        assert (source / "kvm/x86.c").read_text() == "first();\ncount--;\n"
+        assert (source / "kvm/other.c").read_text() == "count++;\n"
+    assert (source / "kvm/x86.c").read_text() == "first();\ncount++;\n"
+
+
+def test_ctrl_c_undoes_it(source):
+    tree = Tree(source, [ONE])
+    with pytest.raises(KeyboardInterrupt), tree.mutated(ONE):
+        raise KeyboardInterrupt
+    assert "count++" in (source / "kvm/x86.c").read_text()
+
+
+def test_what_a_killed_run_left_is_put_right(source):
+    Tree(source, [ONE])._set("kvm/x86.c", "half a mutant")
+    Tree(source, [ONE]).restore()
+    assert (source / "kvm/x86.c").read_text() == "first();\ncount++;\n"
+
+
+def test_another_name_of_the_file_keeps_its_text(source, tmp_path):
+    (source / "kvm/linked.c").hardlink_to(source / "kvm/x86.c")
+    with Tree(source, [ONE]).mutated(ONE):
+        assert "count++" in (source / "kvm/linked.c").read_text()
+
+
+def test_a_file_that_is_right_is_not_built_again(source):
+    tree = Tree(source, [ONE])
+    before = (source / "kvm/x86.c").stat().st_mtime_ns
+    tree.restore()
+    assert (source / "kvm/x86.c").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("text", ["nothing", "count++; count++;"])
+def test_other_source_is_said(source, text):
+    (source / "kvm/x86.c").write_text(text)
+    with (
+        pytest.raises(DoesNotApply, match=r"x86\.c has the text"),
+        Tree(source, [ONE]).mutated(ONE),
+    ):
+        pass
+    assert (source / "kvm/x86.c").read_text() == text
+
+
+def record(name, verdict):
+    return json.dumps({"type": "case", "id": name, "verdict": verdict})
+
+
+def result(outcome=Outcome.DONE, status=0, reason=""):
+    return LabResult(outcome, status, (), ("last words",), 1.0, 2.0, "qemu 10", 1, reason)
+
+
+def watch(*lines, enough=0):
+    watching = Watch(enough)
+    for line in lines:
+        watching.line(line)
+    return watching
+
+
+def test_a_failed_case_kills():
+    seen = watch(record("a.b", "PASS"), record("a.c", "FAIL"), record("a.d", "SKIP"), "noise")
+    assert (seen.killers, seen.ran) == (["a.c"], 2)
+    assert fate_of(seen, result(status=1))[0] is Fate.KILLED
+
+
+def test_enough_is_enough():
+    with pytest.raises(Enough):
+        watch(record("a.b", "FAIL"), record("a.c", "TIMEOUT"), enough=2)
+
+
+@pytest.mark.parametrize(
+    ("seen", "result", "fate"),
+    [
+        (watch(record("a.b", "PASS")), result(), Fate.SURVIVED),
+        (watch(record("a.b", "PASS")), result(status=1), Fate.KILLED),
+        (watch(), result(status=4), Fate.LOST),
+        (watch(record("a.b", "PASS")), result(Outcome.PANIC, None), Fate.KILLED),
+        (watch(), result(Outcome.PANIC, None), Fate.LOST),
+        (watch(), result(Outcome.NO_KVM, None), Fate.LOST),
+        (watch(record("a.b", "FAIL")), None, Fate.KILLED),
+    ],
+)
+def test_fates(seen, result, fate):
+    assert fate_of(seen, result)[0] is fate
+
+
+class Bench:
+    """A laboratory without a kernel: what becomes of each mutant is given."""
+
+    def __init__(self, fates):
+        self.fates, self.asked = fates, []
+        self.options = mutants.Options()
+
+    def control(self, vendor, cases=()):
+        return Finding("control", "", vendor, Fate.SURVIVED, ran=1)
+
+    def judge(self, chosen):
+        for mutant in chosen:
+            self.asked.append(mutant.name)
+            if self.fates[mutant.name] is None:
+                raise KeyboardInterrupt
+            yield Finding(mutant.name, mutant.digest, mutant.vendor, self.fates[mutant.name])
+
+
+def make(name, new="count--;"):
+    return Mutant(name, "One.", ("R14",), (Change("kvm/x86.c", "count++;", new),))
+
+
+def test_a_run_that_was_cut_short_goes_on(tmp_path):
+    chosen = [make("one"), make("two", "count;"), make("three", ";")]
+    bench = Bench({"one": Fate.KILLED, "two": None, "three": Fate.SURVIVED})
+    results = tmp_path / "results.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        mutants.run(bench, chosen, results, lambda _: None)
+    bench.fates["two"], bench.asked = Fate.LOST, []
+    found = mutants.run(bench, chosen, results, lambda _: None, resume=True)
+    assert bench.asked == ["two", "three"]
+    assert {f.name for f in found} == {"one", "control", "two", "three"}
+    bench.asked = []
+    mutants.run(bench, chosen, results, lambda _: None, resume=True)
+    assert bench.asked == ["two"], "lost is no verdict"
+
+
+def test_a_changed_mutant_is_judged_again(tmp_path):
+    results = tmp_path / "results.jsonl"
+    bench = Bench({"one": Fate.KILLED})
+    mutants.run(bench, [make("one")], results, lambda _: None)
+    bench.asked = []
+    mutants.run(bench, [make("one", "count -= 1;")], results, lambda _: None, resume=True)
+    assert bench.asked == ["one"]
+
+
+def laboratory(source, cache_root, monkeypatch, compiler):
+    (cache_root / "mutants").mkdir(parents=True)
+    monkeypatch.setattr(mutants, "_tree_directory", lambda: source)
+    monkeypatch.setattr(mutants.build, "build", compiler)
+    return mutants.Laboratory([ONE], mutants.Options())
+
+
+def test_a_mutant_that_does_not_build_says_what_the_compiler_said(source, cache_root, monkeypatch):
+    def compiler(tree, objects, jobs):
+        raise mutants.build.BuildError((tree / "kvm/x86.c").read_text())
+
+    lab = laboratory(source, cache_root, monkeypatch, compiler)
+    (finding,) = lab.judge([ONE])
+    assert (finding.fate, finding.reason) == (Fate.UNBUILT, "first();\ncount--;\n")
+    assert "count++" in (source / "kvm/x86.c").read_text()
+
+
+def test_each_mutant_is_booted_from_an_image_of_its_own(source, cache_root, monkeypatch):
+    def compiler(tree, objects, jobs):
+        (source / "bzImage").write_bytes((tree / "kvm/x86.c").read_bytes())
+        return source / "bzImage"
+
+    def boot(mutant, built, cases, options):
+        fate = (
+            Fate.KILLED if mutant.changes[0].new.encode() in built.image.read_bytes() else Fate.LOST
+        )
+        return Finding(mutant.name, mutant.digest, mutant.vendor, fate, cases)
+
+    monkeypatch.setattr(mutants, "_boot", boot)
+    lab = laboratory(source, cache_root, monkeypatch, compiler)
+    found = list(lab.judge([ONE, make("two", "count -= 1;")]))
+    assert [f.fate for f in found] == [Fate.KILLED, Fate.KILLED]
+    assert found[0].killers == ("R14",), "the cases of what it violates come first"
+    assert not list((cache_root / "mutants").glob("bzImage-*"))
+
+
+def test_a_survivor_faces_all_themes(monkeypatch, tmp_path):
+    asked = []
+
+    def boot(mutant, built, cases, options):
+        asked.append(cases)
+        return Finding(mutant.name, mutant.digest, mutant.vendor, Fate.SURVIVED)
+
+    monkeypatch.setattr(mutants, "_boot", boot)
+    (tmp_path / "image").touch()
+    mutants._judge(ONE, mutants.Built(tmp_path / "image", 1.0), mutants.Options())
+    assert asked == [("R14",), mutants.THEMES]
+
+
+def test_a_control_that_fails_is_trouble(source, cache_root, monkeypatch):
+    lab = laboratory(source, cache_root, monkeypatch, None)
+    failed = Finding("control", "", "svm", Fate.KILLED, ("rollback.x",), ran=3)
+    monkeypatch.setattr(lab, "judge", lambda chosen: iter([failed]))
+    with pytest.raises(LabError, match=r"unchanged kernel does not pass on svm: rollback\.x"):
+        lab.control("svm")
+
+
+@pytest.mark.parametrize(
+    ("fates", "status"),
+    [
+        ([Fate.KILLED], 0),
+        ([Fate.KILLED, Fate.SURVIVED], 1),
+        ([Fate.SURVIVED, Fate.LOST], 2),
+        ([Fate.UNBUILT], 2),
+    ],
+)
+def test_exit_status(fates, status):
+    found = [Finding(str(n), "", "svm", fate) for n, fate in enumerate(fates)]
+    assert command._status(found, dict.fromkeys(map(str, range(len(fates))), "")) == status
+
+
+def test_an_explained_survivor_is_no_failure():
+    assert command._status([Finding("n", "", "svm", Fate.SURVIVED)], {"n": "needs an L2"}) == 0
+
+
+def test_the_command_lists_and_complains(capsys):
+    assert command.main(["--list", "R36"]) == 0
+    assert "nested.svm_filter_forgotten" in capsys.readouterr().out
+    assert command.main(["no.such"]) == 2
+    assert capsys.readouterr().err == "msrward: no mutant is called that; --list shows them\n"

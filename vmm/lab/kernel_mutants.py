@@ -1,0 +1,187 @@
+"""Mutants of the kernel: one-mistake changes of KVM's source, and a private tree to make them in.
+
+The mutants are data (kernel_mutants.toml): exact replacements against a named source package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from vmm.lab import cache
+from vmm.lab.apt import AptRoot
+from vmm.lab.errors import LabError
+
+_PRISTINE = ".msrward-pristine"
+_STAMP = ".msrward-source"
+
+
+class DoesNotApply(LabError):
+    """The source is another one than the mutant was written for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One replacement: `old` occurs exactly once in `file`, a path below the tree."""
+
+    file: str
+    old: str
+    new: str
+
+    def apply(self, text: str) -> str:
+        """Return the text of the file with the replacement made."""
+        if (found := text.count(self.old)) != 1:
+            raise DoesNotApply(f"{self.file} has the text to replace {found} times, not once")
+        return text.replace(self.old, self.new)
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A mistake, the requirements it violates, and the vendor's machine that shows it.
+
+    `cases` are globs of the cases to run where the usual themes are not the right ones;
+    `explained` says why surviving is right, or what would have to be said to see the mistake.
+    """
+
+    name: str
+    summary: str
+    violates: tuple[str, ...]
+    changes: tuple[Change, ...]
+    vendor: str = "svm"
+    cases: tuple[str, ...] = ()
+    explained: str = ""
+
+    @property
+    def digest(self) -> str:
+        """What its changes are, in a few hex digits: a changed mutant is another one."""
+        return hashlib.sha256(repr(self.changes).encode()).hexdigest()[:16]
+
+
+def load() -> tuple[Mutant, ...]:
+    """Return all mutants, in the order of the file."""
+    return tuple(_mutant(table) for table in _document()["mutant"])
+
+
+def package() -> str:
+    """Return the name of the source package that the mutants are written against."""
+    return str(_document()["package"])
+
+
+def _document() -> dict[str, Any]:
+    text = resources.files("vmm.lab").joinpath("kernel_mutants.toml").read_text()
+    return tomllib.loads(text)
+
+
+def _mutant(table: dict[str, Any]) -> Mutant:
+    fields: dict[str, Any] = dict(table)
+    fields["changes"] = tuple(Change(**change) for change in table["changes"])
+    for key in ("violates", "cases"):
+        fields[key] = tuple(table.get(key, ()))
+    return Mutant(**fields)
+
+
+class Tree:
+    """A private copy of the source, in which one mutant at a time is made.
+
+    The files that mutants touch are kept as they were, so that a run that was killed leaves
+    nothing behind that the next one does not put right.
+    """
+
+    def __init__(self, root: Path, mutants: Sequence[Mutant]) -> None:
+        self.root = root
+        self._files = sorted({change.file for mutant in mutants for change in mutant.changes})
+        for name in self._files:
+            self._keep(name)
+
+    def _keep(self, name: str) -> None:
+        kept = self.root / _PRISTINE / name
+        if not kept.exists():
+            if not (self.root / name).is_file():
+                raise DoesNotApply(f"{self.root} has no {name}")
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            _write(kept, (self.root / name).read_text())
+
+    def restore(self) -> None:
+        """Put every file right. One that is right keeps its time, and is not built again."""
+        for name in self._files:
+            self._set(name, (self.root / _PRISTINE / name).read_text())
+
+    @contextmanager
+    def mutated(self, mutant: Mutant) -> Iterator[None]:
+        """Make the mutant, and undo it whatever happens."""
+        try:
+            for name, text in self._texts(mutant).items():
+                self._set(name, text)
+            yield
+        finally:
+            self.restore()
+
+    def _texts(self, mutant: Mutant) -> dict[str, str]:
+        texts: dict[str, str] = {}
+        for change in mutant.changes:
+            before = texts.get(change.file)
+            kept = self.root / _PRISTINE / change.file
+            texts[change.file] = change.apply(before if before is not None else kept.read_text())
+        return texts
+
+    def _set(self, name: str, text: str) -> None:
+        if (self.root / name).read_text() != text:
+            _write(self.root / name, text)
+
+
+def _write(path: Path, text: str) -> None:
+    # By renaming: no half a file, and a tree made of hard links keeps its other name unchanged.
+    scratch = path.with_name(f".{path.name}.new")
+    scratch.write_text(text)
+    scratch.replace(path)
+
+
+def unpack(into: Path, source: Path | None = None) -> None:
+    """Make `into` a copy of the package's source, or of the tree `source`; once."""
+    origin = str(source.absolute()) if source else package()
+    stamp = into / _STAMP
+    if stamp.is_file() and stamp.read_text() == origin:
+        return
+    with cache.no_space_in_one_line():
+        shutil.rmtree(into, ignore_errors=True)
+        into.mkdir(parents=True)
+        _copy(source, into) if source else _fetch(into)
+        stamp.write_text(origin)
+
+
+def _copy(source: Path, into: Path) -> None:
+    if not (source / "Kconfig").is_file():
+        raise LabError(f"{source} is no kernel source tree: it has no Kconfig")
+    _run("cp", "-a", f"{source.absolute()}/.", into)
+
+
+def _fetch(into: Path) -> None:
+    root = AptRoot()
+    if not root.has_lists():
+        root.refresh()
+    offered = root.search(f"^{package()}$")
+    if not offered:
+        raise LabError(f"the mirror has no {package()}; give its tree with --source")
+    with tempfile.TemporaryDirectory(dir=into.parent) as unpacked:
+        root.unpack(offered[:1], Path(unpacked))
+        archive = next(Path(unpacked, "usr/src").glob(f"{package()}.tar.*"), None)
+        if archive is None:
+            raise LabError(f"the package {package()} holds no source archive")
+        _run("tar", "-xf", archive, "-C", into, "--strip-components=1")
+
+
+def _run(*command: str | os.PathLike[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise LabError(f"{command[0]} failed: {last}")

@@ -1,0 +1,131 @@
+"""What became of a mutant, and how the records of its boot tell."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from vmm.lab.kernel_mutants import Mutant
+from vmm.lab.machine import LabResult, Outcome
+
+_FAILED = ("FAIL", "TIMEOUT", "ERROR", "XPASS")
+
+
+class Fate(StrEnum):
+    """What became of a mutant. LOST: no verdict, since the kernel never got to the suite."""
+
+    KILLED = "killed"
+    SURVIVED = "survived"
+    UNBUILT = "did not build"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One mutant's fate: which cases killed it (`more`: others were not run), or the reason.
+
+    `ran` is the number of cases that gave a verdict, the seconds are wall time.
+    """
+
+    name: str
+    digest: str
+    vendor: str
+    fate: Fate
+    killers: tuple[str, ...] = ()
+    more: bool = False
+    ran: int = 0
+    reason: str = ""
+    build_seconds: float = 0.0
+    boot_seconds: float = 0.0
+    suite_seconds: float = 0.0
+
+
+class Enough(Exception):
+    """The mutant is dead many times over."""
+
+
+@dataclass
+class Watch:
+    """Collects the records of a boot as they come, and ends it when it has seen enough."""
+
+    enough: int
+    ran: int = 0
+    killers: list[str] = field(default_factory=list)
+    begin: float = field(default_factory=time.monotonic)
+    started: float | None = None
+
+    def line(self, text: str) -> None:
+        """Take one line of output; raises :class:`Enough`."""
+        read = record(text)
+        self.started = self.started or time.monotonic()
+        if read.get("type") != "case":
+            return
+        self.ran += read["verdict"] != "SKIP"
+        if read["verdict"] in _FAILED:
+            self.killers.append(read["id"])
+        if self.enough and len(self.killers) >= self.enough:
+            raise Enough
+
+
+def record(text: str) -> dict[str, Any]:
+    """Return the JSON object of a line, empty for any other line."""
+    try:
+        loaded: dict[str, Any] = json.loads(text)
+    except ValueError:
+        return {}
+    return loaded
+
+
+def conclude(
+    mutant: Mutant, watch: Watch, result: LabResult | None, build_seconds: float
+) -> Finding:
+    """Return what a boot says about a mutant; no result: it was ended with enough killers."""
+    fate, reason = fate_of(watch, result)
+    started = watch.started or time.monotonic()
+    return Finding(
+        mutant.name,
+        mutant.digest,
+        mutant.vendor,
+        fate,
+        tuple(watch.killers),
+        result is None,
+        watch.ran,
+        reason,
+        round(build_seconds, 1),
+        round(started - watch.begin, 1),
+        round(time.monotonic() - started, 1),
+    )
+
+
+def fate_of(watch: Watch, result: LabResult | None) -> tuple[Fate, str]:
+    """Return the fate, and the reason where no case is one."""
+    if result is None:
+        return Fate.KILLED, ""
+    if result.outcome is not Outcome.DONE:
+        # A kernel that goes down under the suite is as good as a failed case; one that never
+        # got there says nothing.
+        dead = watch.started is not None or bool(watch.killers)
+        return (Fate.KILLED if dead else Fate.LOST), result.reason
+    if watch.killers:
+        return Fate.KILLED, ""
+    if result.status == 1:
+        return Fate.KILLED, "the kernel log has a splat"
+    if result.status != 0:
+        said = (f"the suite ended with status {result.status}", *result.console_tail)
+        return Fate.LOST, said[-1]
+    return Fate.SURVIVED, ""
+
+
+def decided(lines: Iterable[str]) -> dict[tuple[str, str], Finding]:
+    """Read findings back: those with a verdict, by name and digest."""
+    found = [
+        Finding(**{**read, "fate": Fate(read["fate"]), "killers": tuple(read["killers"])})
+        for line in lines
+        if (read := record(line))
+    ]
+    kept = (Fate.KILLED, Fate.SURVIVED)
+    return {(f.name, f.digest): f for f in found if f.fate in kept and f.name != "control"}

@@ -1,0 +1,188 @@
+"""Run the suite against mutants of the kernel: build each, boot it, see which cases kill it."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+from vmm.conformance.cases import CASES
+from vmm.lab import build, cache, kernels, machine
+from vmm.lab.errors import LabError
+from vmm.lab.kernel_mutants import DoesNotApply, Mutant, Tree, unpack
+from vmm.lab.machine import LabResult
+from vmm.lab.mutant_findings import Enough, Fate, Finding, Watch, conclude, decided
+
+_PR_SET_PDEATHSIG = 1
+
+THEMES = tuple(
+    f"{theme}.*"
+    for theme in (
+        *("rollback", "validation", "matching", "bitmaps", "slots", "masks", "exits"),
+        *("completion", "reentry", "scope", "x2apic", "vcpus", "stalled", "locks", "parked"),
+        *("overtaken", "running", "passthrough", "teardown", "compat"),
+    )
+)
+"""What a survivor of its own requirements' cases has to face; and what the control has to pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run: seconds for a case and for a boot, killers that are enough (0: find all)."""
+
+    case_timeout: float = 10.0
+    timeout: float = 300.0
+    enough: int = 5
+    jobs: int | None = None
+    cases: tuple[str, ...] = THEMES
+    control: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """The image of a mutant and the seconds it took, or the compiler's complaint."""
+
+    image: Path | None
+    seconds: float
+    complaint: str = ""
+
+
+class Laboratory:
+    """A private tree and its objects in the cache, and the controls of the machines used."""
+
+    def __init__(self, mutants: Sequence[Mutant], options: Options) -> None:
+        self.options = options
+        self._objects = cache.root() / "mutants" / "objects"
+        self._tree = Tree(_tree_directory(), mutants)
+        self._tree.restore()
+        for leftover in self._objects.parent.glob("bzImage-*"):
+            leftover.unlink()
+
+    def control(self, vendor: str, cases: tuple[str, ...] = ()) -> Finding:
+        """Judge the source as it is; raises :class:`LabError` unless every case passes."""
+        unchanged = Mutant("control", "The source as it is.", (), (), vendor, cases)
+        finding = next(self.judge([unchanged]))
+        if finding.fate is not Fate.SURVIVED or not finding.ran:
+            said = ", ".join(finding.killers[:5]) or finding.reason or "no case ran"
+            raise LabError(f"the unchanged kernel does not pass on {vendor}: {said}")
+        return finding
+
+    def judge(self, mutants: Iterable[Mutant]) -> Iterator[Finding]:
+        """Build and boot mutants, each building while the one before it is judged."""
+        with ProcessPoolExecutor(1, get_context("fork"), _die_with_parent) as booter:
+            before: Future[Finding] | None = None
+            for mutant in mutants:
+                built = self._build(mutant)
+                if before:
+                    yield before.result()
+                before = booter.submit(_judge, mutant, built, self.options)
+            if before:
+                yield before.result()
+
+    def _build(self, mutant: Mutant) -> Built:
+        """Build a mutant; the tree is as before afterwards."""
+        begin = time.monotonic()
+        kept = self._objects.parent / f"bzImage-{mutant.digest}"
+        try:
+            with self._tree.mutated(mutant):
+                image = build.build(self._tree.root, self._objects, jobs=self.options.jobs)
+                shutil.copyfile(image, kept)
+                return Built(kept, time.monotonic() - begin)
+        except (build.BuildError, DoesNotApply) as error:
+            return Built(None, time.monotonic() - begin, str(error))
+
+
+def _judge(mutant: Mutant, built: Built, options: Options) -> Finding:
+    """Ask the cases of the requirements it violates first; they are few and to the point."""
+    if built.image is None:
+        blank = Finding(mutant.name, mutant.digest, mutant.vendor, Fate.UNBUILT)
+        return replace(blank, reason=built.complaint, build_seconds=round(built.seconds, 1))
+    try:
+        finding = None
+        if own := mutant.cases or _checked(mutant.violates):
+            finding = _boot(mutant, built, own, options)
+        if finding is None or (finding.fate is Fate.SURVIVED and not mutant.cases):
+            finding = _boot(mutant, built, options.cases, options)
+        return finding
+    finally:
+        built.image.unlink()
+
+
+def _boot(mutant: Mutant, built: Built, cases: tuple[str, ...], options: Options) -> Finding:
+    limit = str(options.case_timeout)
+    argv = ("python3", "-m", "vmm", "check", "--json", "--timeout", limit, *cases)
+    watch = Watch(options.enough)
+    result: LabResult | None = None
+    with suppress(Enough):
+        kernel = kernels.resolve(str(built.image))
+        result = machine.boot(
+            kernel, mutant.vendor, argv, on_line=watch.line, timeout=options.timeout
+        )
+    return conclude(mutant, watch, result, built.seconds)
+
+
+def _die_with_parent() -> None:
+    """End the booter with its parent; the emulator in turn ends with the booter."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _checked(requirements: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those of the requirements that a case checks: no other is a glob of `check`."""
+    checked = {requirement for case in CASES for requirement in case.requirements}
+    return tuple(requirement for requirement in requirements if requirement in checked)
+
+
+def _tree_directory() -> Path:
+    return cache.root() / "mutants" / "tree"
+
+
+@contextmanager
+def laboratory(
+    mutants: Sequence[Mutant], options: Options, source: Path | None = None
+) -> Iterator[Laboratory]:
+    """Open the laboratory, alone: a second run waits. The source is fetched the first time."""
+    with cache.lock("mutants"):
+        unpack(_tree_directory(), source)
+        yield Laboratory(mutants, options)
+
+
+def run(
+    lab: Laboratory,
+    mutants: Sequence[Mutant],
+    results: Path,
+    on_finding: Callable[[Finding], None],
+    *,
+    resume: bool = False,
+) -> list[Finding]:
+    """Judge the mutants after their controls; each finding is written as it comes.
+
+    With `resume` a mutant that `results` has a verdict for, and that has not changed since, is
+    handed over as it was found.
+    """
+    known = decided(results.read_text().splitlines()) if resume and results.exists() else {}
+    todo = [mutant for mutant in mutants if (mutant.name, mutant.digest) not in known]
+    found = [known[key] for m in mutants if (key := (m.name, m.digest)) in known]
+    for finding in found:
+        on_finding(finding)
+    with results.open("a" if resume else "w") as file:
+        for finding in _judged(lab, todo):
+            file.write(json.dumps(asdict(finding)) + "\n")
+            file.flush()
+            on_finding(finding)
+            found.append(finding)
+    return found
+
+
+def _judged(lab: Laboratory, todo: Sequence[Mutant]) -> Iterator[Finding]:
+    if lab.options.control:
+        for vendor, cases in dict.fromkeys((mutant.vendor, mutant.cases) for mutant in todo):
+            yield lab.control(vendor, cases)
+    yield from lab.judge(todo)
