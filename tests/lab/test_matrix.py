@@ -1,27 +1,69 @@
-from vmm.lab import initramfs, machine, matrix
+"""The bookkeeping round the boots, in real processes; what stands for a boot says so."""
+
+import json
+
+import pytest
+
+from vmm.lab import check, initramfs, machine, matrix
 from vmm.lab.errors import LabError
 from vmm.lab.kernels import Kernel
 from vmm.lab.machine import LabResult, Outcome
+
+ORDERS = check.Orders(["plumbing.x"], 1, ("check",), 5.0)
 
 
 def cell(tmp_path, release, vendor):
     return matrix.Cell(Kernel(release, release, tmp_path), vendor, tmp_path / f"{release}-{vendor}")
 
 
-def pretend(kernel, vendor, argv, *, on_line, timeout):
-    """Stands for a boot: what is tested is the bookkeeping round it, in real processes."""
+def records(release):
+    host = {"release": release, "vendor_module": "kvm_amd"}
+    case = {"id": "plumbing.x", "sentence": "S.", "requirements": ["R01"], "ms": 1.0}
+    end = {"counts": {"PASS": 1}, "seconds": 1.0, "interrupted": False, "status": 0}
+    for record in (
+        {"type": "run", "cases": 1, "catalogue": 1, "resumed": 0, "kernel_log": "watched"},
+        {"type": "case", "verdict": "PASS", **case},
+        {"type": "end", "fingerprint": "", "splats": [], "lost": 0, **end},
+    ):
+        yield json.dumps({"schema": 1, **record, "host": host})
+
+
+def pretend(kernel, vendor, argv, *, timeout, watcher):
+    """Stands for a boot."""
     if vendor == "vmx":
-        return LabResult(Outcome.HANG, None, (), ("stuck",), None, timeout, "bochs", 2, "hung")
-    on_line(f"{kernel.release} {' '.join(argv)}")
+        return LabResult(Outcome.HANG, None, (), ("stuck", ""), None, timeout, "bochs", 2, "hung")
+    watcher.start(1.0)
+    for line in records(kernel.release):
+        watcher.line(line)
+        watcher.tick()
     return LabResult(Outcome.DONE, 0, (), ("tail",), 1.0, 2.0, "qemu")
 
 
-def run(cells, monkeypatch, **options):
+class Emulator:
+    title = "qemu 11"
+
+
+@pytest.fixture
+def run(monkeypatch):
     monkeypatch.setattr(machine, "boot", pretend)
+    monkeypatch.setattr(machine, "emulator_of", lambda vendor: Emulator)
     monkeypatch.setattr(initramfs, "base", lambda: b"")
-    seen = []
-    matrix.run(cells, ["check"], on_cell=seen.append, timeout=5.0, jobs=2, **options)
-    return seen
+
+    def run(cells, **options):
+        seen = {}
+        told = lambda cell, trouble: seen.update({cell.directory.name: trouble})  # noqa: E731
+        matrix.run(cells, ORDERS, on_cell=told, jobs=2, **options)
+        return seen
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("wish", "name"),
+    [("6.12", "debian:6.12"), ("newest", "debian:newest"), ("/x/bzImage", "/x/bzImage")],
+)
+def test_a_bare_version_is_a_package(wish, name):
+    assert matrix.named(wish) == name
 
 
 def test_a_kernel_that_cannot_be_had_does_not_stop_the_rest(tmp_path):
@@ -32,36 +74,36 @@ def test_a_kernel_that_cannot_be_had_does_not_stop_the_rest(tmp_path):
     assert "no kernel" in str(missing[0][1])
 
 
-def test_every_cell_keeps_what_it_said(tmp_path, monkeypatch):
+def test_every_cell_keeps_what_it_said(tmp_path, run):
     cells = [cell(tmp_path, release, vendor) for release in "ab" for vendor in ("svm", "vmx")]
-    seen = run(cells, monkeypatch)
-    assert sorted(c.directory.name for c in seen) == ["a-svm", "a-vmx", "b-svm", "b-vmx"]
-    assert (tmp_path / "b-svm/results.jsonl").read_text() == "b check\n"
-    assert (tmp_path / "a-vmx/console.txt").read_text() == "stuck"
-    assert cells[1].summary["outcome"] == "hang"
-    assert cells[1].summary["reason"] == "hung"
-    assert cells[0].summary["kernel"] == "a"
+    seen = run(cells)
+    assert sorted(seen) == ["a-svm", "a-vmx", "b-svm", "b-vmx"]
+    good, hung = cells[0].saved, cells[1].saved
+    assert good.cases["plumbing.x"]["verdict"] == "PASS"
+    assert good.host["lab"]["kernel"] == "a"
+    assert good.cases["plumbing.x"]["rerun"] == "msrward lab run --kernel a --vendor svm"
+    assert (hung.end["status"], hung.end["lab"]["console"]) == (2, ["stuck", ""])
+    assert hung.trouble == "hung"
+    assert "hung" in seen["a-vmx"] and "ended with: stuck" in seen["a-vmx"]
+    assert "passed" in (tmp_path / "b-svm/report.txt").read_text()
 
 
-def test_resume_boots_only_what_is_unfinished(tmp_path, monkeypatch):
+def test_resume_boots_only_what_is_unfinished(tmp_path, run):
     cells = [cell(tmp_path, release, "svm") for release in "abc"]
-    run(cells[:2], monkeypatch)
-    (tmp_path / "a-svm/results.jsonl").write_text("kept")
-    (tmp_path / "b-svm/lab.json").write_text("{cut o")
-    assert len(run(cells, monkeypatch, resume=True)) == 3
-    assert (tmp_path / "a-svm/results.jsonl").read_text() == "kept"
-    assert (tmp_path / "b-svm/results.jsonl").read_text() == "b check\n"
+    run(cells[:2])
+    marked = tmp_path / "a-svm/report.txt"
+    marked.write_text("kept")
+    cut = tmp_path / "b-svm/results.jsonl"
+    cut.write_text("".join(cut.read_text().splitlines(keepends=True)[:-1]))
+    assert len(run(cells, resume=True)) == 3
+    assert marked.read_text() == "kept"
+    assert cells[1].finished
 
 
-def test_an_error_ends_the_run_as_itself(tmp_path, monkeypatch):
+def test_a_cell_that_cannot_be_booted_says_why(tmp_path, run, monkeypatch):
     def refuse(*_, **__):
         raise LabError("no qemu here")
 
     monkeypatch.setattr(machine, "boot", refuse)
-    monkeypatch.setattr(initramfs, "base", lambda: b"")
-    try:
-        matrix.run([cell(tmp_path, "a", "svm")], [], on_cell=print)
-    except LabError as error:
-        assert str(error) == "no qemu here"
-    else:
-        raise AssertionError("the error was swallowed")
+    assert run([cell(tmp_path, "a", "svm")]) == {"a-svm": "no qemu here"}
+    assert not cell(tmp_path, "a", "svm").finished

@@ -37,14 +37,17 @@ class _Version(argparse.Action):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status; nothing but a bug leaves a traceback."""
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
-        status = _guarded(sys.argv[1:] if argv is None else list(argv))
+        status = _guarded(words)
         sys.stdout.flush()
     except KeyboardInterrupt:
         status = INTERRUPTED
     except OSError:  # the failure has been reported; Python must not find it again when it exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return status
+    from vmm.cli import bisect
+
+    return bisect.status(words, status)
 
 
 def _guarded(argv: list[str]) -> int:
@@ -98,8 +101,9 @@ def command_line() -> argparse.ArgumentParser:
     )
     show = add_command(commands, "show", _show, "show a case: promise, script, expected trace")
     show.add_argument("case", metavar="CASE", help="a case id, wildcards allowed")
-    from vmm.cli import diff, lab, races, scripts
+    from vmm.cli import bisect, diff, lab, races, scripts
 
+    bisect.add(commands)
     diff.add(commands)
     lab.add(commands)
     races.add(commands)
@@ -159,7 +163,8 @@ def _show(args: argparse.Namespace) -> int:
 
 def _doctor(args: argparse.Namespace) -> int:
     from vmm.conformance.doctor import examine, render
+    from vmm.lab import doctor as lab
 
-    findings = examine()
+    findings = {**examine(), **lab.examine()}
     say(render(findings, as_json=args.json))
     return int(any(found.verdict == "FAIL" for found in findings.values()))

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmm.lab import kernels, machine
+from vmm.conformance.cases import CASES
+from vmm.conformance.catalogue import select
+from vmm.lab import kernels, matrix
+from vmm.lab.check import Order, argv
 from vmm.lab.errors import LabError
 from vmm.lab.kernels import Kernel
+from vmm.lab.matrix import Cell
 from vmm.lab.verdict import Evidence, Question, Step, combine, judge
 
 Judge = Callable[[str], Evidence]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where kernels are asked: the machine's vendor, a guest's seconds, where records are kept."""
+
+    vendor: str
+    directory: Path
+    limit: float = 600.0
+
+    def order(self, question: Question, kernel: Kernel) -> Order:
+        """Return what is to be run of `kernel`."""
+        ids = [case.id for case in select(CASES, [question.case])]
+        return Order(kernel, self.vendor, ids, len(CASES), argv([question.case]), self.limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +47,23 @@ class Finding:
     asked: tuple[tuple[str, Evidence], ...]
 
 
-def step(
-    kernel: Kernel, vendor: str, question: Question, *, repeat: int = 1, timeout: float = 300.0
-) -> Evidence:
-    """Boot `kernel` and answer the question, `repeat` times for cases that race."""
-    boots = (machine.boot(kernel, vendor, question.argv, timeout=timeout) for _ in range(repeat))
-    return combine([judge(question, result) for result in boots])
+def step(place: Place, question: Question, kernel: Kernel, *, repeat: int = 1) -> Evidence:
+    """Judge `kernel`, `repeat` times for cases that race, and answer the question.
+
+    What an earlier bisection has on record in the same place is not asked again.
+    """
+    return combine([_once(place, question, kernel, number) for number in range(repeat)])
+
+
+def _once(place: Place, question: Question, kernel: Kernel, number: int) -> Evidence:
+    directory = place.directory / f"{kernel.release}-{place.vendor}{f'-{number}' * bool(number)}"
+    cell = Cell(kernel, place.vendor, directory)
+    trouble = ""
+    if not cell.finished:
+        trouble = matrix.judge(cell, place.order(question, kernel))
+    if cell.saved is None:
+        return Evidence(Step.SKIP, trouble or "nothing is on record")
+    return judge(question, cell.saved)
 
 
 def step_status(answer: Callable[[], Evidence], say: Callable[[str], None]) -> int:
@@ -114,26 +144,77 @@ def _narrow(low: int, high: int, ask: Callable[[int], Step]) -> tuple[int, int]:
     return low, high
 
 
-def in_git(tree: Path, good: str, bad: str, command: Sequence[str]) -> str:
+def step_command(question: Question, vendor: str, repeat: int) -> tuple[str, ...]:
+    """Return the command of one step for `git bisect run`."""
+    asked = (
+        [f"--observe={question.case}={question.observe}"]
+        if question.observe is not None
+        else [question.case]
+    )
+    options = (f"--vendor={vendor}", f"--repeat={repeat}", f"--lost-status={_lost(question)}")
+    return (sys.executable, "-P", "-m", "vmm", "bisect-step", "--tree=.", *options, *asked)
+
+
+def _lost(question: Question) -> str:
+    return question.lost.name.lower()
+
+
+def revision(tree: Path, name: str) -> str:
+    """Return the tag of a packaged kernel's version: v6.17.13, or v6.17 in a tree without it."""
+    version = name.removeprefix("debian:")
+    series = ".".join(version.split(".")[:2])
+    for tag in (f"v{version}", f"v{series}"):
+        done = subprocess.run(
+            ["git", "-C", tree, "rev-parse", "-q", "--verify", f"{tag}^{{commit}}"],
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode == 0:
+            return tag
+    raise LabError(f"{tree} has neither v{version} nor v{series}; fetch the tags")
+
+
+def in_git(
+    tree: Path,
+    good: str,
+    bad: str,
+    command: Sequence[str],
+    on_line: Callable[[str], None] = lambda _: None,
+) -> str:
     """Bisect a git tree between two revisions; returns the commit that git found.
 
-    `command` is what `git bisect run` runs: a bisection step. The bisection is reset afterwards.
+    `command` is what `git bisect run` runs: a bisection step. `on_line` gets what git and the
+    steps say, as they say it. The bisection is reset afterwards.
     """
     _git(tree, "bisect", "start", bad, good)
     try:
-        said = _git(tree, "bisect", "run", *command)
-        for line in said.splitlines():
+        said = _run(tree, command, on_line)
+        for line in said:
             if line.endswith("is the first bad commit"):
                 return line.split()[0]
-        raise LabError(f"git bisect found no single commit: {said.strip().splitlines()[-1]}")
+        raise LabError(f"git bisect found no single commit: {(said or ['it said nothing'])[-1]}")
     finally:
         _git(tree, "bisect", "reset")
+
+
+def _run(tree: Path, command: Sequence[str], on_line: Callable[[str], None]) -> list[str]:
+    said = []
+    with subprocess.Popen(
+        ["git", "-C", tree, "bisect", "run", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        for line in process.stdout or ():
+            said.append(line.rstrip())
+            on_line(said[-1])
+    return said
 
 
 def _git(tree: Path, *arguments: str) -> str:
     done = subprocess.run(
         ["git", "-C", tree, *arguments], capture_output=True, text=True, check=False
     )
-    if done.returncode and arguments[1] != "run":
+    if done.returncode:
         raise LabError(f"git {' '.join(arguments[:2])} failed: {done.stderr.strip()[-200:]}")
     return done.stdout

@@ -48,7 +48,7 @@ def _head(columns: Sequence[Column]) -> Iterator[str]:
     yield "<h1>KVM's MSR filter, kernel by kernel</h1>"
     releases = len({column.release for column in columns})
     vendors = len({column.vendor for column in columns})
-    yield f'<p class="soft">{releases} kernels on {vendors} emulated machines, judged by msrward. '
+    yield f'<p class="soft">Kernels: {releases}. Emulated machines: {vendors}. '
     yield "An amber edge marks a cell that differs from the kernel before it; every cell leads to "
     yield "its record.</p>"
 

@@ -36,8 +36,7 @@ def base() -> bytes:
     Each entry's name is a hash of what it was made from, so a changed interpreter, package or
     line of msrward makes a new one, and an edit of msrward does not rebuild Python.
     """
-    files = list(interpreter.own_files())
-    own = _archive("package", repr(files), interpreter.own_members)
+    own = _archive("package", interpreter.own_stamp(), interpreter.own_members)
     return _archive("python", _INIT + interpreter.stamp(), _foundation) + own
 
 

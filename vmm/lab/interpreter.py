@@ -69,6 +69,11 @@ def own_files() -> Iterator[tuple[str, bytes]]:
     return _walk(resources.files("vmm"), "vmm")
 
 
+def own_stamp() -> str:
+    """Return a text that changes when anything that :func:`own_members` returns does."""
+    return repr((facts()["msrward"], list(own_files())))
+
+
 def environment() -> dict[str, str]:
     """Return the variables that the guest's Python is started with."""
     places = dict.fromkeys(str(_origin(name).parents[_depth(name)]) for name in NEEDED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
@@ -24,8 +25,10 @@ class Column:
 
     @property
     def version(self) -> str:
-        """The release without the distribution's additions."""
-        return self.release.partition("+")[0].partition("-")[0]
+        """The upstream version: Debian's 5.10.0-46 says in its build line that it is 5.10.262."""
+        host = self.saved.host if self.saved else {}
+        packaged = re.search(r"Debian (\d+[.]\d+[.]\d+)", str(host.get("version")))
+        return packaged[1] if packaged else self.release.partition("+")[0].partition("-")[0]
 
     @property
     def cases(self) -> dict[str, Record]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
-from vmm.lab.machine import LabResult, Outcome
+from vmm.conformance.report.jsonl import Record
+from vmm.conformance.report.saved import Saved
+from vmm.lab.machine import Outcome
 
 
 class Step(IntEnum):
@@ -24,57 +24,64 @@ class Question:
     """What is asked of each kernel: whether a case passes, or what an `observe` case saw.
 
     With `observe` set, a kernel is good where that observation was made, bad where another was.
-    `lost` is what a kernel that panics, hangs or loses the command counts as.
+    `lost` is what a kernel that panics, hangs, loses the command or splats counts as.
     """
 
     case: str
     observe: str | None = None
     lost: Step = Step.SKIP
 
-    @property
-    def argv(self) -> tuple[str, ...]:
-        """The command to run in the guest."""
-        return ("python3", "-m", "vmm", "check", "--json", self.case)
-
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One answer and what it rests on, in one line; `records` are the case records behind it."""
+    """One answer and what it rests on: one line, and the records of the run behind it."""
 
     step: Step
     line: str
-    records: tuple[dict[str, Any], ...] = ()
+    saved: Saved | None = None
 
 
-def judge(question: Question, result: LabResult) -> Evidence:
-    """Return what one boot answers."""
-    if result.outcome is not Outcome.DONE:
-        counts = Step.SKIP if result.outcome is Outcome.NO_KVM else question.lost
-        return Evidence(counts, result.reason)
-    records = tuple(r for r in map(json.loads, result.lines) if r.get("type") == "case")
+def judge(question: Question, saved: Saved) -> Evidence:
+    """Return what one run in the lab answers."""
+    lab = saved.end.get("lab", {})
+    if lab.get("outcome") != Outcome.DONE:
+        counts = Step.SKIP if lab.get("outcome") == Outcome.NO_KVM else question.lost
+        return Evidence(counts, lab.get("reason") or "the run was cut short", saved)
+    step, line = _answer(question, saved)
+    return Evidence(step, line, saved)
+
+
+def _answer(question: Question, saved: Saved) -> tuple[Step, str]:
+    records = list(saved.cases.values())
+    if splats := _splats(saved, records):
+        return question.lost, f"the kernel log says: {splats[0][0]}"
     if question.observe is not None:
         return _observed(question.observe, records)
-    return _verdicts(records, result)
+    if failed := [r["id"] for r in records if r["verdict"] in ("FAIL", "TIMEOUT")]:
+        return Step.BAD, f"failed: {', '.join(failed)}"
+    if saved.end["status"] == 0 and any(record["verdict"] == "PASS" for record in records):
+        return Step.GOOD, f"passed ({len(records)} cases)"
+    return Step.SKIP, _why_nothing(saved, records)
 
 
-def _observed(wanted: str, records: tuple[dict[str, Any], ...]) -> Evidence:
+def _splats(saved: Saved, records: Sequence[Record]) -> list[list[str]]:
+    """Return the splats, unless a case failed by what it saw: that is evidence of its own."""
+    if any("expected" in record for record in records):
+        return []
+    return [*saved.end["splats"], *(s for record in records for s in record.get("splats", ()))]
+
+
+def _observed(wanted: str, records: Sequence[Record]) -> tuple[Step, str]:
     seen = {str(record["observation"]) for record in records if "observation" in record}
     if not seen:
-        return Evidence(Step.SKIP, "nothing was observed", records)
-    step = Step.GOOD if seen == {wanted} else Step.BAD
-    return Evidence(step, f"observed {', '.join(sorted(seen))}", records)
+        return Step.SKIP, "nothing was observed"
+    return (Step.GOOD if seen == {wanted} else Step.BAD), f"observed {', '.join(sorted(seen))}"
 
 
-def _verdicts(records: tuple[dict[str, Any], ...], result: LabResult) -> Evidence:
-    verdicts = {record["id"]: record["verdict"] for record in records}
-    if failed := [name for name, verdict in verdicts.items() if verdict in ("FAIL", "TIMEOUT")]:
-        return Evidence(Step.BAD, f"failed: {', '.join(failed)}", records)
-    if result.status == 0 and "PASS" in verdicts.values():
-        return Evidence(Step.GOOD, f"passed ({len(verdicts)} cases)", records)
-    if result.status == 1:
-        return Evidence(Step.BAD, "the kernel log has a splat", records)
-    said = result.console_tail[-1] if not records and result.console_tail else "no case passed"
-    return Evidence(Step.SKIP, said, records)
+def _why_nothing(saved: Saved, records: Sequence[Record]) -> str:
+    console = [line for line in saved.end["lab"].get("console", ()) if line.strip()]
+    reasons = [record.get("reason") or record.get("error") for record in records]
+    return next((str(text) for text in (*reasons, *console[-1:]) if text), "no case passed")
 
 
 def combine(evidence: Sequence[Evidence]) -> Evidence:

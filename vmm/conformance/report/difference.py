@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +56,7 @@ def lines(first: Saved, second: Saved) -> list[str]:
         out += [f"  {line}" for line in _explanation(first, second, name)]
     for name, (old, new) in found.observations.items():
         out += ["", f"{name}: observed differently", f"  A {cut(old)}", f"  B {cut(new)}"]
+        out += [f"  the first event that differs: {' -> '.join(_first_event(old, new))}"]
     for which, ids in zip("AB", found.alone, strict=True):
         out += ["", f"only in {which}: {', '.join(ids)}"] if ids else []
     if found.facts:
@@ -97,6 +100,13 @@ def _explanation(first: Saved, second: Saved, name: str) -> Iterator[str]:
             yield from explain(case["requirements"])
         if "reason" in case:
             yield f"{which}: {case['reason']}"
+
+
+def _first_event(old: str, new: str) -> tuple[str, str]:
+    """Return the first event that differs; an event ends with its closing bracket or word."""
+    events = [re.split(r", (?=[A-Za-z_]+(?:[(,]|$))", text) for text in (old, new)]
+    pairs = itertools.zip_longest(*events, fillvalue="nothing")
+    return next(((a, b) for a, b in pairs if a != b), ("", ""))
 
 
 def _verdict(found: Difference, first: Saved, second: Saved) -> str:

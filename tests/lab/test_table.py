@@ -1,0 +1,89 @@
+"""The matrix as a table and as a page."""
+
+import html.parser
+from pathlib import Path
+
+from vmm.conformance.report.saved import Saved
+from vmm.lab import html as pages
+from vmm.lab import table
+
+
+def case(name, verdict="PASS", requirement="R14", **more):
+    fixed = {"sentence": f"<{name}>.", "requirements": [requirement], "ms": 1.0}
+    return name, {"id": name, "verdict": verdict, **fixed, **more}
+
+
+def column(release, *cases, vendor="svm", status=0, **end):
+    ended = {"status": status, "splats": [], "interrupted": False, **end}
+    return table.Column(release, vendor, Saved(Path("r"), {"release": release}, dict(cases), ended))
+
+
+FAILED = {"step": 1, "action": "a & b", "expected": ["done"], "seen": ["<x>"]}
+COLUMNS = [
+    column("5.10.0-1", case("r.a", "FAIL", **FAILED), case("q.x", observation="1"), status=1),
+    column("6.1.0-1", case("r.a"), case("q.x", observation="2")),
+    column("6.1.0-1", case("r.a"), case("q.x", observation="2"), vendor="vmx"),
+]
+
+
+def test_a_change_is_against_the_same_vendors_neighbour():
+    (row,) = table.cases(COLUMNS)
+    assert (row.words, row.changes) == (("FAIL", "PASS", "PASS"), (False, True, False))
+    (seen,) = table.observations(COLUMNS)
+    assert (seen.words, seen.changes) == (("A", "B", "B"), (False, True, False))
+
+
+def test_a_requirement_is_as_good_as_its_worst_case():
+    mixed = column("6.1", case("r.a"), case("r.b", "FAIL"), case("r.c", "SKIP", "R15"))
+    rows = {row.name: row.words for row in table.requirements([mixed])}
+    assert rows == {"R14": ("FAIL",), "R15": ("SKIP",)}
+
+
+def test_the_report_marks_changes_and_explains_failures():
+    shown = "\n".join(table.report(COLUMNS))
+    assert "R14" in shown and "*PASS" in shown and "*B" in shown
+    assert "b318e8decf6b" in shown
+
+
+def test_the_status_is_that_of_the_worst_column():
+    assert table.status(COLUMNS) == 1
+    assert table.status(COLUMNS[1:]) == 0
+    assert table.status([*COLUMNS, table.Column("6.6", "svm", None)]) == 2
+    panicked = column("6.6", status=2, lab={"reason": "the guest kernel panicked"})
+    assert table.status([panicked]) == 2
+    assert "the guest kernel panicked" in "\n".join(table.report([panicked]))
+
+
+def test_a_debian_kernel_is_called_by_its_upstream_version():
+    host = {"version": "#1 SMP Debian 5.10.262-1 (2026-07-31)"}
+    assert table.Column("5.10.0-46", "svm", Saved(Path("r"), host, {}, {})).version == "5.10.262"
+    assert table.Column("6.17.13+deb13", "svm", None).version == "6.17.13"
+
+
+class Links(html.parser.HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.links, self.open, self.scripts = set(), set(), [], 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.ids |= {attrs["id"]} if "id" in attrs else set()
+        self.links |= {attrs["href"]} if "href" in attrs else set()
+        self.scripts += tag in ("script", "link", "img")
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_stands_alone_and_every_link_leads_somewhere():
+    page = Links(pages.page(COLUMNS))
+    assert not page.open and not page.scripts
+    assert page.links and page.links <= {f"#{name}" for name in page.ids}
+
+
+def test_what_a_record_says_is_escaped():
+    text = pages.page(COLUMNS)
+    assert "a &amp; b" in text and "&lt;x&gt;" in text and "<x>" not in text

@@ -1,0 +1,95 @@
+"""The lab's commands from outside. The one boot is a real kernel on a real emulator."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from vmm.lab import emulators, kernels
+from vmm.lab.errors import LabError
+
+HANDFUL = ("plumbing.capability_*", "matching.*first*", "rollback.*slot_0")
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """Run ``msrward lab`` and return the finished process."""
+
+    def run(*args, env=(), timeout=400):
+        return subprocess.run(
+            [sys.executable, "-P", "-m", "vmm", "lab", *map(str, args)],
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(sys.path),
+                "XDG_STATE_HOME": str(tmp_path),
+                **dict(env),
+            },
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    """Return what to call a distribution kernel that can be had here; skip with the reason."""
+    try:
+        emulators.find("qemu")
+        cached = kernels.cached()
+        name = cached[-1].name if cached else kernels.newest("debian:6.1").name
+        kernels.resolve(name)
+    except LabError as error:
+        pytest.skip(str(error))
+    return name
+
+
+def test_a_distribution_kernel_is_judged_without_hardware(lab, kernel, tmp_path):
+    ran = lab("run", "--kernel", kernel, "-o", tmp_path / "out", *HANDFUL)
+    lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    first, *cases, end = map(json.loads, lines)
+    assert ran.returncode == end["status"], ran.stderr
+    assert ran.returncode in (0, 1), "5.10 and older lack fixes; no kernel gives trouble"
+    assert [first["type"], end["type"]] == ["run", "end"]
+    assert len(cases) == first["cases"] > 10
+    assert {case["host"]["lab"]["kernel"] for case in cases} == {kernel}
+    assert {case["host"]["vendor_module"] for case in cases} == {"kvm_amd"}
+    assert end["lab"]["boot_seconds"] < end["lab"]["total_seconds"]
+    assert f"kernel {first['host']['release']} (kvm_amd) in the lab" in ran.stdout
+    assert "msrward: booting" in ran.stderr
+
+
+def test_a_kernel_without_an_image_is_one_line(lab):
+    ran = lab("run", "--kernel", "/etc/hostname")
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
+    assert "bzImage" in ran.stderr
+
+
+def test_a_slip_in_a_glob_is_found_before_anything_boots(lab):
+    ran = lab("run", "--kernel", "/etc/hostname", "macthing.*")
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
+    assert "macthing" in ran.stderr
+
+
+def test_a_missing_emulator_is_one_line_that_says_how_to_get_it(lab, tmp_path):
+    image = tmp_path / "bzImage"
+    header = bytearray(2048 + 64)
+    header[0x1F1], header[0x1F4], header[0x20F] = 3, 4, 1
+    header[0x202:0x206] = b"HdrS"
+    header[0x300:0x306] = b"6.6.6\0"
+    image.write_bytes(header)
+    empty = {"PATH": str(tmp_path), "MSRWARD_CACHE": str(tmp_path / "cache")}
+    ran = lab("run", "--kernel", image, "R14", env=empty)
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
+    assert "scripts/check --lab" in ran.stderr
+
+
+def test_clean_empties_the_cache(lab, tmp_path):
+    (tmp_path / "cache" / "kernels").mkdir(parents=True)
+    (tmp_path / "cache" / "kernels" / "leftover").write_text("x" * 2_000_000)
+    ran = lab("clean", env={"MSRWARD_CACHE": str(tmp_path / "cache")})
+    assert (ran.returncode, ran.stdout) == (0, f"freed 2 MB of {tmp_path / 'cache'}\n")
+    assert not list((tmp_path / "cache").iterdir())

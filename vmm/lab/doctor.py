@@ -1,0 +1,30 @@
+"""What the lab finds on this machine, in the doctor's words."""
+
+from __future__ import annotations
+
+from vmm.conformance.doctor import Finding
+from vmm.lab import cache, emulators, kernels
+
+_GIVES = {"qemu": "other kernels on SVM", "bochs": "other kernels on VMX, and SVM with NRIPS"}
+
+
+def examine() -> dict[str, Finding]:
+    """Return a finding for each emulator and one for the cache; nothing is fetched."""
+    found = {f"lab: {name}": _emulator(name, gives) for name, gives in _GIVES.items()}
+    return {**found, "lab: kernels": _kernels()}
+
+
+def _emulator(name: str, gives: str) -> Finding:
+    here = [emulator for emulator in emulators.emulators() if emulator.name == name]
+    if not here:
+        return Finding("WARN", f"not here: it would judge {gives}", "msrward lab install")
+    if not here[0].good:
+        return Finding("WARN", f"{here[0].title} is old and loses guests", "msrward lab install")
+    return Finding("PASS", f"{here[0].title}: judges {gives}")
+
+
+def _kernels() -> Finding:
+    names = [kernel.name for kernel in kernels.cached()]
+    if not names:
+        return Finding("PASS", f"none cached in {cache.root()}; fetched when asked for")
+    return Finding("PASS", f"{len(names)} cached in {cache.root()}, the newest {names[-1]}")

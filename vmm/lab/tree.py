@@ -1,0 +1,47 @@
+"""The kernel of a source tree, built for the lab."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+from vmm.lab import build, bzimage, cache, kernels
+from vmm.lab.kernels import Kernel
+
+
+def kernel(tree: Path, command: str | None = None, ready: str | None = None) -> Kernel:
+    """Build the tree and return its kernel; BuildError if it does not build.
+
+    `command` is run by the shell in the tree and leaves an image there; without one, the minimal
+    configuration is built in an object directory of the cache, kept for the next step. `ready`
+    names a kernel that needs no building.
+    """
+    if ready:
+        return kernels.resolve(ready)
+    if command:
+        _run(tree, command)
+        return kernels.resolve(str(tree))
+    image = build.build(tree, objects(tree))
+    return Kernel(str(image), bzimage.read(image).release, image)
+
+
+def objects(tree: Path) -> Path:
+    """Return the object directory of a tree."""
+    key = hashlib.sha256(str(tree.resolve()).encode()).hexdigest()[:16]
+    return cache.root() / "objects" / key
+
+
+def _run(tree: Path, command: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", command],
+        cwd=tree,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise build.BuildError(f"{command!r} failed: {last}")
