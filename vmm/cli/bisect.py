@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
     """Add both commands."""
     bisect = add_command(commands, "bisect", in_one_line(_bisect), "find the kernel that changed")
     for end in ("good", "bad"):
-        text = f"a {end} packaged kernel; with --tree alone, a {end} revision"
+        text = f"a {end} packaged kernel"
         bisect.add_argument(f"--{end}", required=True, metavar="K", help=text)
     bisect.add_argument("--tree", type=Path, metavar="DIR", help="then bisect this git tree")
     where = "keep the records here, and use those that are here (bisect-CASE)"
