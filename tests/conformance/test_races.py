@@ -7,6 +7,8 @@ import psutil
 import pytest
 
 from vmm.conformance.cases import CASES
+from vmm.conformance.race_words import UntilRuns
+from vmm.conformance.races import Race
 from vmm.conformance.script import (
     REPLY,
     await_install,
@@ -18,8 +20,10 @@ from vmm.conformance.script import (
     enable_exits,
     install,
     meanwhile,
+    never,
     park,
     parked,
+    ran,
     rdmsr,
     rejected,
     release,
@@ -153,6 +157,31 @@ def test_a_spinning_vcpu_that_never_obeys_is_seen(backend):
     trace = backend.run((*script, until_runs(1)))
     assert trace == (done, done, spinning, RdmsrExit(A, FILTER), trace[-1])
     assert repr(trace[-1]) == "never"
+
+
+class HastySpinner:
+    """A spinning vCPU that is a long way on whenever one looks: each round of it an exit."""
+
+    def __init__(self, exits_too=True):
+        self.at, self.exits_too = 0, exits_too
+
+    def rounds(self):
+        self.at += 10
+        return self.at
+
+    def exits(self):
+        self.at += 10
+        return self.at if self.exits_too else 0
+
+    def until(self, condition, seconds):
+        return any(condition() for _ in range(100))
+
+
+@pytest.mark.parametrize(("exits_too", "seen"), [(True, never), (False, ran)])
+def test_a_vcpu_that_goes_on_between_two_looks_does_not_seem_to_run_freely(exits_too, seen):
+    race = Race(None, None)
+    race._spinners[1] = HastySpinner(exits_too)
+    assert race.until_runs(UntilRuns(1)) == seen
 
 
 def test_after_the_whole_catalogue_nothing_is_left(has_kvm):

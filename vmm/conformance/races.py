@@ -170,19 +170,25 @@ class Race:
     def until_exits(self, action: words.UntilExits) -> Event:
         """R72: wait for an exit that is newer than this call."""
         spinner = self._spinners[action.vcpu]
-        before = spinner.exits()
-        seen = spinner.until(lambda: spinner.exits() > before, OBEYS_WITHIN)
+        enough = spinner.exits() + 2  # the first may have left the guest before this call
+        seen = spinner.until(lambda: spinner.exits() >= enough, OBEYS_WITHIN)
         return spinner.last_exit() if seen else never
 
     def until_runs(self, action: words.UntilRuns) -> Event:
-        """R72: wait until the loop goes round several times without an exit."""
+        """R72: wait until the loop goes round several times without an exit.
+
+        The guest goes on between two looks, so the exits are read outside of the rounds: before
+        the first look at these, after the last.
+        """
         spinner = self._spinners[action.vcpu]
         window = [spinner.exits(), spinner.rounds()]
 
         def runs() -> bool:
+            rounds = spinner.rounds()
             if spinner.exits() != window[0]:
                 window[:] = spinner.exits(), spinner.rounds()
-            return spinner.rounds() >= window[1] + 4
+                return False
+            return rounds >= window[1] + 4
 
         return ran if spinner.until(runs, OBEYS_WITHIN) else never
 
