@@ -3,6 +3,8 @@ import pytest
 from vmm.lab import build
 from vmm.lab.errors import LabError
 
+pytestmark = pytest.mark.usefixtures("cache_root")
+
 
 def test_options_that_are_missing_are_named():
     wanted = "CONFIG_KVM=y\nCONFIG_NR_CPUS=8\nCONFIG_SMP=y\n# CONFIG_MODULES is not set\n"
@@ -37,3 +39,32 @@ def test_a_tree_without_the_options_names_them(tmp_path):
     tree = fake_tree(tmp_path, "tinyconfig olddefconfig:\n\t@echo CONFIG_SMP=y > $(O)/.config\n")
     with pytest.raises(LabError, match=r"cannot have CONFIG_64BIT, .*CONFIG_KVM_AMD"):
         build.build(tree, tmp_path / "objects")
+
+
+def test_a_tree_that_was_checked_out_anew_keeps_its_configuration_or_gets_a_new_one(
+    tmp_path, cache_root, monkeypatch
+):
+    monkeypatch.setattr(build, "fragment", lambda debug: "CONFIG_SMP=y\n")
+    makefile = (
+        "tinyconfig:\n\t@echo tiny >> $(O)/done; : > $(O)/.config\n"
+        "olddefconfig:\n\t@echo old >> $(O)/done; cat $(O)/../forget > $(O)/.config\n"
+        "bzImage:\n\t@echo image >> $(O)/done\n"
+    )
+    tree, objects = fake_tree(tmp_path, makefile), tmp_path / "objects"
+    (tmp_path / "forget").write_text("CONFIG_SMP=y\n")
+
+    def done():
+        build.build(tree, objects)
+        steps = (objects / "done").read_text().split()
+        (objects / "done").unlink()
+        return steps
+
+    assert done() == ["tiny", "old", "image"]
+    assert done() == ["old", "image"]
+    (tmp_path / "forget").write_text("# CONFIG_SMP is not set\n")
+    with pytest.raises(LabError, match="cannot have CONFIG_SMP"):
+        done()
+    assert (objects / "done").read_text().split() == ["old", "tiny", "old"]
+    (objects / "done").unlink()
+    (tmp_path / "forget").write_text("CONFIG_SMP=y\n")
+    assert done() == ["tiny", "old", "image"]

@@ -9,6 +9,7 @@ import subprocess
 from importlib import resources
 from pathlib import Path
 
+from vmm.lab import cache
 from vmm.lab.errors import LabError
 
 # Fixed, so that the same source makes the same objects and ccache stays warm.
@@ -37,11 +38,9 @@ def build(tree: Path, objects: Path, *, debug: bool = False, jobs: int | None = 
     if not (tree / "Kconfig").is_file():
         raise LabError(f"{tree} is no kernel source tree: it has no Kconfig")
     objects.mkdir(parents=True, exist_ok=True)
-    stamp = objects / ".msrward-config"
-    if not stamp.is_file() or stamp.read_text() != wanted:
+    with cache.lock(f"objects-{objects.name}"):
         _configure(tree, objects, wanted)
-        stamp.write_text(wanted)
-    _make(tree, objects, f"-j{jobs or os.cpu_count() or 1}", "bzImage")
+        _make(tree, objects, f"-j{jobs or os.cpu_count() or 1}", "bzImage")
     return objects / _IMAGE
 
 
@@ -64,12 +63,23 @@ def missing(wanted: str, config: str) -> list[str]:
 
 
 def _configure(tree: Path, objects: Path, wanted: str) -> None:
+    """Configure, or keep the configuration: make builds again what another one changes.
+
+    A tree that was checked out anew may know other options, which make would ask a person about.
+    """
+    stamp, config = objects / ".msrward-config", objects / ".config"
+    if config.is_file() and stamp.is_file() and stamp.read_text() == wanted:
+        _make(tree, objects, "olddefconfig")
+        if not missing(wanted, config.read_text()):
+            return
+    stamp.unlink(missing_ok=True)
     _make(tree, objects, "tinyconfig")
-    with (objects / ".config").open("a") as config:
-        config.write(wanted)
+    with config.open("a") as file:
+        file.write(wanted)
     _make(tree, objects, "olddefconfig")
-    if lacking := missing(wanted, (objects / ".config").read_text()):
+    if lacking := missing(wanted, config.read_text()):
         raise LabError(f"{tree} cannot have {', '.join(lacking)}: the suite needs them")
+    stamp.write_text(wanted)
 
 
 def _make(tree: Path, objects: Path, *targets: str) -> None:
