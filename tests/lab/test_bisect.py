@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 
 from vmm.lab import bisect
@@ -77,26 +74,3 @@ def test_ends_that_are_not_good_and_bad_are_refused(first_bad):
 )
 def test_a_step_ends_with_what_git_understands(answer, status):
     assert bisect.step_status(answer, lambda line: None) == status
-
-
-def test_a_git_history_with_a_commit_that_cannot_be_tested(tmp_path):
-    def git(*arguments):
-        identity = ("-c", "user.name=t", "-c", "user.email=t@localhost")
-        done = subprocess.run(["git", "-C", tmp_path, *identity, *arguments], capture_output=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.decode().strip()
-
-    git("init", "-q")
-    commits = []
-    for number in range(8):
-        (tmp_path / "state").write_text("skip" if number == 3 else str(number))
-        git("add", "state")
-        git("commit", "-qm", f"change {number}")
-        commits.append(git("rev-parse", "HEAD"))
-    step = (
-        "text = open('state').read(); "
-        "raise SystemExit(125 if text == 'skip' else int(int(text) >= 5))"
-    )
-    found = bisect.in_git(tmp_path, commits[0], commits[7], (sys.executable, "-c", step))
-    assert found == commits[5]
-    assert git("rev-parse", "HEAD") == commits[7]

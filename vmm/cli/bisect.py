@@ -10,7 +10,7 @@ from typing import Any
 
 from vmm.cli import options
 from vmm.cli.guarded import in_one_line
-from vmm.cli.output import say
+from vmm.cli.output import complain, say
 from vmm.cli.parser import add_command
 
 STEP = "bisect-step"
@@ -23,9 +23,9 @@ def add(commands: Any) -> None:
     """Add both commands."""
     bisect = add_command(commands, "bisect", in_one_line(_bisect), "find the kernel that changed")
     for end in ("good", "bad"):
-        text = f"a {end} packaged kernel"
+        text = f"a packaged kernel, or with --tree a revision, that is {end}"
         bisect.add_argument(f"--{end}", required=True, metavar="K", help=text)
-    bisect.add_argument("--tree", type=Path, metavar="DIR", help="then bisect this git tree")
+    bisect.add_argument("--tree", type=Path, metavar="DIR", help="bisect this git tree as well")
     where = "keep the records here, and use those that are here (bisect-CASE)"
     bisect.add_argument("-o", "--output", type=Path, metavar="DIR", help=where)
     _question(bisect)
@@ -33,6 +33,8 @@ def add(commands: Any) -> None:
     step.add_argument("--tree", type=Path, default=Path(), metavar="DIR", help="the tree (.)")
     step.add_argument("--build", metavar="CMD", help="how to build it (default: a minimal kernel)")
     step.add_argument("--kernel", metavar="K", help="judge this kernel, and build nothing")
+    kept = "keep each commit's records here, and use those that are here"
+    step.add_argument("-o", "--output", type=Path, metavar="DIR", help=kept)
     _question(step)
 
 
@@ -66,43 +68,83 @@ def _asked(args: argparse.Namespace) -> Any:
 
 def _step(args: argparse.Namespace) -> int:
     import tempfile
+    from contextlib import ExitStack
+    from functools import cache
 
-    from vmm.lab import bisect, tree
+    from vmm.lab import bisect, git, tree
+
+    @cache
+    def kernel() -> Any:
+        if not args.kernel:
+            _tell(f"building {args.tree.absolute()}")
+        built = tree.kernel(args.tree, args.build, args.kernel)
+        _tell(f"booting {built.release} ({args.vendor})")
+        return built
 
     def answer() -> Any:
         question = _asked(args)
-        kernel = tree.kernel(args.tree, args.build, args.kernel)
-        with tempfile.TemporaryDirectory() as scratch:
-            place = bisect.Place(args.vendor, Path(scratch), args.limit)
-            return bisect.step(place, question, kernel, repeat=args.repeat)
+        with ExitStack() as stack:
+            name = None if args.kernel else git.checked_out(args.tree)
+            scratch = stack.enter_context(tempfile.TemporaryDirectory())
+            directory = args.output if args.output and name else Path(scratch)
+            place = bisect.Place(args.vendor, directory, args.limit)
+            return bisect.step(place, question, name or "kernel", kernel, repeat=args.repeat)
 
-    return bisect.step_status(answer, lambda line: print(f"msrward: {line}", file=sys.stderr))
+    return bisect.step_status(answer, _tell)
+
+
+def _tell(line: str) -> None:
+    print(f"msrward: {line}", file=sys.stderr, flush=True)
 
 
 def _bisect(args: argparse.Namespace) -> int:
-    from vmm.lab import bisect, finding, kernels
+    from vmm.lab import bisect, finding, kernels, matrix
 
     question = _asked(args)
+    good, bad = (matrix.named(end) for end in (args.good, args.bad))
+    packaged = [kernels.is_packaged(end) for end in (good, bad)]
+    if any(packaged) != all(packaged) or not (packaged[0] or args.tree):
+        return complain("give two packaged kernels (debian:6.1), or --tree and two revisions of it")
     directory = args.output or Path(f"bisect-{question.case.replace('*', '_')}-{args.vendor}")
     place = bisect.Place(args.vendor, directory, args.limit)
+    commands, stages = [shlex.join(["msrward", *sys.argv[1:]])], []
+    if packaged[0]:
+        stages.append(_among_packages(args, question, place, good, bad))
+        good, bad = stages[0].last_good, stages[0].first_bad
+        options = f"--vendor {args.vendor} '{question.case}'"
+        commands += [f"msrward lab run --kernel {name} {options}" for name in (good, bad)]
+    if args.tree:
+        found, repeat = _among_commits(args, question, place, (good, bad))
+        stages.append(found)
+        commands += repeat
+    text = finding.page(stages, question, commands)
+    (directory / "finding.txt").write_text(text)
+    say(f"\n{text}\nthis page: {directory / 'finding.txt'}")
+    return 0
+
+
+def _among_packages(
+    args: argparse.Namespace, question: Any, place: Any, good: str, bad: str
+) -> Any:
+    from vmm.lab import bisect, kernels
 
     def ask(name: str) -> Any:
-        return bisect.step(place, question, kernels.resolve(name), repeat=args.repeat)
+        key = name.replace(":", "-")
+        return bisect.step(place, question, key, lambda: kernels.resolve(name), repeat=args.repeat)
 
     def tell(name: str, evidence: Any) -> None:
         say(f"{evidence.step.name.lower():4} {name}: {evidence.line}")
 
-    commands, commit = [shlex.join(["msrward", *sys.argv[1:]])], ""
-    found = bisect.search(bisect.between(args.good, args.bad), ask, tell)
-    for name in (found.last_good, found.first_bad):
-        commands.append(f"msrward lab run --kernel {name} --vendor {args.vendor} {question.case}")
-    if args.tree:
-        command = bisect.step_command(question, args.vendor, args.repeat)
-        good = bisect.revision(args.tree, found.last_good)
-        bad = bisect.revision(args.tree, found.first_bad)
-        commit = bisect.in_git(args.tree, good, bad, command, say)
-        commands.append(f"git bisect start {bad} {good}; git bisect run {shlex.join(command)}")
-    text = finding.page(found, question, commands, commit)
-    (directory / "finding.txt").write_text(text)
-    say(f"\n{text}\nthis page: {directory / 'finding.txt'}")
-    return 0
+    return bisect.search(bisect.between(good, bad), ask, tell)
+
+
+def _among_commits(
+    args: argparse.Namespace, question: Any, place: Any, between: tuple[str, str]
+) -> tuple[Any, list[str]]:
+    from vmm.lab import git, kernels
+
+    good, bad = (git.tag(args.tree, e) if kernels.is_packaged(e) else e for e in between)
+    ends = git.Ends(git.commit(args.tree, good), git.commit(args.tree, bad))
+    command = git.step_command(question, place, args.repeat)
+    repeat = [f"git bisect start {bad} {good}", f"git bisect run {shlex.join(command)}"]
+    return git.search(args.tree, ends, place, command, say), repeat

@@ -1,15 +1,15 @@
-"""Find the kernel that changed: one step for git bisect run, and a search over packages."""
+"""Find the kernel that changed: one step, for packages and commits, and a search over packages."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vmm.conformance.cases import CASES
 from vmm.conformance.catalogue import select
+from vmm.conformance.report.saved import Saved
 from vmm.lab import kernels, matrix
 from vmm.lab.check import Order, argv
 from vmm.lab.errors import LabError
@@ -19,10 +19,15 @@ from vmm.lab.verdict import Evidence, Question, Step, combine, judge
 
 Judge = Callable[[str], Evidence]
 
+_STEPS = "steps.jsonl"
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where kernels are asked: the machine's vendor, a guest's seconds, where records are kept."""
+    """Where kernels are asked: the machine's vendor, a guest's seconds, where records are kept.
+
+    The records of what is called NAME are below NAME-VENDOR; ``steps.jsonl`` has each answer.
+    """
 
     vendor: str
     directory: Path
@@ -30,8 +35,30 @@ class Place:
 
     def order(self, question: Question, kernel: Kernel) -> Order:
         """Return what is to be run of `kernel`."""
-        ids = [case.id for case in select(CASES, [question.case])]
+        ids = _ids(question)
         return Order(kernel, self.vendor, ids, len(CASES), argv([question.case]), self.limit)
+
+    def records(self, name: str, number: int = 0) -> Path:
+        """Return the directory of one boot of what is called `name`."""
+        return self.directory / f"{name}-{self.vendor}{f'-{number}' * bool(number)}"
+
+    def note(self, name: str, evidence: Evidence) -> Evidence:
+        """Write the answer down."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        line = {"name": name, "step": evidence.step.name, "line": evidence.line}
+        with (self.directory / _STEPS).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        return evidence
+
+    def answers(self) -> dict[str, Evidence]:
+        """Return what has been written down, in the order in which it was asked first."""
+        found = {}
+        path = self.directory / _STEPS
+        for line in path.read_text().splitlines() if path.exists() else ():
+            noted = json.loads(line)
+            saved = Cell.on_record(self.records(noted["name"]))
+            found[noted["name"]] = Evidence(Step[noted["step"]], noted["line"], saved)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +74,46 @@ class Finding:
     asked: tuple[tuple[str, Evidence], ...]
 
 
-def step(place: Place, question: Question, kernel: Kernel, *, repeat: int = 1) -> Evidence:
-    """Judge `kernel`, `repeat` times for cases that race, and answer the question.
+def step(
+    place: Place,
+    question: Question,
+    name: str,
+    kernel: Callable[[], Kernel],
+    *,
+    repeat: int = 1,
+) -> Evidence:
+    """Judge the kernel called `name`, `repeat` times for cases that race; answer the question.
 
-    What an earlier bisection has on record in the same place is not asked again.
+    What an earlier bisection has on record in the same place is not asked again, and then
+    `kernel`, which may have to be fetched or built, is not called.
     """
-    return combine([_once(place, question, kernel, number) for number in range(repeat)])
+    boots = [_once(place, question, place.records(name, n), kernel) for n in range(repeat)]
+    return place.note(name, combine(boots))
 
 
-def _once(place: Place, question: Question, kernel: Kernel, number: int) -> Evidence:
-    directory = place.directory / f"{kernel.release}-{place.vendor}{f'-{number}' * bool(number)}"
-    cell = Cell(kernel, place.vendor, directory)
-    trouble = ""
-    if not cell.finished:
-        trouble = matrix.judge(cell, place.order(question, kernel))
+def _once(
+    place: Place, question: Question, directory: Path, kernel: Callable[[], Kernel]
+) -> Evidence:
+    if saved := _on_record(directory, question):
+        return judge(question, saved)
+    cell = Cell(kernel(), place.vendor, directory)
+    trouble = matrix.judge(cell, place.order(question, cell.kernel))
     if cell.saved is None:
         return Evidence(Step.SKIP, trouble or "nothing is on record")
     return judge(question, cell.saved)
+
+
+def _on_record(directory: Path, question: Question) -> Saved | None:
+    """Return the records of a run that judged all that is asked, or says why it could not."""
+    saved = Cell.on_record(directory)
+    if not saved or not saved.end or saved.end["interrupted"]:
+        return None
+    lost = saved.end["status"] == 2
+    return saved if lost or set(_ids(question)) <= set(saved.cases) else None
+
+
+def _ids(question: Question) -> list[str]:
+    return [case.id for case in select(CASES, [question.case])]
 
 
 def step_status(answer: Callable[[], Evidence], say: Callable[[str], None]) -> int:
@@ -142,79 +192,3 @@ def _narrow(low: int, high: int, ask: Callable[[int], Step]) -> tuple[int, int]:
             case Step.SKIP:
                 untestable.add(middle)
     return low, high
-
-
-def step_command(question: Question, vendor: str, repeat: int) -> tuple[str, ...]:
-    """Return the command of one step for `git bisect run`."""
-    asked = (
-        [f"--observe={question.case}={question.observe}"]
-        if question.observe is not None
-        else [question.case]
-    )
-    options = (f"--vendor={vendor}", f"--repeat={repeat}", f"--lost-status={_lost(question)}")
-    return (sys.executable, "-P", "-m", "vmm", "bisect-step", "--tree=.", *options, *asked)
-
-
-def _lost(question: Question) -> str:
-    return question.lost.name.lower()
-
-
-def revision(tree: Path, name: str) -> str:
-    """Return the tag of a packaged kernel's version: v6.17.13, or v6.17 in a tree without it."""
-    version = name.removeprefix("debian:")
-    series = ".".join(version.split(".")[:2])
-    for tag in (f"v{version}", f"v{series}"):
-        done = subprocess.run(
-            ["git", "-C", tree, "rev-parse", "-q", "--verify", f"{tag}^{{commit}}"],
-            capture_output=True,
-            check=False,
-        )
-        if done.returncode == 0:
-            return tag
-    raise LabError(f"{tree} has neither v{version} nor v{series}; fetch the tags")
-
-
-def in_git(
-    tree: Path,
-    good: str,
-    bad: str,
-    command: Sequence[str],
-    on_line: Callable[[str], None] = lambda _: None,
-) -> str:
-    """Bisect a git tree between two revisions; returns the commit that git found.
-
-    `command` is what `git bisect run` runs: a bisection step. `on_line` gets what git and the
-    steps say, as they say it. The bisection is reset afterwards.
-    """
-    _git(tree, "bisect", "start", bad, good)
-    try:
-        said = _run(tree, command, on_line)
-        for line in said:
-            if line.endswith("is the first bad commit"):
-                return line.split()[0]
-        raise LabError(f"git bisect found no single commit: {(said or ['it said nothing'])[-1]}")
-    finally:
-        _git(tree, "bisect", "reset")
-
-
-def _run(tree: Path, command: Sequence[str], on_line: Callable[[str], None]) -> list[str]:
-    said = []
-    with subprocess.Popen(
-        ["git", "-C", tree, "bisect", "run", *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        for line in process.stdout or ():
-            said.append(line.rstrip())
-            on_line(said[-1])
-    return said
-
-
-def _git(tree: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", tree, *arguments], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise LabError(f"git {' '.join(arguments[:2])} failed: {done.stderr.strip()[-200:]}")
-    return done.stdout

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from vmm.conformance.report.difference import lines as compared
 from vmm.lab.bisect import Finding
-from vmm.lab.verdict import Evidence, Question
+from vmm.lab.verdict import Question
 
 
-def page(found: Finding, question: Question, commands: Sequence[str], commit: str = "") -> str:
-    """Return the page; `commands` repeat the search, `commit` is what a git bisection found."""
+def page(stages: Sequence[Finding], question: Question, commands: Sequence[str]) -> str:
+    """Return the page; `stages` are the searches, the finest last, and `commands` repeat them."""
+    found = stages[-1]
     answers = dict(found.asked)
-    first = f"commit {commit}" if commit else found.first_bad
-    lines = [f"{question.case}: the first bad kernel is {first}"]
+    asked = question.case
+    if question.observe is not None:
+        asked += f" observing {question.observe}"
+    lines = [f"{asked}: the first bad kernel is {found.first_bad}"]
+    if found.untested:
+        lines = [f"{asked}: the first bad kernel is one of these; the last of them is bad"]
+        lines += [f"  {name}: {answers[name].line}" for name in found.untested]
+        lines += [f"  {found.first_bad}"]
     lines += [f"the last good one is {found.last_good}: {answers[found.last_good].line}"]
     lines += [f"the first bad one is {found.first_bad}: {answers[found.first_bad].line}"]
-    if found.untested:
-        lines += [f"not testable between them: {', '.join(found.untested)}"]
-    lines += ["", *_before_and_after(found, answers), "", "asked, in this order:"]
-    lines += [f"  {e.step.name.lower():4} {name}: {e.line}" for name, e in found.asked]
+    lines += ["", *_before_and_after(stages), "", "asked, in this order:"]
+    for stage in stages:
+        lines += [f"  {e.step.name.lower():4} {name}: {e.line}" for name, e in stage.asked]
     return "\n".join([*lines, "", "to repeat it:", *(f"  {each}" for each in commands)]) + "\n"
 
 
-def _before_and_after(found: Finding, answers: Mapping[str, Evidence]) -> list[str]:
-    good, bad = answers[found.last_good].saved, answers[found.first_bad].saved
-    if good is None or bad is None:
-        return ["the records of one of the two are not to be had"]
-    return ["before (A) and after (B):", *(f"  {line}" for line in compared(good, bad)[:-2])]
+def _before_and_after(stages: Sequence[Finding]) -> list[str]:
+    """Compare the neighbours of the finest search that has the records of both."""
+    for found in reversed(stages):
+        answers = dict(found.asked)
+        good, bad = answers[found.last_good].saved, answers[found.first_bad].saved
+        if good and bad:
+            return [
+                "before (A) and after (B):",
+                *(f"  {line}".rstrip() for line in compared(good, bad)[:-2]),
+            ]
+    return ["the records of one of the two are not to be had"]

@@ -50,13 +50,18 @@ class Reachable:
         return f"{_PACKAGE}{self.version.partition('-')[0]}"
 
 
+def is_packaged(wish: str) -> bool:
+    """Whether `wish` names a distribution package."""
+    return wish.startswith(_PACKAGE)
+
+
 def resolve(wish: str, *, refresh: bool = False) -> Kernel:
     """Return the kernel meant by `wish`, fetched first if it is a package that is not cached.
 
     `refresh` asks the mirror for its newest package lists before. Raises :class:`LabError`.
     """
     path = Path(wish).expanduser()
-    if wish.startswith(_PACKAGE):
+    if is_packaged(wish):
         return _packaged(wish, refresh)
     if path.is_dir():
         return _tree(wish, path)

@@ -36,13 +36,18 @@ class Cell:
     vendor: str
     directory: Path
 
+    @staticmethod
+    def on_record(directory: Path) -> Saved | None:
+        """Return the records in a directory, None where there are none that can be read."""
+        try:
+            return load(directory)
+        except ResultsError:
+            return None
+
     @property
     def saved(self) -> Saved | None:
         """Its records, None where there are none that can be read."""
-        try:
-            return load(self.directory)
-        except ResultsError:
-            return None
+        return self.on_record(self.directory)
 
     @property
     def finished(self) -> bool:

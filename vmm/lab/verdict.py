@@ -60,7 +60,7 @@ def _answer(question: Question, saved: Saved) -> tuple[Step, str]:
     if failed := [r["id"] for r in records if r["verdict"] in ("FAIL", "TIMEOUT")]:
         return Step.BAD, f"failed: {', '.join(failed)}"
     if saved.end["status"] == 0 and any(record["verdict"] == "PASS" for record in records):
-        return Step.GOOD, f"passed ({len(records)} cases)"
+        return Step.GOOD, f"passed ({len(records)} case{'s' * (len(records) > 1)})"
     return Step.SKIP, _why_nothing(saved, records)
 
 
