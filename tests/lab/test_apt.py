@@ -56,6 +56,9 @@ def make_deb(pool, image):
     (content / "DEBIAN").mkdir(parents=True)
     (content / "boot").mkdir()
     (content / "boot" / f"vmlinuz-{RELEASE}").write_bytes(image)
+    modules = content / "lib/modules" / RELEASE
+    modules.mkdir(parents=True)
+    (modules / "kvm.ko").write_bytes(b"\x7fELF the module")
     control = f"Package: {PACKAGE}\nVersion: 6.9.9-1\nArchitecture: amd64\n"
     rest = "Maintainer: nobody <nobody@localhost>\nDescription: a kernel for a test\n"
     (content / "DEBIAN/control").write_text(control + rest)
@@ -124,6 +127,7 @@ def test_a_packaged_kernel_is_fetched_once_and_again_when_damaged(mirror, monkey
     monkeypatch.setattr(kernels, "AptRoot", lambda: root)
     found = kernels.resolve("debian:6.9")
     assert (found.release, found.image.read_bytes()) == (RELEASE, b"the image")
+    assert [path.name for path in found.modules] == ["00-kvm.ko"]
     found.image.write_bytes(b"the 1mage")
     assert kernels.resolve("debian:6.9.9").image.read_bytes() == b"the image"
     assert [kernel.name for kernel in kernels.cached()] == ["debian:6.9.9"]

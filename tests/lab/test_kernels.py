@@ -23,6 +23,8 @@ OFFERED = [
     package("binary-7.2.6+deb13-cloud-amd64", "7.2.6-1"),
     package("modules-7.2.6+deb13-cloud-amd64", "7.2.6-1"),
     package("modules-7.9.9+deb13-cloud-amd64", "7.9.9-1"),
+    package("image-7.0.4+deb13-cloud-amd64", "7.0.4-1"),
+    package("binary-7.0.4+deb13-cloud-amd64", "7.0.4-1"),
 ]
 
 
@@ -37,6 +39,7 @@ def test_a_release_is_its_image_and_its_modules():
         "6.12.10+deb12-cloud-amd64",
         "6.12.10+deb13-cloud-amd64",
         "6.12.9+deb13-cloud-amd64",
+        "7.0.4+deb13-cloud-amd64",
         "7.2.6+deb13-cloud-amd64",
     ]
     assert found["6.1.0-9-cloud-amd64"].packages == (OFFERED[0],)
@@ -60,6 +63,16 @@ def test_the_newest_of_a_series_is_chosen(wish, release, monkeypatch):
     offered = sorted(by_release().values(), key=lambda kernel: kernels._order(kernel.version))
     monkeypatch.setattr(kernels, "reachable", lambda refresh=False: offered)
     assert kernels.newest(wish).release == release
+
+
+def test_a_release_whose_modules_are_gone_is_not_chosen(monkeypatch):
+    gone = by_release()["7.0.4+deb13-cloud-amd64"]
+    assert gone.lacks == "linux-modules-7.0.4+deb13-cloud-amd64"
+    assert [kernel.release for kernel in by_release().values() if kernel.lacks] == [gone.release]
+    assert by_release({gone.release})[gone.release].lacks == ""
+    monkeypatch.setattr(kernels, "reachable", lambda refresh=False: [gone])
+    with pytest.raises(LabError, match=r"no package for debian:7\.0 \(the mirror has no linux-mod"):
+        kernels.newest("debian:7.0")
 
 
 def test_an_unknown_series_is_one_line(monkeypatch):

@@ -60,7 +60,8 @@ def _kernels(args: argparse.Namespace) -> int:
     from vmm.lab import kernels
 
     for kernel in kernels.reachable(refresh=args.refresh):
-        mark = "cached" if kernel.cached else ""
+        gone = f"cannot be had: no {kernel.lacks} on the mirror" if kernel.lacks else ""
+        mark = "cached" if kernel.cached else gone
         say(f"{kernel.name:20} {kernel.release:34} {mark}".rstrip())
     return 0
 

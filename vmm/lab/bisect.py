@@ -133,7 +133,7 @@ def step_status(answer: Callable[[], Evidence], say: Callable[[str], None]) -> i
 
 def between(good: str, bad: str) -> list[str]:
     """Return the packaged kernels from `good` to `bad`, oldest first, one of each version."""
-    ordered = list(dict.fromkeys(kernel.name for kernel in kernels.reachable()))
+    ordered = list(dict.fromkeys(k.name for k in kernels.reachable() if not k.lacks))
     ends = [_position(ordered, wish) for wish in (good, bad)]
     low, high = min(ends), max(ends)
     chosen = ordered[low : high + 1]

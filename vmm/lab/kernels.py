@@ -37,12 +37,14 @@ class Reachable:
     """A packaged kernel: release, upstream point version, its packages, and whether it is cached.
 
     The packages are the image first and the modules, where those are a package of their own.
+    `lacks` names what the mirror no longer has: a kernel without its modules has no /dev/kvm.
     """
 
     release: str
     version: str
     packages: tuple[Package, ...]
     cached: bool
+    lacks: str = ""
 
     @property
     def name(self) -> str:
@@ -98,7 +100,7 @@ def group(packages: Iterable[Package], cached_releases: set[str]) -> list[Reacha
     """Put the packages of each release together; a release without an image is left out.
 
     A signed image is preferred over the unsigned one; from 6.19 on the image is in
-    linux-binary-*, from 7.2 on the modules are in linux-modules-*.
+    linux-binary-* and the modules are in linux-modules-*, which a mirror forgets sooner.
     """
     releases: dict[str, dict[str, Package]] = {}
     for package in packages:
@@ -106,7 +108,13 @@ def group(packages: Iterable[Package], cached_releases: set[str]) -> list[Reacha
             kind = found[1] + (found[3] or "")
             releases.setdefault(found[2], {})[kind] = package
     return [
-        Reachable(release, chosen[0].version, chosen, release in cached_releases)
+        Reachable(
+            release,
+            chosen[0].version,
+            chosen,
+            release in cached_releases,
+            _lacks(release, kinds) if release not in cached_releases else "",
+        )
         for release, kinds in releases.items()
         if (chosen := _choose(kinds))
     ]
@@ -121,6 +129,11 @@ def _choose(kinds: dict[str, Package]) -> tuple[Package, ...]:
     return (*images[:1], *shells)
 
 
+def _lacks(release: str, kinds: dict[str, Package]) -> str:
+    split = "binary" in kinds or "binary-unsigned" in kinds
+    return f"linux-modules-{release}" if split and "modules" not in kinds else ""
+
+
 def _packaged(wish: str, refresh: bool) -> Kernel:
     chosen = newest(wish, refresh=refresh)
     directory = cache.entry("kernels", chosen.release, lambda into: _fetch(chosen, into))
@@ -133,9 +146,11 @@ def newest(wish: str, *, refresh: bool = False) -> Reachable:
     matching = _matching(wish, reachable(refresh=refresh))
     if not matching and not refresh:
         matching = _matching(wish, reachable(refresh=True))
-    if not matching:
-        raise LabError(f"no package for {wish}; `msrward lab kernels` lists what is reachable")
-    return matching[-1]
+    whole = [kernel for kernel in matching if not kernel.lacks]
+    if not whole:
+        lacks = f" (the mirror has no {matching[-1].lacks} any more)" if matching else ""
+        raise LabError(f"no package for {wish}{lacks}; `msrward lab kernels` lists what there is")
+    return whole[-1]
 
 
 def _matching(wish: str, kernels: Iterable[Reachable]) -> list[Reachable]:
@@ -162,6 +177,8 @@ def _fetch(chosen: Reachable, into: Path) -> None:
     try:
         shutil.move(_image_below(unpacked, chosen.release), into / "vmlinuz")
         modules.extract(unpacked, into)
+        if not modules.extracted(into):
+            raise LabError(f"the packages of {chosen.release} hold no KVM modules")
         (into / _VERSION).write_text(chosen.version)
     finally:
         shutil.rmtree(unpacked)
