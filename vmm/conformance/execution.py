@@ -30,26 +30,26 @@ from vmm.placed import COMPAT, NATIVE, Missing, PlacedFilter, bad_address
 from vmm.vcpu import Vcpu
 
 MAKES = (words.CreateVcpu, words.CreateIrqchip)
-RACES = (
-    words.BeginInstall,
-    words.Meanwhile,
-    words.Park,
-    words.Spin,
-    words.CloseVm,
-    words.CloseVcpu,
-)
-LASTING = (*RACES, words.SetCpuid)
+LASTING = (words.Park, words.Spin, words.CloseVm, words.CloseVcpu, words.SetCpuid)
+"""What no reset undoes, or what would make it dear: ``KVM_RUN`` in another thread than the last
+one waits for an RCU grace period."""
+
+
+def innermost(action: words.Action) -> words.Action:
+    """Return what is done by an action that is done in another way: in a thread, or by halves."""
+    if isinstance(action, words.Meanwhile):
+        return innermost(action.action)
+    return action.access if isinstance(action, words.Begin) else action
 
 
 def makes_vcpus(script: Script) -> bool:
     """Say whether the script itself decides when vCPUs come to be."""
-    actions = (each.action if isinstance(each, words.Meanwhile) else each for each in script)
-    return any(isinstance(each, MAKES) for each in actions)
+    return any(isinstance(innermost(each), MAKES) for each in script)
 
 
 def needs_its_own_vm(script: Script) -> bool:
     """Say whether the script leaves behind what no reset can take away."""
-    return makes_vcpus(script) or any(isinstance(each, LASTING) for each in script)
+    return makes_vcpus(script) or any(isinstance(innermost(each), LASTING) for each in script)
 
 
 class Execution:
@@ -61,9 +61,9 @@ class Execution:
         self.stopped: dict[int, words.Access] = {}
         self.last: dict[int, words.Access] = {}
         self.placed: list[PlacedFilter] = []
-        self.lost = False
+        self.lost = self.left_in_flight = False
         self.race = Race(vm, control)
-        done_by = (each.access if isinstance(each, words.Begin) else each for each in script)
+        done_by = map(innermost, script)
         self.before = {
             (each.vcpu, each.index): vm.get_msr(each.vcpu, each.index)
             for each in done_by
@@ -83,13 +83,14 @@ class Execution:
 
     def close(self) -> None:
         """Release what the script still has in flight (``races.StuckError``)."""
+        self.left_in_flight = self.race.in_flight
         self.race.close()
         for each in self.placed:
             each.close()
 
     def restore(self) -> bool:
         """Undo what the script did to MSRs; False when the VM must not be used again."""
-        if self.lost or self.stopped or not self.vm.keep:
+        if self.lost or self.stopped or self.left_in_flight or not self.vm.keep:
             return False
         return all(
             self.vm.vcpu(vcpu).set_msrs({index: old}) == 1

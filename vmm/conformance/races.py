@@ -212,6 +212,11 @@ class Race:
 
     # --- the end ----------------------------------------------------------------------------
 
+    @property
+    def in_flight(self) -> bool:
+        """Whether a thread of the script is still at work."""
+        return bool(self._spinners) or not all(task.wait(0) for task in self._tasks)
+
     def close(self) -> None:
         """Release whoever waits and wait for every thread; ``StuckError`` if one does not come."""
         came = [spinner.stop(DEADLINE) for spinner in self._spinners.values()]

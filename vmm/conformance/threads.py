@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from vmm._native import ffi, lib
 from vmm.conformance.script import Event, Lost, Rejected, stopped
@@ -17,7 +16,7 @@ from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.msr import MsrExitReason
 from vmm.vcpu import KICK, Vcpu, allow_kicks
 
-IOCTL_CALLS = ("16", "54")
+IOCTL_CALLS = (b"16", b"54")
 """The numbers of ioctl(2), native and ia32, as /proc/PID/syscall shows them."""
 
 GLANCE = 0.0005
@@ -43,12 +42,16 @@ class Task:
 
     def is_asleep_in_an_ioctl(self) -> bool:
         """Say whether the kernel shows the thread asleep inside an ioctl."""
-        task = Path(f"/proc/self/task/{self.thread.native_id}")
+        try:  # "running", or the number of the call it sleeps in
+            fd = os.open(f"/proc/self/task/{self.thread.native_id}/syscall", os.O_RDONLY)
+        except OSError:
+            return False
         try:
-            state = (task / "stat").read_text().rpartition(")")[2].split()[0]
-            return state in "SD" and (task / "syscall").read_text().split()[0] in IOCTL_CALLS
+            return os.read(fd, 256).split(maxsplit=1)[0] in IOCTL_CALLS
         except (OSError, IndexError):
             return False
+        finally:
+            os.close(fd)
 
     def close(self, seconds: float) -> bool:
         """Wait for the end; False if the thread is stuck in the kernel."""
