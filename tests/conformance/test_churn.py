@@ -42,6 +42,17 @@ def nothing_left():
     assert (me.num_threads(), me.num_fds(), me.children()) == before
 
 
+def test_installs_that_fail_are_measured_and_must_fail(churn, kvm, monkeypatch, nothing_left):
+    result = churn.run(1, 100, 0)
+    assert [(slope.what, slope.operations) for slope in result.slopes] == [
+        ("installs", 96),
+        ("failed installs", 96),
+    ]
+    monkeypatch.setattr(churn, "ENDS_BADLY", churn.THICK)
+    with kvm.create_vm() as vm, pytest.raises(KvmError, match="EINVAL was expected"):
+        churn.fail(vm, 1)
+
+
 # --- endings ----------------------------------------------------------------------------------
 
 
@@ -143,7 +154,7 @@ def test_without_counters_there_is_no_leak(tmp_path):
 
 def test_this_kernel_frees_what_it_replaces_and_what_its_vms_held(churn, nothing_left):
     result = churn.run(0, 500, 50)
-    assert [each.operations for each in result.slopes] == [480, 48]
+    assert [each.operations for each in result.slopes] == [480, 480, 48]
     assert not result.failure and not any(each.leaks for each in result.slopes), churn.render(
         result
     )

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,14 @@ from vmm.lab import kernel_mutants, mutants
 from vmm.lab.errors import LabError
 from vmm.lab.kernel_mutants import Change, DoesNotApply, Mutant, Tree
 from vmm.lab.machine import LabResult, Outcome
-from vmm.lab.mutant_findings import Enough, Fate, Finding, Watch, fate_of
+from vmm.lab.mutant_findings import (
+    Enough,
+    Fate,
+    Finding,
+    Watch,
+    conclude_churn,
+    fate_of,
+)
 
 MUTANTS = kernel_mutants.load()
 PLACES = [
@@ -164,6 +172,21 @@ def test_fates(seen, result, fate):
     assert fate_of(seen, result)[0] is fate
 
 
+@pytest.mark.parametrize(
+    ("result", "fate", "killers", "reason"),
+    [
+        (result(status=0), Fate.SURVIVED, (), ""),
+        (result(status=1), Fate.KILLED, ("churn",), "installs: LEAK: +536.0 bytes"),
+        (result(Outcome.PANIC, None, "panicked"), Fate.LOST, (), "panicked"),
+        (result(status=2), Fate.LOST, (), "last words"),
+    ],
+)
+def test_fates_of_a_churn(result, fate, killers, reason):
+    result = replace(result, lines=("churn: FAILED", "  installs: LEAK: +536.0 bytes"))
+    found = conclude_churn(ONE, Watch(5), result, 1.0)
+    assert (found.fate, found.killers, found.reason) == (fate, killers, reason)
+
+
 class Bench:
     """A laboratory without a kernel: what becomes of each mutant is given."""
 
@@ -171,8 +194,8 @@ class Bench:
         self.fates, self.asked = fates, []
         self.options = mutants.Options()
 
-    def control(self, vendor, cases=()):
-        return Finding("control", "", vendor, Fate.SURVIVED, ran=1)
+    def control(self, mutant):
+        return Finding("control", "", mutant.vendor, Fate.SURVIVED, ran=1)
 
     def judge(self, chosen):
         for mutant in chosen:
@@ -264,7 +287,7 @@ def test_a_control_that_fails_is_trouble(source, cache_root, monkeypatch):
     failed = Finding("control", "", "svm", Fate.KILLED, ("rollback.x",), ran=3)
     monkeypatch.setattr(lab, "judge", lambda chosen: iter([failed]))
     with pytest.raises(LabError, match=r"unchanged kernel does not pass on svm: rollback\.x"):
-        lab.control("svm")
+        lab.control(ONE)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vmm._native import ffi, lib
@@ -26,6 +27,9 @@ SLICE = 250
 
 FILTER_STRUCT = 512.0
 """Bytes of the slab that holds the kernel's struct of a filter."""
+
+ENDS_BADLY = replace(THICK, ranges=(*THICK.ranges[:-1], replace(THICK.ranges[-1], flags=1 << 2)))
+"""The largest filter, with an undefined flag in its last range."""
 
 USERFAULTFD = "userfaultfd", "UFFDIO_API"
 """What fails where a process may not stall the kernel's own page faults."""
@@ -121,6 +125,9 @@ def _slopes(kvm: Kvm, installs: int, vms: int, tell: Callable[[str], None]) -> l
     if installs:
         with Swapper(kvm) as swapper:
             slopes.append(measure("installs", installs, _told(swapper.swap, "installs", tell)))
+        with kvm.create_vm() as vm:
+            work = _told(lambda count: fail(vm, count), "failed installs", tell)
+            slopes.append(measure("failed installs", installs, work))
     if vms:
         work = _told(lambda count: live_and_die(kvm, count), "VMs", tell)
         slopes.append(measure("VMs", vms, work, limit=FILTER_STRUCT))
@@ -132,6 +139,21 @@ def live_and_die(kvm: Kvm, count: int) -> None:
     for _ in range(count):
         with kvm.create_vm() as vm:
             vm.set_msr_filter(THICK)
+
+
+def fail(vm: Vm, count: int) -> None:
+    """Have ``count`` installs refused for their last range, when all else is copied already.
+
+    ``KvmError`` when one is not refused with EINVAL.
+    """
+    placed = PlacedFilter(ENDS_BADLY)
+    try:
+        for _ in range(count):
+            result = lib.mw_ioctl(vm.fd, lib.KVM_X86_SET_MSR_FILTER, placed.address)
+            if result != -errno.EINVAL:
+                raise KvmError(max(0, -result), "KVM_X86_SET_MSR_FILTER", "EINVAL was expected")
+    finally:
+        placed.close()
 
 
 class Swapper:

@@ -126,8 +126,8 @@ def _finding(tree: Path, said: str, place: Place) -> Finding:
     if not several and "is the first bad commit" not in said:
         raise LabError(f"git bisect gave up: {(said.strip().splitlines() or ['silence'])[-1]}")
     between = _git(tree, "rev-list", f"{last['good']}..{last['bad']}^").split() if several else ()
-    answers = place.answers()
-    asked = dict.fromkeys(name for _, name in marks)
+    answers, marked = place.answers(), dict.fromkeys(name for _, name in marks)
+    asked = [*(name for name in answers if name in marked), *(marked.keys() - answers)]
     unknown = Evidence(Step.SKIP, "no answer is on record")
     return Finding(
         describe(tree, last["good"]),

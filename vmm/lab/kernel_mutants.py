@@ -49,7 +49,8 @@ class Change:
 class Mutant:
     """A mistake, the requirements it violates, and the vendor's machine that shows it.
 
-    `cases` are globs of the cases to run where the usual themes are not the right ones;
+    `cases` are globs of the cases to run where the usual themes are not the right ones; `churn`
+    says that `msrward churn` is to judge instead, which measures what is lost;
     `explained` says why surviving is right, or what would have to be said to see the mistake.
     """
 
@@ -60,6 +61,7 @@ class Mutant:
     vendor: str = "svm"
     cases: tuple[str, ...] = ()
     explained: str = ""
+    churn: bool = False
 
     @property
     def digest(self) -> str:

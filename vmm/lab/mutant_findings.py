@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -99,6 +99,18 @@ def conclude(
         round(started - watch.begin, 1),
         round(time.monotonic() - started, 1),
     )
+
+
+def conclude_churn(
+    mutant: Mutant, watch: Watch, result: LabResult, build_seconds: float
+) -> Finding:
+    """Return what a churn says about a mutant: its status, and the line that says what leaks."""
+    leaks = [line.strip() for line in result.lines if "LEAK" in line]
+    watch.ran = int(result.outcome is Outcome.DONE)
+    found = conclude(mutant, watch, result, build_seconds)
+    if result.outcome is Outcome.DONE and result.status == 1:
+        return replace(found, killers=("churn",), reason="; ".join(leaks) or "a VM got stuck")
+    return found
 
 
 def fate_of(watch: Watch, result: LabResult | None) -> tuple[Fate, str]:

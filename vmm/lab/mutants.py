@@ -19,7 +19,15 @@ from vmm.lab import build, cache, kernels, machine
 from vmm.lab.errors import LabError
 from vmm.lab.kernel_mutants import DoesNotApply, Mutant, Tree, unpack
 from vmm.lab.machine import LabResult
-from vmm.lab.mutant_findings import Enough, Fate, Finding, Watch, conclude, decided
+from vmm.lab.mutant_findings import (
+    Enough,
+    Fate,
+    Finding,
+    Watch,
+    conclude,
+    conclude_churn,
+    decided,
+)
 
 _PR_SET_PDEATHSIG = 1
 
@@ -32,6 +40,13 @@ THEMES = tuple(
     )
 )
 """What a survivor of its own requirements' cases has to face; and what the control has to pass."""
+
+
+CHURN = (
+    *("python3", "-m", "vmm", "churn", "--rounds=1"),
+    *("--installs=3000", "--vms=1000"),
+)
+"""Enough to tell 64 bytes an operation from a quiet guest's own needs, in a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +81,10 @@ class Laboratory:
         for leftover in self._objects.parent.glob("bzImage-*"):
             leftover.unlink()
 
-    def control(self, vendor: str, cases: tuple[str, ...] = ()) -> Finding:
-        """Judge the source as it is; raises :class:`LabError` unless every case passes."""
-        unchanged = Mutant("control", "The source as it is.", (), (), vendor, cases)
+    def control(self, mutant: Mutant) -> Finding:
+        """Judge the source as it is the way `mutant` is; :class:`LabError` unless all passes."""
+        vendor = mutant.vendor
+        unchanged = replace(mutant, name="control", violates=(), changes=(), explained="")
         finding = next(self.judge([unchanged]))
         if finding.fate is not Fate.SURVIVED or not finding.ran:
             said = ", ".join(finding.killers[:5]) or finding.reason or "no case ran"
@@ -106,6 +122,8 @@ def _judge(mutant: Mutant, built: Built, options: Options) -> Finding:
         blank = Finding(mutant.name, mutant.digest, mutant.vendor, Fate.UNBUILT)
         return replace(blank, reason=built.complaint, build_seconds=round(built.seconds, 1))
     try:
+        if mutant.churn:
+            return _churn(mutant, built, options)
         finding = None
         if own := mutant.cases or _checked(mutant.violates):
             finding = _boot(mutant, built, own, options)
@@ -127,6 +145,13 @@ def _boot(mutant: Mutant, built: Built, cases: tuple[str, ...], options: Options
             kernel, mutant.vendor, argv, on_line=watch.line, timeout=options.timeout
         )
     return conclude(mutant, watch, result, built.seconds)
+
+
+def _churn(mutant: Mutant, built: Built, options: Options) -> Finding:
+    watch = Watch(options.enough)
+    kernel = kernels.resolve(str(built.image))
+    result = machine.boot(kernel, mutant.vendor, CHURN, on_line=watch.line, timeout=options.timeout)
+    return conclude_churn(mutant, watch, result, built.seconds)
 
 
 def _die_with_parent() -> None:
@@ -183,6 +208,7 @@ def run(
 
 def _judged(lab: Laboratory, todo: Sequence[Mutant]) -> Iterator[Finding]:
     if lab.options.control:
-        for vendor, cases in dict.fromkeys((mutant.vendor, mutant.cases) for mutant in todo):
-            yield lab.control(vendor, cases)
+        alike = {(mutant.vendor, mutant.cases, mutant.churn): mutant for mutant in todo}
+        for mutant in alike.values():
+            yield lab.control(mutant)
     yield from lab.judge(todo)
