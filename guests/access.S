@@ -8,6 +8,14 @@
 #include "abi.inc"
 
 	.globl start, op_touch, op_again, op_rdmsr, op_wrmsr, op_done, rdmsr_at, wrmsr_at, vectors
+	.globl op_emulated_rdmsr, op_emulated_wrmsr, emulated_rdmsr_at, emulated_wrmsr_at
+
+/* KVM's forced emulation prefix: an invalid opcode and the letters by which KVM knows it. */
+	.macro	emulated
+	ud2
+	.ascii	"kvm"
+	.endm
+
 start:
 	ret
 
@@ -27,6 +35,30 @@ op_wrmsr:
 	pop	%rax
 	pop	%rdx
 wrmsr_at:
+	wrmsr
+	mov	%rax, (%rsp)
+	mov	%rdx, 8(%rsp)
+	add	$32, %rsp
+	ret
+
+op_emulated_rdmsr:
+	pop	%rcx
+	pop	%rax
+	pop	%rdx
+	emulated
+emulated_rdmsr_at:
+	rdmsr
+	mov	%rax, (%rsp)
+	mov	%rdx, 8(%rsp)
+	add	$32, %rsp
+	ret
+
+op_emulated_wrmsr:
+	pop	%rcx
+	pop	%rax
+	pop	%rdx
+	emulated
+emulated_wrmsr_at:
 	wrmsr
 	mov	%rax, (%rsp)
 	mov	%rdx, 8(%rsp)

@@ -6,6 +6,7 @@ one case of the catalogue sees each; a mutant that survives is a case that is mi
 
 from __future__ import annotations
 
+from mutants_emulator import EMULATOR
 from mutants_exit import COMPLETING, EXITING, HOST, STOPPING
 from mutants_fastpath import FASTPATH
 from mutants_filter import MATCHING, VALIDATION
@@ -22,6 +23,7 @@ MUTANTS = (
     *COMPLETING,
     *STOPPING,
     *HOST,
+    *EMULATOR,
     *FASTPATH,
     *RACES,
 )

@@ -45,6 +45,7 @@ class Rdmsr(Word):
 
     ``before`` is EDX:EAX before the access, ``high`` the upper halves RDX:RAX likewise and
     ``rcx_high`` the upper half of RCX: garbage that the access must treat as R53, R60, R62 say.
+    ``emulated`` has KVM's emulator execute it, by the forced emulation prefix (R40).
     """
 
     index: int
@@ -53,6 +54,7 @@ class Rdmsr(Word):
     rcx_high: int = 0
     reply: Reply = Reply()
     vcpu: int = 0
+    emulated: bool = False
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -65,6 +67,7 @@ class Wrmsr(Word):
     rcx_high: int = 0
     reply: Reply = Reply()
     vcpu: int = 0
+    emulated: bool = False
 
 
 Access = Rdmsr | Wrmsr

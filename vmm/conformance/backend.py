@@ -19,6 +19,7 @@ from vmm.kvm import Kvm, Vm
 from vmm.uffd import Userfaultfd
 
 IGNORE_MSRS = Path("/sys/module/kvm/parameters/ignore_msrs")
+FORCED_EMULATION = IGNORE_MSRS.with_name("force_emulation_prefix")
 POOLED = 2
 """VMs taken in turns: an install right after another of the same VM waits 4-20 ms (DESIGN 6)."""
 
@@ -109,6 +110,14 @@ def _ignores_msrs(_: KvmBackend) -> str | None:
     return "kvm.ignore_msrs=1: unknown MSRs succeed here" if on else None
 
 
+def _no_forced_emulation(_: KvmBackend) -> str | None:
+    try:
+        on = FORCED_EMULATION.read_text().strip() not in ("N", "0")
+    except OSError:
+        on = False
+    return None if on else "kvm.force_emulation_prefix is 0: load kvm with force_emulation_prefix=1"
+
+
 def _no_userfaultfd(_: KvmBackend) -> str | None:
     try:
         Userfaultfd().close()
@@ -140,6 +149,7 @@ def _missing_cap(cap: int, least: int, what: str) -> Callable[[KvmBackend], str 
 
 NEEDS: dict[str, Callable[[KvmBackend], str | None]] = {
     "no_ignore_msrs": _ignores_msrs,
+    "force_emulation_prefix": _no_forced_emulation,
     "irqchip": _missing_cap(lib.KVM_CAP_IRQCHIP, 1, "KVM_CAP_IRQCHIP"),
     "vcpus": _missing_cap(lib.KVM_CAP_MAX_VCPUS, 2, "a second vCPU"),
     "userfaultfd": _no_userfaultfd,

@@ -57,12 +57,12 @@ class Program:
         words: list[int] = []
         for each in accesses:
             words += step_words(each, self._handlers)
-        self._write([*words, self._handlers[2]])
+        self._write([*words, self._handlers[-1]])
 
     def load_touch(self, address: int) -> None:
         """Write the program that reads the guest's memory at ``address``, and no MSR."""
         touch = self.guest.symbols["op_touch"]
-        self._write([touch, address, 0, 0, 0, 0, 0, 0, self._handlers[2]])
+        self._write([touch, address, 0, 0, 0, 0, 0, 0, self._handlers[-1]])
 
     def load_loop(self, access: Access) -> None:
         """Write the program that goes round ``access`` for ever, counting in ``rounds``."""

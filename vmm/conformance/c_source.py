@@ -89,7 +89,10 @@ def _main(script: s.Script, trace: s.Trace | None) -> Iterator[str]:
     cut = s.steps(script, trace) if trace is not None else []
     makes_vcpus = any(isinstance(each, s.CreateIrqchip | s.CreateVcpu) for each in script)
     there = set() if makes_vcpus else {0}
-    yield "int main(void)\n{\n\topen_vm();"
+    yield "int main(void)\n{"
+    if any(map(_is_emulated, script)):
+        yield "\tneed_forced_emulation();"
+    yield "\topen_vm();"
     yield from (f"\tneed_vcpu({vcpu});" for vcpu in sorted(there))
     for number, action in _numbered(script):
         yield "\n" + _step_comment(f"{number}: {action!r}")
@@ -124,6 +127,10 @@ def _vcpus(action: Any) -> set[int]:
     return {action.vcpu} if hasattr(action, "vcpu") else set()
 
 
+def _is_emulated(action: Any) -> bool:
+    return getattr(action.access if isinstance(action, s.Begin) else action, "emulated", False)
+
+
 def _highest_vcpu(action: s.Action) -> int:
     return max(_vcpus(action), default=0)
 
@@ -155,7 +162,8 @@ def _access_fields(access: Any, has_reply: bool) -> Iterator[str]:
         "rdx": high >> 32 << 32 | low >> 32,
     }
     shown = [f".{name} = {c_number(content)}" for name, content in registers.items() if content]
-    yield f"\t\t.rip = {', '.join(['WRMSR' if is_write else 'RDMSR', *shown])},"
+    at = ("WRMSR" if is_write else "RDMSR") + " | PREFIXED" * access.emulated
+    yield f"\t\t.rip = {', '.join([at, *shown])},"
     if has_reply:
         yield f"\t\t.reply = {_reply(access.reply)},"
 

@@ -13,6 +13,7 @@ from vmm._native import lib
 from vmm.conformance import script as words
 from vmm.conformance.pool import PooledVm
 from vmm.conformance.races import Race
+from vmm.conformance.record import variant
 from vmm.conformance.script import (
     KVM_X86_SET_MSR_FILTER,
     KVM_X86_SET_MSR_FILTER_COMPAT,
@@ -200,8 +201,9 @@ class Execution:
     def get_regs(self, action: words.GetRegs) -> Event:
         program = self.vm.program(action.vcpu)
         regs = program.vcpu.get_regs()
-        is_write = isinstance(self.last.get(action.vcpu), words.Wrmsr)
-        return words.Regs(regs.rip - program.instructions[is_write], regs.rax, regs.rcx, regs.rdx)
+        last = self.last.get(action.vcpu, words.Rdmsr(0))
+        at = program.instructions[variant(last)]
+        return words.Regs(regs.rip - at, regs.rax, regs.rcx, regs.rdx)
 
     def set_regs(self, action: words.SetRegs) -> Event:
         vcpu = self.vm.vcpu(action.vcpu)

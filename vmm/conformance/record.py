@@ -43,14 +43,23 @@ CANARIES = 0x5AFEC0DE5AFEC0DE, 0xDEADC0DEDEADC0DE, 0xBADC0FFEBADC0FFE
 LOW, HIGH = 0xFFFFFFFF, 0xFFFFFFFF00000000
 
 
-def instructions(guest: Guest) -> tuple[int, int]:
-    """Return where in the ``access`` guest the RDMSR and the WRMSR are."""
-    return guest.symbols["rdmsr_at"], guest.symbols["wrmsr_at"]
+VARIANTS = "rdmsr", "wrmsr", "emulated_rdmsr", "emulated_wrmsr"
+"""The instructions of the ``access`` guest, in the order of ``variant``."""
 
 
-def handlers(guest: Guest) -> tuple[int, int, int]:
-    """Return the handlers of a step that reads, of one that writes, and of a program's end."""
-    return guest.symbols["op_rdmsr"], guest.symbols["op_wrmsr"], guest.symbols["op_done"]
+def variant(access: Access) -> int:
+    """Return which of the ``VARIANTS`` executes the access."""
+    return (not isinstance(access, Rdmsr)) + 2 * access.emulated
+
+
+def instructions(guest: Guest) -> tuple[int, ...]:
+    """Return where in the ``access`` guest each of the ``VARIANTS`` is."""
+    return tuple(guest.symbols[f"{name}_at"] for name in VARIANTS)
+
+
+def handlers(guest: Guest) -> tuple[int, ...]:
+    """Return the handlers of steps with each of the ``VARIANTS``, and of a program's end."""
+    return tuple(guest.symbols[f"op_{name}"] for name in (*VARIANTS, "done"))
 
 
 def operands(access: Access) -> tuple[int, int, int]:
@@ -60,11 +69,11 @@ def operands(access: Access) -> tuple[int, int, int]:
     return rcx, (access.high & LOW) << 32 | value & LOW, access.high & HIGH | value >> 32
 
 
-def step_words(access: Access, handlers: tuple[int, int, int]) -> tuple[int, ...]:
+def step_words(access: Access, handlers: tuple[int, ...]) -> tuple[int, ...]:
     """Return the eight words of a step before the guest has executed it."""
     rcx, rax, rdx = operands(access)
     canary = _canary(rax, rdx)
-    return handlers[not isinstance(access, Rdmsr)], rcx, rax, rdx, canary, canary, 0, 0
+    return handlers[variant(access)], rcx, rax, rdx, canary, canary, 0, 0
 
 
 def pack_reply(reply: Reply) -> bytes:
@@ -119,13 +128,13 @@ def events_of(
     return [*events[:-1], Lost(ended)] if ended else events
 
 
-def read_outcome(access: Access, result: bytes, instructions: tuple[int, int]) -> Event | None:
+def read_outcome(access: Access, result: bytes, instructions: tuple[int, ...]) -> Event | None:
     """Return what the last four words of a step say, or None if the guest has not executed it."""
     _, rax, rdx = operands(access)
     after_rax, after_rdx, fault, rip = RESULT.unpack(result)
     same = (after_rax, after_rdx) == (rax, rdx)
     if fault >> 32 & FAULTED:
-        skew = rip - instructions[not isinstance(access, Rdmsr)]
+        skew = rip - instructions[variant(access)]
         changed = None if same else (after_rax, after_rdx)
         seen = Fault(fault >> 32 & 0xFF, fault & LOW, skew, changed)
         return gp if seen == gp else seen
@@ -138,7 +147,7 @@ def read_outcome(access: Access, result: bytes, instructions: tuple[int, int]) -
 
 
 def read_exits(
-    log: bytes, accesses: Sequence[Access], instructions: tuple[int, int]
+    log: bytes, accesses: Sequence[Access], instructions: tuple[int, ...]
 ) -> dict[int, list[Event]]:
     """Return the exits by step, each followed by its registers where R57 is broken."""
     exits: dict[int, list[Event]] = {}
@@ -146,8 +155,9 @@ def read_exits(
         here = exits.setdefault(step, [])
         made = RdmsrExit if kind == RDMSR else WrmsrExit
         here.append(made(index, MsrExitReason(reason), data, head & 0xFF, head >> 8))
-        at = instructions[made is WrmsrExit]
-        if rip != at or (rcx, rax, rdx) != operands(accesses[step]):
+        access = accesses[step]
+        at = instructions[(made is WrmsrExit) + 2 * access.emulated]
+        if rip != at or (rcx, rax, rdx) != operands(access):
             here.append(Regs(rip - at, rax, rcx, rdx))
     return exits
 

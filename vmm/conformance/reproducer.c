@@ -21,12 +21,15 @@
  */
 #define RDMSR		0x10000
 #define WRMSR		0x10010
+#define PREFIXED	0x20
 #define STUBS		0x11000
 #define DONE_PORT	0xd0
 #define VECTOR_PORT	0x80
 
 static const __u8 rdmsr_code[] = { 0x0f, 0x32, 0xe6, DONE_PORT };
 static const __u8 wrmsr_code[] = { 0x0f, 0x30, 0xe6, DONE_PORT };
+/* In front of an instruction this has KVM's emulator execute it: force_emulation_prefix=1. */
+static const __u8 prefix[] = { 0x0f, 0x0b, 'k', 'v', 'm' };
 
 #define GDT		0x1000
 #define IDT		0x2000
@@ -44,7 +47,7 @@ struct reply {
 };
 
 struct access {
-	__u64 rip;	/* RDMSR or WRMSR */
+	__u64 rip;	/* RDMSR or WRMSR, | PREFIXED behind the prefix */
 	__u64 rcx, rax, rdx;
 	struct reply reply;
 };
@@ -65,6 +68,21 @@ static void die(const char *what)
 {
 	fprintf(stderr, "%s: %s\n", what, strerror(errno));
 	exit(2);
+}
+
+/*** need_forced_emulation ***/
+/* Without kvm.force_emulation_prefix=1 the prefix is an invalid opcode and tells nothing. */
+static void need_forced_emulation(void)
+{
+	const char *path = "/sys/module/kvm/parameters/force_emulation_prefix";
+	FILE *file = fopen(path, "r");
+	int on = file ? fgetc(file) : 'N';
+
+	if (on == 'N' || on == '0') {
+		fprintf(stderr, "%s is off: load kvm with force_emulation_prefix=1\n", path);
+		exit(2);
+	}
+	fclose(file);
 }
 
 /*** saw ***/
@@ -176,6 +194,10 @@ static void open_vm(void)
 	memcpy(memory + PD, &pd, sizeof(pd));
 	memcpy(memory + RDMSR, rdmsr_code, sizeof(rdmsr_code));
 	memcpy(memory + WRMSR, wrmsr_code, sizeof(wrmsr_code));
+	memcpy(memory + (RDMSR | PREFIXED) - sizeof(prefix), prefix, sizeof(prefix));
+	memcpy(memory + (RDMSR | PREFIXED), rdmsr_code, sizeof(rdmsr_code));
+	memcpy(memory + (WRMSR | PREFIXED) - sizeof(prefix), prefix, sizeof(prefix));
+	memcpy(memory + (WRMSR | PREFIXED), wrmsr_code, sizeof(wrmsr_code));
 	for (unsigned int i = 0; i < VECTORS; i++) {
 		__u32 stub = STUBS + 16 * i;
 		__u16 gate[] = { stub & 0xffff, 8, 0x8e00, stub >> 16, 0, 0, 0, 0 };
@@ -337,12 +359,13 @@ static void saw_outcome(struct vcpu *vcpu, int port)
 	struct kvm_regs regs = get_kvm_regs(vcpu);
 	__u64 high = (regs.rdx & ~0xffffffffull) | regs.rax >> 32;
 	__u64 value = regs.rdx << 32 | (regs.rax & 0xffffffff);
+	int is_read = (vcpu->access.rip & ~PREFIXED) == RDMSR;
 
 	if (port != DONE_PORT)
 		saw_fault(vcpu, regs, port - VECTOR_PORT);
-	else if (vcpu->access.rip == RDMSR && high)
+	else if (is_read && high)
 		saw("returned(%#llx, high=%#llx)", value, high);
-	else if (vcpu->access.rip == RDMSR)
+	else if (is_read)
 		saw("returned(%#llx)", value);
 	else if (regs.rax != vcpu->access.rax || regs.rdx != vcpu->access.rdx)
 		saw("Wrote((%#llx, %#llx))", regs.rax, regs.rdx);
@@ -394,7 +417,8 @@ static void answer(int id, struct reply reply)
 static int begin(int id, struct access access)
 {
 	struct kvm_regs regs = {
-		.rip = access.rip, .rcx = access.rcx, .rax = access.rax, .rdx = access.rdx,
+		.rip = access.rip & PREFIXED ? access.rip - sizeof(prefix) : access.rip,
+		.rcx = access.rcx, .rax = access.rax, .rdx = access.rdx,
 		.rsp = STACK(id), .rflags = 2,
 	};
 

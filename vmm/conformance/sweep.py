@@ -154,7 +154,7 @@ class Sweep:
         vm.vm.enable_msr_exits(MASK)
         if program.vcpu.set_msrs(ZEROES) != len(ZEROES):
             raise RuntimeError("KVM_SET_MSRS refused an MSR that every x86-64 CPU has")
-        end = handlers(self._guest)[2].to_bytes(8, "little")
+        end = handlers(self._guest)[-1].to_bytes(8, "little")
         vm.memory.write(program.base + self.accesses * lib.MW_STEP, end)
         lane.vm, lane.start = vm.vm.fd, self._start
         lane.memory = ffi.cast("uint8_t *", vm.memory.address + program.base - vm.memory.base)
