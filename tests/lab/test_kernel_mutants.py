@@ -151,6 +151,17 @@ def test_a_failed_case_kills():
     assert fate_of(seen, result(status=1))[0] is Fate.KILLED
 
 
+def test_the_first_killer_says_what_it_saw():
+    differs = {"step": 3, "action": "rdmsr(1)", "expected": ["gp"], "seen": []}
+    lines = [
+        json.dumps({"type": "case", "id": "a.b", "verdict": "FAIL", **differs}),
+        record("a.c", "TIMEOUT"),
+    ]
+    assert watch(*lines).evidence == "step 3, rdmsr(1): expected gp, seen nothing"
+    late = json.dumps({"type": "case", "id": "a.c", "verdict": "TIMEOUT", "reason": "10 s"})
+    assert watch(late, *lines).evidence == "TIMEOUT 10 s"
+
+
 def test_enough_is_enough():
     with pytest.raises(Enough):
         watch(record("a.b", "FAIL"), record("a.c", "TIMEOUT"), enough=2)

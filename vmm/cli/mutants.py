@@ -101,7 +101,8 @@ def _run(chosen: Sequence[Mutant], args: argparse.Namespace) -> int:
 
 def _row(finding: Finding, explained: dict[str, str]) -> str:
     seconds = finding.build_seconds + finding.boot_seconds + finding.suite_seconds
-    return f"{finding.name:34} {finding.fate:13} {seconds:4.0f} s  {_why(finding, explained)}"
+    row = f"{finding.name:34} {finding.fate:13} {seconds:4.0f} s  {_why(finding, explained)}"
+    return f"{row}\n    {finding.evidence}" if finding.evidence else row
 
 
 def _why(finding: Finding, explained: dict[str, str]) -> str:

@@ -28,7 +28,8 @@ class Fate(StrEnum):
 class Finding:
     """One mutant's fate: which cases killed it (`more`: others were not run), or the reason.
 
-    `ran` is the number of cases that gave a verdict, the seconds are wall time.
+    `ran` is the number of cases that gave a verdict, the seconds are wall time. `evidence` is what
+    the first killer saw: the step that is not as expected, or why there was none.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Finding:
     build_seconds: float = 0.0
     boot_seconds: float = 0.0
     suite_seconds: float = 0.0
+    evidence: str = ""
 
 
 class Enough(Exception):
@@ -57,6 +59,7 @@ class Watch:
     killers: list[str] = field(default_factory=list)
     begin: float = field(default_factory=time.monotonic)
     started: float | None = None
+    evidence: str = ""
 
     def line(self, text: str) -> None:
         """Take one line of output; raises :class:`Enough`."""
@@ -67,8 +70,17 @@ class Watch:
         self.ran += read["verdict"] != "SKIP"
         if read["verdict"] in _FAILED:
             self.killers.append(read["id"])
+            self.evidence = self.evidence or evidence(read)
         if self.enough and len(self.killers) >= self.enough:
             raise Enough
+
+
+def evidence(case: dict[str, Any]) -> str:
+    """Return in one line what a case that did not pass saw."""
+    if "expected" not in case:
+        return f"{case['verdict']} {case.get('reason') or case.get('error') or ''}".strip()
+    sides = (f"{side} {', '.join(case[side]) or 'nothing'}" for side in ("expected", "seen"))
+    return f"step {case['step']}, {case['action']}: {', '.join(sides)}"
 
 
 def record(text: str) -> dict[str, Any]:
@@ -98,6 +110,7 @@ def conclude(
         round(build_seconds, 1),
         round(started - watch.begin, 1),
         round(time.monotonic() - started, 1),
+        watch.evidence,
     )
 
 
