@@ -42,6 +42,7 @@ def test_a_saved_case_is_run_and_can_fail(has_kvm, tmp_path):
     failed = msrward("run", file)
     assert failed.returncode == 1, failed.stdout
     assert "does not keep the contract" in failed.stdout
+    assert f"  rerun: msrward run {file}\n" in failed.stdout
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_a_saved_case_is_run_and_can_fail(has_kvm, tmp_path):
     [
         (("export", "nonesuch.case"), "no case matches"),
         (("export", "rollback.*"), "cases: name one"),
-        (("run", "/nonexistent.json"), "No such file"),
+        (("run", "/nonexistent.json"), "cannot read /nonexistent.json: No such file"),
         (("run", "/etc/hostname"), "/etc/hostname"),
         (("fuzz", "--examples", "0"), "whole number"),
         (("stress", "--seconds", "-1"), "above 0"),

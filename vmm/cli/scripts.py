@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,12 @@ def _run(args: argparse.Namespace) -> int:
 
     try:
         case = codec.load(args.file.read_bytes())
+    except OSError as error:
+        return complain(f"cannot read {args.file}: {error.strerror}")
     except ValueError as error:
         return complain(f"{args.file}: {error}")
-    return check([case], 1, Options(), View(None, False, 2, False))
+    rerun = shlex.join(["msrward", "run", str(args.file)]).replace("{", "{{").replace("}", "}}")
+    return check([case], 1, Options(), View(verbose=2, rerun=rerun))
 
 
 def _export(args: argparse.Namespace) -> int:

@@ -19,12 +19,14 @@ class View:
     """What the user wants to see; ``json`` is None, "-" (stdout) or a path.
 
     ``verbose`` 1 shows every case as it ends and all observations, 2 traces and tracebacks too.
+    ``rerun`` is the command that takes a case's id to run it again.
     """
 
     json: str | None = None
     tap: bool = False
     verbose: int = 0
     quiet: bool = False
+    rerun: str = "msrward check {}"
 
     @property
     def is_text(self) -> bool:
@@ -135,8 +137,8 @@ class Desk:
         cases = sorted(self.cases, key=lambda case: place[case["id"]])
         verbose, lines = self.view.verbose, list[str]()
         if not self.view.quiet:
-            for case in cases:
-                lines += text.failure(case, self.paint, verbose) if case["verdict"] in BAD else []
+            for case in (case for case in cases if case["verdict"] in BAD):
+                lines += text.failure(case, self.paint, verbose, self.view.rerun)
             lines += text.skips(cases, verbose)
             lines += text.observations(cases, end["fingerprint"], verbose)
         lines += text.summary(cases, end, self.paint)

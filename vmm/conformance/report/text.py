@@ -52,8 +52,13 @@ def case_line(case: Record, paint: Paint) -> str:
     )
 
 
-def failure(case: Record, paint: Paint, verbose: int = 0) -> list[str]:
-    """Return the block that explains a failed case: promise, script, difference, fix, rerun."""
+def failure(
+    case: Record, paint: Paint, verbose: int = 0, rerun: str = "msrward check {}"
+) -> list[str]:
+    """Return the block that explains a failed case: promise, script, difference, fix, rerun.
+
+    In ``rerun``, ``{}`` stands for the case's id.
+    """
     lines = ["", f"{paint('red', case['verdict'])} {paint('bold', case['id'])}"]
     lines += [f"  {case['sentence']}"]
     if case["verdict"] != "ERROR" or verbose:
@@ -66,7 +71,8 @@ def failure(case: Record, paint: Paint, verbose: int = 0) -> list[str]:
         lines += [f"  {line}" for line in case.get("traceback", "").splitlines()]
     for splat in case.get("splats", ()):
         lines += splat_lines(splat, paint)
-    return [*lines, f"  rerun: {case.get('rerun') or 'msrward check'} {case['id']}"]
+    again = f"{case['rerun']} {case['id']}" if "rerun" in case else rerun.format(case["id"])
+    return [*lines, f"  rerun: {again}"]
 
 
 def splat_lines(splat: Sequence[str], paint: Paint) -> list[str]:
