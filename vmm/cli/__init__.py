@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from vmm.cli import options
+from vmm.cli import listing, options
 from vmm.cli.output import StdoutFailed, complain, say
 from vmm.cli.parser import Parser, add_command
 
@@ -93,10 +93,10 @@ def command_line() -> argparse.ArgumentParser:
         title="commands", dest="command", metavar="COMMAND", required=True
     )
     judged = add_command(commands, "check", _check, "judge the kernel of this host", STATUSES)
-    _check_parser(judged)
-    listing = add_command(commands, "list", _list, "list the cases")
-    options.choice(listing)
-    listing.add_argument(
+    options.judging(judged, jobs="one a core", timeout=10.0)
+    lists = add_command(commands, "list", listing.listed, "list the cases")
+    options.choice(lists)
+    lists.add_argument(
         "--by-requirement", action="store_true", help="show which cases check which requirement"
     )
     show = add_command(commands, "show", _show, "show a case: promise, script, expected trace")
@@ -113,15 +113,9 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_parser(parser: argparse.ArgumentParser) -> None:
-    options.judging(parser, jobs="one a core", timeout=10.0)
-    parser.add_argument("-l", "--list", action="store_true", help="list the chosen cases only")
-    parser.add_argument("--resume", action="store_true", help="go on with the results in DIR")
-
-
 def _check(args: argparse.Namespace) -> int:
     if args.list:
-        return _list(args)
+        return listing.listed(args)
     if args.tap and args.json == "-":
         return complain("--tap and --json both want stdout: give --json=FILE")
     from vmm.conformance.cases import CASES
@@ -136,20 +130,6 @@ def _check(args: argparse.Namespace) -> int:
     how = Options(jobs, args.timeout, tuple(args.xfail))
     view = View(args.json, args.tap, args.verbose, args.quiet)
     return check(chosen, len(CASES), how, view, directory=args.output, resume=args.resume)
-
-
-def _list(args: argparse.Namespace) -> int:
-    from vmm.conformance.cases import CASES
-    from vmm.conformance.catalogue import select
-    from vmm.conformance.report.listing import by_requirement, listing
-
-    chosen = select(CASES, args.globs, args.exclude)
-    if getattr(args, "by_requirement", False):
-        lines = by_requirement(chosen, whole=len(chosen) == len(CASES))
-    else:
-        lines = listing(chosen)
-    say("\n".join(lines))
-    return 0
 
 
 def _show(args: argparse.Namespace) -> int:

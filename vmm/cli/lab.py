@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from vmm.cli import matrix, options
+from vmm.cli import listing, matrix, options
 from vmm.cli.guarded import Call, in_one_line
 from vmm.cli.output import complain, say
 from vmm.cli.parser import add_command
@@ -39,21 +39,24 @@ def _command(commands: Any, name: str, call: Call, text: str) -> argparse.Argume
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.list:
+        return listing.listed(args)
     if args.tap and args.json == "-":
         return complain("--tap and --json both want stdout: give --json=FILE")
     from vmm.conformance.cases import CASES
     from vmm.conformance.catalogue import check_globs, select
     from vmm.conformance.report.desk import View
     from vmm.lab import kernels
-    from vmm.lab.check import Order, argv, check
+    from vmm.lab.check import Order, check
+    from vmm.lab.check import options as inner_options
 
     check_globs(CASES, args.xfail)
     ids = [case.id for case in select(CASES, args.globs, args.exclude)]
-    command = argv(args.globs, args.exclude, args.xfail, jobs=args.jobs, timeout=args.timeout)
+    words = inner_options(args.xfail, jobs=args.jobs, timeout=args.timeout)
     kernel = kernels.resolve(args.kernel)
-    order = Order(kernel, args.vendor, ids, len(CASES), command, args.limit)
+    order = Order(kernel, args.vendor, ids, len(CASES), words, args.limit)
     view = View(args.json, args.tap, args.verbose, args.quiet)
-    return check(order, view, args.output)
+    return check(order, view, args.output, resume=args.resume)
 
 
 def _kernels(args: argparse.Namespace) -> int:

@@ -50,8 +50,7 @@ def _matrix(args: argparse.Namespace) -> int:
     from vmm.lab import check, matrix, table
 
     ids = [case.id for case in select(CASES, args.globs, args.exclude)]
-    words = check.argv(args.globs, args.exclude, timeout=args.timeout)
-    orders = check.Orders(ids, len(CASES), words, args.limit)
+    orders = check.Orders(ids, len(CASES), check.options(timeout=args.timeout), args.limit)
     directory = args.output or matrix.default_directory()
     missing: list[str] = []
     cells = matrix.cells(

@@ -32,6 +32,8 @@ def judging(parser: argparse.ArgumentParser, *, jobs: str, timeout: float) -> No
     add("--timeout", type=seconds, default=timeout, metavar="S", help=limit)
     add("--xfail", action="append", default=[], metavar="GLOB", help="known failures: no status 1")
     add("-o", "--output", type=Path, metavar="DIR", help="keep results.jsonl in DIR")
+    add("-l", "--list", action="store_true", help="list the chosen cases only")
+    add("--resume", action="store_true", help="go on with the results in DIR")
     add("--json", metavar="FILE", help="JSON lines to FILE; bare --json: to stdout, as only output")
     add("--tap", action="store_true", help="TAP 13 on stdout, as its only output")
     add("-v", "--verbose", action="count", default=0, help="show every case; -vv traces as well")

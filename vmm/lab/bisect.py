@@ -11,7 +11,7 @@ from vmm.conformance.cases import CASES
 from vmm.conformance.catalogue import select
 from vmm.conformance.report.saved import Saved
 from vmm.lab import kernels, matrix
-from vmm.lab.check import Order, argv
+from vmm.lab.check import Order
 from vmm.lab.errors import LabError
 from vmm.lab.kernels import Kernel
 from vmm.lab.matrix import Cell
@@ -35,8 +35,7 @@ class Place:
 
     def order(self, question: Question, kernel: Kernel) -> Order:
         """Return what is to be run of `kernel`."""
-        ids = _ids(question)
-        return Order(kernel, self.vendor, ids, len(CASES), argv([question.case]), self.limit)
+        return Order(kernel, self.vendor, _ids(question), len(CASES), timeout=self.limit)
 
     def records(self, name: str, number: int = 0) -> Path:
         """Return the directory of one boot of what is called `name`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +14,9 @@ from vmm.conformance.check import Trouble
 from vmm.conformance.report.desk import Desk, Output, View
 from vmm.conformance.report.jsonl import Record, decode
 from vmm.conformance.report.progress import Progress
-from vmm.conformance.report.summary import end_record
-from vmm.conformance.results import Results, default_directory
+from vmm.conformance.report.saved import Saved, load
+from vmm.conformance.report.summary import TROUBLE, end_record
+from vmm.conformance.results import FILE, Results, default_directory
 from vmm.lab import machine
 from vmm.lab.command import Watcher
 from vmm.lab.kernels import Kernel
@@ -26,19 +27,28 @@ CHECK = ("python3", "-m", "vmm", "check", "--json", "-q")
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be run where: the kernel and vendor, the cases' ids in order, the command."""
+    """What is to be run where: the kernel and vendor, the cases' ids in order, and the options.
+
+    `catalogue` is the number of all cases, `options` are those of the check inside (see
+    :func:`options`), `timeout` is seconds for the guest.
+    """
 
     kernel: Kernel
     vendor: str
     ids: Sequence[str]
     catalogue: int
-    argv: Sequence[str]
+    options: Sequence[str] = ()
     timeout: float = 900.0
 
     @property
     def rerun(self) -> str:
         """The command that takes the id of a case to run it again."""
         return f"msrward lab run --kernel {self.kernel.name} --vendor {self.vendor}"
+
+    def argv(self, recorded: Container[str] = ()) -> tuple[str, ...]:
+        """Return the command that judges the kernel it runs on, by what is not ``recorded``."""
+        todo = [name for name in self.ids if name not in recorded]
+        return (*CHECK, *self.options, *(todo if len(todo) < self.catalogue else ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,43 +57,44 @@ class Orders:
 
     ids: Sequence[str]
     catalogue: int
-    argv: Sequence[str]
+    options: Sequence[str] = ()
     timeout: float = 900.0
 
     def of(self, kernel: Kernel, vendor: str) -> Order:
         """Return the order for one of them."""
-        return Order(kernel, vendor, self.ids, self.catalogue, self.argv, self.timeout)
+        return Order(kernel, vendor, self.ids, self.catalogue, self.options, self.timeout)
 
 
-def argv(
-    globs: Sequence[str],
-    exclude: Sequence[str] = (),
-    xfail: Sequence[str] = (),
-    *,
-    jobs: int | None = None,
-    timeout: float | None = None,
+def options(
+    xfail: Sequence[str] = (), *, jobs: int | None = None, timeout: float | None = None
 ) -> tuple[str, ...]:
-    """Return the command that judges the kernel of the guest it runs in."""
+    """Return the options of a check in the guest, other than its cases."""
     words = [f"-j{jobs}"] if jobs else []
     words += [f"--timeout={timeout:g}"] if timeout else []
-    words += [f"--exclude={glob}" for glob in exclude] + [f"--xfail={glob}" for glob in xfail]
-    return (*CHECK, *words, *globs)
+    return (*words, *(f"--xfail={glob}" for glob in xfail))
 
 
-def check(order: Order, view: View, directory: Path | None = None) -> int:
+def check(order: Order, view: View, directory: Path | None = None, *, resume: bool = False) -> int:
     """Judge the kernel of the order, print, return the exit status of ``msrward check``.
 
-    Records go to ``directory`` (None: a default one for the kernel and vendor). Trouble says why
-    there is no verdict, LabError why nothing could be booted.
+    Records go to ``directory`` (None: a default one for the kernel and vendor); with ``resume``
+    those that are there are continued. Trouble says why there is no verdict, LabError why nothing
+    could be booted, ResultsError why the records cannot be kept or continued.
     """
+    directory = directory or _default(order)
+    before = load(directory) if resume and (directory / FILE).exists() else None
     with ExitStack() as stack:
-        inside = _Inside(order, view, directory or _default(order), stack)
+        inside = _Inside(order, view, directory, stack, before)
+        if before and set(order.ids) <= set(before.cases):
+            return inside.finish(None)
         watcher = Watcher(inside.line, inside.start, inside.tick)
+        argv = order.argv(before.cases if before else ())
         try:
             result = machine.boot(
-                order.kernel, order.vendor, order.argv, timeout=order.timeout, watcher=watcher
+                order.kernel, order.vendor, argv, timeout=order.timeout, watcher=watcher
             )
         except KeyboardInterrupt:
+            inside.interrupted = True
             return inside.finish(None)
         return inside.finish(result)
 
@@ -100,6 +111,8 @@ class _Inside:
     view: View
     directory: Path
     stack: ExitStack
+    before: Saved | None
+    interrupted: bool = False
     desk: Desk | None = None
     boot_seconds: float | None = None
     first: Record = field(default_factory=dict)
@@ -107,6 +120,7 @@ class _Inside:
 
     def __post_init__(self) -> None:
         self.emulator = machine.emulator_of(self.order.vendor).title
+        self.done = len(self.before.cases) if self.before else 0
         self.progress = Progress(sys.stderr, len(self.order.ids))
         self.json = _json(self.stack, self.view)
         self.began = time.monotonic()
@@ -127,7 +141,8 @@ class _Inside:
         host = record.pop("host")
         match record["type"]:
             case "run":
-                self._open(record, host)
+                whole = {"cases": len(self.order.ids), "resumed": self.done}
+                self._open({**record, **whole}, host)
             case "case":
                 assert self.desk
                 self.desk.case({**record, "rerun": self.order.rerun})
@@ -137,10 +152,11 @@ class _Inside:
     def finish(self, result: LabResult | None) -> int:
         """File and print the end; Trouble says what went wrong in the guest."""
         if self.desk is None:
-            self._open(self._planned(), {"release": self.order.kernel.release})
+            known = self.before.host if self.before else {"release": self.order.kernel.release}
+            self._open(self._planned(), known)
         desk = self.desk
         assert desk
-        end = self.end or self._cut_short(desk, result)
+        end = self._ended(desk, result)
         if result:
             end["lab"] = self._account(result)
             self._say_seconds(desk, end["lab"])
@@ -152,7 +168,8 @@ class _Inside:
     def _open(self, first: Record, host: Mapping[str, Any]) -> None:
         self.progress.clear()
         facts = {**host, "lab": self._lab()}
-        results = self.stack.enter_context(Results(self.directory, facts))
+        kept = Results(self.directory, facts, resume=self.before is not None)
+        results = self.stack.enter_context(kept)
         self.first = first
         self.desk = Desk(results, facts, self.order.ids, self.view, self.json)
         self.desk.start(first)
@@ -166,13 +183,22 @@ class _Inside:
         }
 
     def _planned(self) -> Record:
-        counts = {"cases": len(self.order.ids), "catalogue": self.order.catalogue, "resumed": 0}
+        counts = {"cases": len(self.order.ids), "catalogue": self.order.catalogue}
+        counts["resumed"] = self.done
         why = "the guest did not get that far"
         return {"type": "run", "started": round(time.time(), 3), **counts, "kernel_log": why}
 
-    def _cut_short(self, desk: Desk, result: LabResult | None) -> Record:
+    def _ended(self, desk: Desk, result: LabResult | None) -> Record:
+        """Return the guest's last record, of all cases where this run continues another."""
+        if self.end and not self.before:
+            return self.end
+        if self.end:
+            told = {name: self.end[name] for name in ("splats", "lost", "interrupted")}
+            trouble = self.end["status"] == TROUBLE and not self.end["counts"].get("ERROR")
+            return end_record(desk.cases, self.end["seconds"], trouble=trouble, **told)
         seconds = time.monotonic() - self.began
-        return end_record(desk.cases, seconds, interrupted=result is None, trouble=True)
+        cut = self.interrupted or result is not None
+        return end_record(desk.cases, seconds, interrupted=self.interrupted, trouble=cut)
 
     def _account(self, result: LabResult) -> Record:
         boot = result.boot_seconds

@@ -1,0 +1,105 @@
+"""One run in a guest, seen from outside; what stands for the boot says so."""
+
+import json
+
+import pytest
+
+from vmm.conformance.check import Trouble
+from vmm.conformance.report.desk import View
+from vmm.conformance.report.saved import load
+from vmm.conformance.results import ResultsError
+from vmm.lab import check, machine
+from vmm.lab.kernels import Kernel
+from vmm.lab.machine import LabResult, Outcome
+
+IDS = ("plumbing.a", "plumbing.b", "plumbing.c")
+HOST = {"release": "6.6.6", "hostname": "lab", "vendor_module": "kvm_amd"}
+
+
+class Emulator:
+    title = "qemu 11"
+
+
+class Guest:
+    """Stands for a boot: runs what it is asked for until ``dies_before``; ``fails`` fails."""
+
+    def __init__(self):
+        self.asked, self.dies_before, self.fails, self.host = [], None, None, HOST
+
+    def boot(self, kernel, vendor, argv, *, timeout, watcher):
+        names = [word for word in argv[len(check.CHECK) :] if word in IDS] or IDS
+        self.asked.append(tuple(names))
+        watcher.start(1.0)
+        ran = []
+        run = {"cases": len(names), "catalogue": 3, "resumed": 0, "kernel_log": "watched"}
+        self.say(watcher, {"type": "run", **run})
+        for name in names:
+            if name == self.dies_before:
+                return LabResult(Outcome.PANIC, None, (), ("oops",), 1.0, 2.0, "q", 1, "panicked")
+            verdict = "FAIL" if name == self.fails else "PASS"
+            ran.append(verdict)
+            case = {"id": name, "sentence": "S.", "requirements": ["R01"], "ms": 1.0}
+            shown = {"script": ["x"], "step": 1, "expected": ["a"], "seen": ["b"]}
+            more = shown if verdict == "FAIL" else {}
+            self.say(watcher, {"type": "case", "verdict": verdict, **case, **more})
+        counts = {verdict: ran.count(verdict) for verdict in ran}
+        status = int("FAIL" in ran)
+        end = {"seconds": 1.0, "interrupted": False, "status": status, "fingerprint": ""}
+        self.say(watcher, {"type": "end", "counts": counts, "splats": [], "lost": 0, **end})
+        return LabResult(Outcome.DONE, status, (), ("tail",), 1.0, 2.0, "qemu")
+
+    def say(self, watcher, record):
+        watcher.line(json.dumps({"schema": 1, **record, "host": self.host}))
+
+
+@pytest.fixture
+def guest(monkeypatch):
+    guest = Guest()
+    monkeypatch.setattr(machine, "boot", guest.boot)
+    monkeypatch.setattr(machine, "emulator_of", lambda vendor: Emulator)
+    return guest
+
+
+@pytest.fixture
+def order(tmp_path):
+    return check.Order(Kernel("debian:6.6", "6.6.6", tmp_path), "svm", IDS, len(IDS))
+
+
+def test_the_whole_catalogue_is_asked_for_without_naming_it(order):
+    assert order.argv() == check.CHECK
+    assert order.argv({"plumbing.b"}) == (*check.CHECK, "plumbing.a", "plumbing.c")
+
+
+def test_a_run_that_was_cut_short_goes_on_with_what_is_missing(guest, order, tmp_path, capsys):
+    guest.fails, guest.dies_before = "plumbing.a", "plumbing.b"
+    with pytest.raises(Trouble, match="panicked after 1 of 3 cases"):
+        check.check(order, View(), tmp_path / "o")
+    guest.dies_before = None
+    capsys.readouterr()
+    assert check.check(order, View(), tmp_path / "o", resume=True) == 1
+    assert guest.asked == [IDS, ("plumbing.b", "plumbing.c")]
+    end = load(tmp_path / "o").end
+    assert (end["counts"], end["status"]) == ({"FAIL": 1, "PASS": 2}, 1)
+    said = capsys.readouterr().out
+    assert "2 passed, 1 failed" in said and "FAIL plumbing.a" in said
+
+
+def test_a_run_that_is_complete_boots_nothing(guest, order, tmp_path, capsys):
+    assert check.check(order, View(), tmp_path / "o") == 0
+    assert check.check(order, View(), tmp_path / "o", resume=True) == 0
+    assert len(guest.asked) == 1
+    assert "3 passed, 0 failed" in capsys.readouterr().out
+
+
+def test_records_of_another_kernel_are_not_continued(guest, order, tmp_path):
+    guest.dies_before = "plumbing.b"
+    with pytest.raises(Trouble):
+        check.check(order, View(), tmp_path / "o")
+    guest.dies_before, guest.host = None, {**HOST, "release": "7.7.7"}
+    with pytest.raises(ResultsError, match="another kernel"):
+        check.check(order, View(), tmp_path / "o", resume=True)
+
+
+def test_resuming_nothing_is_a_run(guest, order, tmp_path):
+    assert check.check(order, View(), tmp_path / "o", resume=True) == 0
+    assert guest.asked == [IDS]
