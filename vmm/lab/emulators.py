@@ -27,18 +27,22 @@ _UNUSED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/icon
 
 @dataclass(frozen=True, slots=True)
 class Emulator:
-    """An emulator that runs here: its command prefix and where its firmware lies."""
+    """An emulator that runs here: its command prefix and where its firmware lies.
+
+    `accelerated`: the host's KVM and its hardware do the work, and nothing is emulated but devices.
+    """
 
     name: str
     version: tuple[int, ...]
     command: tuple[str, ...]
     root: Path
     environment: tuple[tuple[str, str], ...] = ()
+    accelerated: bool = False
 
     @property
     def title(self) -> str:
-        """Name and version."""
-        return f"{self.name} {'.'.join(map(str, self.version))}"
+        """Name and version, and whether KVM does the work."""
+        return f"{self.name} {'.'.join(map(str, self.version))}{' on KVM' * self.accelerated}"
 
     @property
     def good(self) -> bool:

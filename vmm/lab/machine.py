@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from vmm.lab import bochs, cache, initramfs, qemu
+from vmm.lab import bochs, cache, initramfs, nesting, qemu
 from vmm.lab.command import Command, Guest, Run, Watcher, run
 from vmm.lab.console import Console, Records
 from vmm.lab.emulators import Emulator, find
@@ -107,6 +107,8 @@ def emulator_of(vendor: str) -> Emulator:
     """Return the emulator that has the vendor's extensions; LabError if it is not here."""
     if vendor not in VENDORS:
         raise LabError(f"no vendor {vendor}; choose one of {', '.join(VENDORS)}")
+    if nesting.offers(vendor):
+        return replace(find("qemu"), accelerated=True)
     return find("qemu" if vendor == "svm" else "bochs")
 
 

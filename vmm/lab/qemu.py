@@ -1,4 +1,4 @@
-"""QEMU as a lab machine: TCG, its SVM emulation (without NRIPS), two serial ports."""
+"""QEMU as a lab machine: TCG and its SVM emulation (without NRIPS), or the host's own nesting."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ def command(emulator: Emulator, guest: Guest, work: Path) -> Command:
     (work / "initramfs").write_bytes(guest.initramfs)
     image = vmlinux.pvh(guest.kernel.image, work) or guest.kernel.image
     firmware = [w for place in _FIRMWARE for w in ("-L", str(emulator.root / place))]
+    accelerated = ("host", "kvm")
+    cpu, accelerator = accelerated if emulator.accelerated else ("max", "tcg,thread=multi")
     return Command(
         (
             *(*emulator.command, *firmware, "-nodefaults", "-no-user-config"),
-            *("-display", "none", "-no-reboot", "-machine", "q35", "-cpu", "max"),
-            *("-accel", "tcg,thread=multi", "-m", str(MEMORY_MIB), "-smp", str(guest.smp)),
+            *("-display", "none", "-no-reboot", "-machine", "q35"),
+            *("-cpu", cpu, "-accel", accelerator, "-m", str(MEMORY_MIB), "-smp", str(guest.smp)),
             *("-kernel", str(image), "-initrd", str(work / "initramfs")),
             *("-serial", f"file:{work / 'ttyS0'}", "-serial", f"file:{work / 'ttyS1'}"),
             *("-append", guest.cmdline),
