@@ -84,3 +84,12 @@ def test_clean_empties_the_cache(cache_root):
     cache.entry("kind", "key", write("content"))
     assert cache.clean() > len("content")
     assert list(cache_root.iterdir()) == []
+
+
+def test_a_cache_in_use_is_not_emptied(cache_root):
+    (cache_root / "kernels").mkdir(parents=True)
+    with cache.in_use(), cache.in_use(), pytest.raises(LabError, match="another run uses"):
+        cache.clean()
+    assert (cache_root / "kernels").exists()
+    cache.clean()
+    assert not list(cache_root.iterdir())

@@ -38,7 +38,7 @@ def build(tree: Path, objects: Path, *, debug: bool = False, jobs: int | None = 
     if not (tree / "Kconfig").is_file():
         raise LabError(f"{tree} is no kernel source tree: it has no Kconfig")
     objects.mkdir(parents=True, exist_ok=True)
-    with cache.lock(f"objects-{objects.name}"):
+    with cache.in_use(), cache.lock(f"objects-{objects.name}"):
         _configure(tree, objects, wanted)
         _make(tree, objects, f"-j{jobs or os.cpu_count() or 1}", "bzImage")
     return objects / _IMAGE

@@ -19,6 +19,7 @@ from pathlib import Path
 from vmm.lab.errors import LabError
 
 MANIFEST = "manifest.json"
+_LOCKS, _IN_USE = "locks", "in-use"
 
 
 def root() -> Path:
@@ -31,12 +32,25 @@ def root() -> Path:
 @contextmanager
 def lock(name: str) -> Iterator[None]:
     """Hold the lock `name` against every other msrward of this cache, waiting for it."""
+    with _locked(name, fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def in_use() -> Iterator[None]:
+    """Keep `clean` of every other msrward from emptying the cache."""
+    with _locked(_IN_USE, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def _locked(name: str, how: int) -> Iterator[None]:
     with no_space_in_one_line():
-        path = root() / "locks" / f"{name.replace('/', '_')}.lock"
+        path = root() / _LOCKS / f"{name.replace('/', '_')}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, how)
         yield
     finally:
         os.close(descriptor)
@@ -49,7 +63,7 @@ def entry(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     only once it is complete: a killed run leaves nothing that looks finished.
     """
     final = root() / kind / key
-    with lock(f"{kind}-{key}"):
+    with in_use(), lock(f"{kind}-{key}"):
         if not intact(final):
             _build(final, build)
     return final
@@ -104,10 +118,16 @@ def size() -> int:
 
 
 def clean() -> int:
-    """Empty the cache; returns the bytes freed."""
-    freed = size() if root().exists() else 0
-    for child in root().glob("*"):
-        shutil.rmtree(child) if child.is_dir() else child.unlink()
+    """Empty the cache; returns the bytes freed. :class:`LabError` while another run uses it."""
+    if not root().exists():
+        return 0
+    freed = size()
+    try:
+        with _locked(_IN_USE, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            for child in root().iterdir():
+                shutil.rmtree(child) if child.is_dir() else child.unlink()
+    except BlockingIOError:
+        raise LabError(f"another run uses the cache {root()}: wait for its end") from None
     return freed
 
 

@@ -81,7 +81,7 @@ def boot(
     Raises :class:`LabError` where nothing can be booted at all.
     """
     emulator_of(vendor)
-    with cache.no_space_in_one_line(), _work_directory() as work:
+    with cache.in_use(), cache.no_space_in_one_line(), _work_directory() as work:
         archive = initramfs.build(kernel, vendor, argv)
         guest = Guest(kernel, vendor, archive, f"{_COMMAND_LINE} {cmdline}", smp)
         told = watcher or (Watcher(on_line) if on_line else Watcher())

@@ -174,7 +174,7 @@ def laboratory(
     mutants: Sequence[Mutant], options: Options, source: Path | None = None
 ) -> Iterator[Laboratory]:
     """Open the laboratory, alone: a second run waits. The source is fetched the first time."""
-    with cache.lock("mutants"):
+    with cache.in_use(), cache.lock("mutants"):
         unpack(_tree_directory(), source)
         yield Laboratory(mutants, options)
 
