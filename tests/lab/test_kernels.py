@@ -3,7 +3,7 @@ import struct
 
 import pytest
 
-from vmm.lab import kernels, modules
+from vmm.lab import build, kernels, modules
 from vmm.lab.apt import Package
 from vmm.lab.errors import LabError
 
@@ -119,6 +119,21 @@ def test_a_tree_brings_its_modules_in_order(tmp_path, cache_root, bzimage):
 def test_a_tree_that_was_not_built_is_one_line(tmp_path):
     with pytest.raises(LabError, match="build the tree first"):
         kernels.resolve(str(tmp_path))
+
+
+def test_options_that_a_tree_was_built_without_are_named_one_by_one(tmp_path, bzimage):
+    boot = tmp_path / "arch/x86/boot"
+    boot.mkdir(parents=True)
+    (boot / "bzImage").write_bytes(bzimage())
+    config = [f"CONFIG_{name}=y" for name in kernels.NEEDED if name not in ("KVM", "FUTEX")]
+    (tmp_path / ".config").write_text("\n".join([*config, "CONFIG_KVM=m", "CONFIG_KVM_AMD=m"]))
+    with pytest.raises(LabError, match="configured without CONFIG_FUTEX: the lab"):
+        kernels.resolve(str(tmp_path))
+    (tmp_path / ".config").write_text("\n".join([*config, "CONFIG_FUTEX=y"]))
+    with pytest.raises(LabError, match="without CONFIG_KVM, CONFIG_KVM_AMD or CONFIG_KVM_INTEL:"):
+        kernels.resolve(str(tmp_path))
+    (tmp_path / ".config").write_text(build.fragment())
+    assert kernels.resolve(str(tmp_path)).release == "6.6.6-test"
 
 
 def test_nothing_found_names_the_ways(tmp_path):

@@ -18,6 +18,13 @@ _SEARCH = r"^linux-(image|binary|modules)-([0-9]+[.][0-9]+[.][0-9].*-cloud-amd64
 _RELEASE = re.compile(_SEARCH)
 _VERSION = "version"
 
+NEEDED = (
+    *("64BIT", "BLK_DEV_INITRD", "BINFMT_ELF", "BINFMT_SCRIPT", "TTY", "SERIAL_8250_CONSOLE"),
+    *("DEVTMPFS", "PROC_FS", "SYSFS", "FUTEX", "EPOLL", "POSIX_TIMERS", "KVM"),
+)
+"""Options without which the lab's init, Python or the suite do not get as far as a record."""
+_VENDORS = ("KVM_AMD", "KVM_INTEL")
+
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
@@ -207,6 +214,7 @@ def _tree(wish: str, tree: Path) -> Kernel:
     if not image.is_file():
         raise LabError(f"{tree} has no arch/x86/boot/bzImage; build the tree first (make bzImage)")
     release = bzimage.read(image).release
+    _require_options(tree, tree / ".config")
     return Kernel(wish, release, image.absolute(), _modules_of(tree, release))
 
 
@@ -224,7 +232,21 @@ def _installed(release: str) -> Kernel:
             f"no kernel {release}: it is neither a file, a built tree nor an installed release; "
             "debian:SERIES fetches a package"
         )
+    _require_options(release, Path(f"/boot/config-{release}"))
     return _image(release, image)
+
+
+def lacking(config: str) -> list[str]:
+    """Return the NEEDED options that a .config has neither built in nor, for KVM, as a module."""
+    set_ = dict(re.findall(r"^CONFIG_(\w+)=([ym])$", config, re.MULTILINE))
+    lacks = [name for name in NEEDED if set_.get(name, "n") not in ("ym" if name == "KVM" else "y")]
+    lacks += [] if any(name in set_ for name in _VENDORS) else [" or CONFIG_".join(_VENDORS)]
+    return [f"CONFIG_{name}" for name in lacks]
+
+
+def _require_options(wish: Path | str, config: Path) -> None:
+    if config.is_file() and (lacks := lacking(config.read_text())):
+        raise LabError(f"{wish} was configured without {', '.join(lacks)}: the lab needs them")
 
 
 def _installed_modules(release: str) -> Path:
