@@ -93,3 +93,10 @@ def test_clean_empties_the_cache(lab, tmp_path):
     ran = lab("clean", env={"MSRWARD_CACHE": str(tmp_path / "cache")})
     assert (ran.returncode, ran.stdout) == (0, f"freed 2 MB of {tmp_path / 'cache'}\n")
     assert not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize(("options", "debug"), [((), False), (("--debug",), True)])
+def test_the_minimal_configuration_is_printed(lab, options, debug):
+    ran = lab("config", *options)
+    assert ran.returncode == 0 and "CONFIG_KVM_AMD=y\n" in ran.stdout
+    assert ("CONFIG_KASAN=y" in ran.stdout.splitlines()) is debug

@@ -44,6 +44,8 @@ def _question(parser: argparse.ArgumentParser) -> None:
     add("--observe", metavar="CASE=VALUE", help="good where CASE observes VALUE")
     add("--vendor", choices=options.VENDORS, default="svm", help="what to emulate (svm)")
     add("--repeat", type=options.count, default=1, metavar="N", help="boots a kernel, for races")
+    debug = "build a kernel that checks itself: KASAN, lockdep, RCU, kmemleak"
+    add("--debug", action="store_true", help=debug)
     lost = "what a kernel is that panics, hangs, or has a splat (skip)"
     add("--lost-status", choices=LOST, default="skip", help=lost)
     add("--limit", type=options.seconds, default=600.0, metavar="S", help="seconds a guest (600)")
@@ -71,13 +73,17 @@ def _step(args: argparse.Namespace) -> int:
     from contextlib import ExitStack
     from functools import cache
 
-    from vmm.lab import bisect, git, tree
+    from vmm.lab import bisect, git, kernels, tree
 
     @cache
     def kernel() -> Any:
         if not args.kernel:
             _tell(f"building {args.tree.absolute()}")
-        built = tree.kernel(args.tree, args.build, args.kernel)
+        built = (
+            kernels.resolve(args.kernel)
+            if args.kernel
+            else tree.kernel(args.tree, args.build, debug=args.debug)
+        )
         _tell(f"booting {built.release} ({args.vendor})")
         return built
 
@@ -145,6 +151,6 @@ def _among_commits(
 
     good, bad = (git.tag(args.tree, e) if kernels.is_packaged(e) else e for e in between)
     ends = git.Ends(git.commit(args.tree, good), git.commit(args.tree, bad))
-    command = git.step_command(question, place, args.repeat)
+    command = git.step_command(question, place, args.repeat, debug=args.debug)
     repeat = [f"git bisect start {bad} {good}", f"git bisect run {shlex.join(command)}"]
     return git.search(args.tree, ends, place, command, say), repeat

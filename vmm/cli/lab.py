@@ -28,6 +28,8 @@ def add(commands: Any) -> None:
     matrix.add(inner)
     listing = _command(inner, "kernels", _kernels, "list the kernels that can be had by name")
     listing.add_argument("--refresh", action="store_true", help="ask the mirror for news first")
+    config = _command(inner, "config", _config, "print the minimal kernel configuration")
+    config.add_argument("--debug", action="store_true", help="with KASAN, lockdep, RCU, kmemleak")
     install = _command(inner, "install", _install, "fetch emulators into the cache")
     install.add_argument("emulators", nargs="*", choices=("qemu", "bochs", []), metavar="EMULATOR")
     _command(inner, "clean", _clean, "empty the cache")
@@ -66,6 +68,13 @@ def _kernels(args: argparse.Namespace) -> int:
         gone = f"cannot be had: no {kernel.lacks} on the mirror" if kernel.lacks else ""
         mark = "cached" if kernel.cached else gone
         say(f"{kernel.name:20} {kernel.release:34} {mark}".rstrip())
+    return 0
+
+
+def _config(args: argparse.Namespace) -> int:
+    from vmm.lab import build
+
+    say(build.fragment(debug=args.debug).rstrip())
     return 0
 
 

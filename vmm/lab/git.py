@@ -58,7 +58,9 @@ def tag(tree: Path, name: str) -> str:
     raise LabError(f"{tree} has neither v{version} nor v{series}; fetch the tags")
 
 
-def step_command(question: Question, place: Place, repeat: int) -> tuple[str, ...]:
+def step_command(
+    question: Question, place: Place, repeat: int, *, debug: bool = False
+) -> tuple[str, ...]:
     """Return the command of one step for `git bisect run`, to be run in the tree."""
     asked = (
         [f"--observe={question.case}={question.observe}"]
@@ -71,6 +73,7 @@ def step_command(question: Question, place: Place, repeat: int) -> tuple[str, ..
         f"--lost-status={question.lost.name.lower()}",
         f"--limit={place.limit:g}",
         f"--output={place.directory.absolute()}",
+        *(["--debug"] if debug else []),
     )
     return (sys.executable, "-P", "-m", "vmm", "bisect-step", "--tree=.", *options, *asked)
 

@@ -10,26 +10,24 @@ from vmm.lab import build, bzimage, cache, kernels
 from vmm.lab.kernels import Kernel
 
 
-def kernel(tree: Path, command: str | None = None, ready: str | None = None) -> Kernel:
+def kernel(tree: Path, command: str | None = None, *, debug: bool = False) -> Kernel:
     """Build the tree and return its kernel; BuildError if it does not build.
 
     `command` is run by the shell in the tree and leaves an image there; without one, the minimal
-    configuration is built in an object directory of the cache, kept for the next step. `ready`
-    names a kernel that needs no building.
+    configuration is built in an object directory of the cache, kept for the next step: with
+    `debug`, one that has the kernel check itself (KASAN, lockdep, RCU, kmemleak).
     """
-    if ready:
-        return kernels.resolve(ready)
     if command:
         _run(tree, command)
         return kernels.resolve(str(tree))
-    image = build.build(tree, objects(tree))
+    image = build.build(tree, objects(tree, debug=debug), debug=debug)
     return Kernel(str(image), bzimage.read(image).release, image)
 
 
-def objects(tree: Path) -> Path:
-    """Return the object directory of a tree."""
+def objects(tree: Path, *, debug: bool = False) -> Path:
+    """Return the object directory of a tree and flavour."""
     key = hashlib.sha256(str(tree.resolve()).encode()).hexdigest()[:16]
-    return cache.root() / "objects" / key
+    return cache.root() / "objects" / f"{key}{'-debug' * debug}"
 
 
 def _run(tree: Path, command: str) -> None:
