@@ -131,3 +131,26 @@ def test_a_packaged_kernel_is_fetched_once_and_again_when_damaged(mirror, monkey
     found.image.write_bytes(b"the 1mage")
     assert kernels.resolve("debian:6.9.9").image.read_bytes() == b"the image"
     assert [kernel.name for kernel in kernels.cached()] == ["debian:6.9.9"]
+
+
+@needs_apt
+def test_lists_that_a_full_disk_left_are_fetched_anew(mirror):
+    _, root = mirror
+    root.refresh()
+    (lists,) = (root.directory / "lists").glob("*_Packages*")
+    lists.write_text("Package: cut sho")
+    assert root.search("^linux-image-.*-cloud-amd64$")[0].name == PACKAGE
+
+
+@needs_apt
+def test_without_a_mirror_what_is_cached_has_to_do(mirror, monkeypatch, tmp_path):
+    archive, root = mirror
+    root.refresh()
+    monkeypatch.setattr(kernels, "AptRoot", lambda: root)
+    kernels.resolve("debian:6.9")
+    shutil.rmtree(archive)
+    shutil.rmtree(root.directory)
+    assert kernels.resolve("debian:6.9").image.read_bytes() == b"the image"
+    shutil.rmtree(root.directory.parent / "kernels")
+    with pytest.raises(LabError, match="no package list"):
+        kernels.resolve("debian:6.9")

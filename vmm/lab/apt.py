@@ -7,6 +7,7 @@ archives lie in the cache, and its dpkg status is empty. Packages are unpacked, 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -115,7 +116,20 @@ class AptRoot:
         return any((self.directory / "lists").glob("*_Packages*"))
 
     def search(self, pattern: str) -> list[Package]:
-        """Every package whose name matches the regular expression, with its newest version."""
+        """Every package whose name matches the regular expression, with its newest version.
+
+        Lists that cannot be read, as a full disk leaves them, are fetched anew.
+        """
+        try:
+            with cache.lock("apt"):
+                return self._search(pattern)
+        except LabError:
+            shutil.rmtree(self.directory / "lists", ignore_errors=True)
+            self.refresh()
+            with cache.lock("apt"):
+                return self._search(pattern)
+
+    def _search(self, pattern: str) -> list[Package]:
         listed = self._checked("apt-cache", "search", "--names-only", pattern).splitlines()
         names = [line.split(" - ")[0] for line in listed]
         return self._newest(names) if names else []

@@ -80,8 +80,16 @@ def resolve(wish: str, *, refresh: bool = False) -> Kernel:
 
 
 def reachable(*, refresh: bool = False) -> list[Reachable]:
-    """Every kernel the mirror offers in the cloud flavour or the cache holds, oldest first."""
-    offered = {kernel.release: kernel for kernel in _offered(refresh)}
+    """Every kernel the mirror offers in the cloud flavour or the cache holds, oldest first.
+
+    Where the mirror cannot be asked, what is cached has to do.
+    """
+    try:
+        offered = {kernel.release: kernel for kernel in _offered(refresh)}
+    except LabError:
+        if not cached():
+            raise
+        offered = {}
     kept = {kernel.release: kernel for kernel in cached() if kernel.release not in offered}
     return sorted((*offered.values(), *kept.values()), key=lambda kernel: _order(kernel.version))
 
