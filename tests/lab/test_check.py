@@ -1,6 +1,7 @@
 """One run in a guest, seen from outside; what stands for the boot says so."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -66,8 +67,10 @@ def order(tmp_path):
 
 
 def test_the_whole_catalogue_is_asked_for_without_naming_it(order):
-    assert order.argv() == check.CHECK
-    assert order.argv({"plumbing.b"}) == (*check.CHECK, "plumbing.a", "plumbing.c")
+    assert order.argv() == (*check.CHECK, "-j4")
+    assert order.argv({"plumbing.b"}) == (*check.CHECK, "-j4", "plumbing.a", "plumbing.c")
+    chosen = replace(order, vendor="vmx", options=check.options(jobs=7))
+    assert chosen.argv() == (*check.CHECK, "-j2", "-j7"), "the last one counts"
 
 
 def test_a_run_that_was_cut_short_goes_on_with_what_is_missing(guest, order, tmp_path, capsys):

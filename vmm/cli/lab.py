@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
     )
     limit = "seconds the whole guest may take (900)"
     run.add_argument("--limit", type=options.seconds, default=900.0, metavar="S", help=limit)
-    options.judging(run, jobs="one a CPU of the guest", timeout=60.0)
+    options.judging(run, jobs="two a CPU of the guest", timeout=60.0)
     matrix.add(inner)
     listing = _command(inner, "kernels", _kernels, "list the kernels that can be had by name")
     listing.add_argument("--refresh", action="store_true", help="ask the mirror for news first")

@@ -45,12 +45,12 @@ def innermost(action: words.Action) -> words.Action:
 
 def makes_vcpus(script: Script) -> bool:
     """Say whether the script itself decides when vCPUs come to be."""
-    return any(isinstance(innermost(each), MAKES) for each in script)
+    return not {type(innermost(each)) for each in script}.isdisjoint(MAKES)
 
 
 def needs_its_own_vm(script: Script) -> bool:
     """Say whether the script leaves behind what no reset can take away."""
-    return makes_vcpus(script) or any(isinstance(innermost(each), LASTING) for each in script)
+    return not {type(innermost(each)) for each in script}.isdisjoint(MAKES + LASTING)
 
 
 class Execution:
@@ -64,12 +64,12 @@ class Execution:
         self.placed: list[PlacedFilter] = []
         self.lost = self.left_in_flight = False
         self.race = Race(vm, control)
-        done_by = map(innermost, script)
-        self.before = {
-            (each.vcpu, each.index): vm.get_msr(each.vcpu, each.index)
-            for each in done_by
-            if vm.keep and isinstance(each, words.Wrmsr | words.SetMsr)
+        written = {
+            (each.vcpu, each.index)
+            for each in map(innermost, script)
+            if vm.keep and isinstance(each, (words.Wrmsr, words.SetMsr))
         }
+        self.before = {(vcpu, index): vm.get_msr(vcpu, index) for vcpu, index in written}
 
     def events(self) -> Iterator[Event]:
         """Yield the events of all actions, consecutive accesses of a vCPU as one batch."""
@@ -108,12 +108,14 @@ class Execution:
 
     def _batch(self, at: int) -> list[words.Access]:
         batch: list[words.Access] = []
-        for each in self.script[at:]:
-            if not isinstance(each, words.Rdmsr | words.Wrmsr):
+        while at < len(self.script):
+            each = self.script[at]
+            if not isinstance(each, (words.Rdmsr, words.Wrmsr)):
                 break
             if batch and each.vcpu != batch[0].vcpu:
                 break
             batch.append(each)
+            at += 1
         return batch
 
     def _accesses(self, batch: list[words.Access]) -> list[Event]:

@@ -38,6 +38,9 @@ SEEN = struct.Struct("<iiII")
 SPARE_EXITS = 16
 """Room in the log beyond one exit for each access: an access that is replayed shows itself."""
 
+REASONS = {int(each): each for each in map(MsrExitReason, range(8))}
+"""Every combination of the reasons there are: to make one anew takes longer."""
+
 FAULTED = 1 << 31
 CANARIES = 0x5AFEC0DE5AFEC0DE, 0xDEADC0DEDEADC0DE, 0xBADC0FFEBADC0FFE
 LOW, HIGH = 0xFFFFFFFF, 0xFFFFFFFF00000000
@@ -154,7 +157,9 @@ def read_exits(
     for kind, step, head, reason, index, data, rip, rax, rcx, rdx in EXIT.iter_unpack(log):
         here = exits.setdefault(step, [])
         made = RdmsrExit if kind == RDMSR else WrmsrExit
-        here.append(made(index, MsrExitReason(reason), data, head & 0xFF, head >> 8))
+        known = REASONS.get(reason)
+        why = MsrExitReason(reason) if known is None else known
+        here.append(made(index, why, data, head & 0xFF, head >> 8))
         access = accesses[step]
         at = instructions[(made is WrmsrExit) + 2 * access.emulated]
         if rip != at or (rcx, rax, rdx) != operands(access):
@@ -203,4 +208,7 @@ def _how_ended(result: int) -> str:
 
 def _canary(rax: int, rdx: int) -> int:
     """Return what a result is before the guest wrote it: no access of this step can leave it."""
-    return next(each for each in CANARIES if each not in (rax, rdx))
+    for each in CANARIES:
+        if each not in (rax, rdx):
+            return each
+    raise AssertionError("two registers hold three values")

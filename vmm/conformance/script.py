@@ -84,6 +84,9 @@ WORDS = {cls.__name__: word_of(cls) for cls in (*get_args(Action), *get_args(Eve
 """The word for every class of the language, for readers that go by name."""
 
 
+BEFORE_AN_OUTCOME = RdmsrExit, WrmsrExit, Regs
+
+
 def steps(script: Sequence[Action], trace: Iterable[Event]) -> list[Step]:
     """Return the trace cut into one tuple of events for each action it has events for.
 
@@ -91,17 +94,17 @@ def steps(script: Sequence[Action], trace: Iterable[Event]) -> list[Step]:
     access left them: R57) and the outcome after them; every other action takes one event.
     Events beyond the script's end make a last, surplus step.
     """
-    rest, cut = list(trace), []
+    events, cut, at = tuple(trace), [], 0
     for action in script:
-        if not rest:
+        if at == len(events):
             break
-        size = 1
-        if isinstance(action, Rdmsr | Wrmsr):
-            while size < len(rest) and isinstance(rest[size - 1], RdmsrExit | WrmsrExit | Regs):
-                size += 1
-        cut.append(tuple(rest[:size]))
-        del rest[:size]
-    return [*cut, tuple(rest)] if rest else cut
+        end = at + 1
+        if isinstance(action, (Rdmsr, Wrmsr)):
+            while end < len(events) and isinstance(events[end - 1], BEFORE_AN_OUTCOME):
+                end += 1
+        cut.append(events[at:end])
+        at = end
+    return [*cut, events[at:]] if at < len(events) else cut
 
 
 def matches(expected: Step, seen: Step) -> bool:
@@ -115,6 +118,8 @@ def matches(expected: Step, seen: Step) -> bool:
 
 def first_difference(script: Sequence[Action], expected: Trace, seen: Trace) -> int | None:
     """Return the number of the first step (from 0) that is not as expected, or None."""
+    if expected == seen:
+        return None
     want, have = steps(script, expected), steps(script, seen)
     for number in range(max(len(want), len(have))):
         if number >= min(len(want), len(have)) or not matches(want[number], have[number]):

@@ -22,6 +22,8 @@ from vmm.lab.command import Watcher
 from vmm.lab.kernels import Kernel
 from vmm.lab.machine import LabResult, Outcome
 
+WORKERS_A_CPU = 2
+"""Workers sleep in the kernel's grace periods, and an emulated CPU has no time to give away."""
 CHECK = ("python3", "-m", "vmm", "check", "--json", "-q")
 
 
@@ -48,7 +50,8 @@ class Order:
     def argv(self, recorded: Container[str] = ()) -> tuple[str, ...]:
         """Return the command that judges the kernel it runs on, by what is not ``recorded``."""
         todo = [name for name in self.ids if name not in recorded]
-        return (*CHECK, *self.options, *(todo if len(todo) < self.catalogue else ()))
+        workers = f"-j{WORKERS_A_CPU * machine.CPUS[self.vendor]}"
+        return (*CHECK, workers, *self.options, *(todo if len(todo) < self.catalogue else ()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,9 @@ from vmm.lab.emulators import Emulator, find
 from vmm.lab.errors import LabError
 from vmm.lab.kernels import Kernel
 
-VENDORS = ("svm", "vmx", "svm-nrips")
+CPUS = {"svm": 2, "vmx": 1, "svm-nrips": 1}
+"""The vendors whose extensions can be had, and the guest's CPUs: Bochs has one."""
+VENDORS = tuple(CPUS)
 # quiet: every console byte is an exit. nokaslr: backtraces that can be compared between boots.
 # The blacklisted self tests of the crypto layer take a second under emulation, and a kernel
 # that has no such function ignores the name.
@@ -69,21 +71,21 @@ def boot(
     on_line: Callable[[str], None] | None = None,
     timeout: float = 300.0,
     cmdline: str = "",
-    smp: int = 2,
+    smp: int | None = None,
     watcher: Watcher | None = None,
 ) -> LabResult:
     """Boot `kernel` with the vendor's virtualization extensions and run `argv` inside.
 
     `on_line` gets each line of the payload's standard output as it comes. `timeout` is seconds of
     wall time per attempt; a boot that is lost before the payload starts is repeated once.
-    `cmdline` is added to the kernel's; `smp` is the number of CPUs (Bochs has one). `watcher` is
+    `cmdline` is added to the kernel's; `smp` is the number of QEMU's CPUs. `watcher` is
     told more than `on_line`, and goes before it.
     Raises :class:`LabError` where nothing can be booted at all.
     """
     emulator_of(vendor)
     with cache.in_use(), cache.no_space_in_one_line(), _work_directory() as work:
         archive = initramfs.build(kernel, vendor, argv)
-        guest = Guest(kernel, vendor, archive, f"{_COMMAND_LINE} {cmdline}", smp)
+        guest = Guest(kernel, vendor, archive, f"{_COMMAND_LINE} {cmdline}", smp or CPUS[vendor])
         told = watcher or (Watcher(on_line) if on_line else Watcher())
         command, emulator = _prepare(guest, work)
         first = _attempt(command, work, emulator, timeout, told)
