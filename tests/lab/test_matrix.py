@@ -1,6 +1,12 @@
 """The bookkeeping round the boots, in real processes; what stands for a boot says so."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -98,6 +104,61 @@ def test_resume_boots_only_what_is_unfinished(tmp_path, run):
     assert len(run(cells, resume=True)) == 3
     assert marked.read_text() == "kept"
     assert cells[1].finished
+
+
+FOREVER = """
+import os, signal, sys, time
+from pathlib import Path
+from vmm.lab import check, initramfs, machine, matrix
+from vmm.lab.kernels import Kernel
+
+place = Path(sys.argv[1])
+
+class Emulator:
+    title = "qemu 11"
+
+def boot(kernel, vendor, argv, *, timeout, watcher):
+    (place / f"{kernel.release}.pid").write_text(str(os.getpid()))
+    try:
+        time.sleep(300)
+    finally:
+        (place / f"{kernel.release}.ended").touch()
+
+machine.boot, machine.emulator_of, initramfs.base = boot, lambda vendor: Emulator, lambda: b""
+cells = [matrix.Cell(Kernel(n, n, place), "svm", place / n) for n in "abcd"]
+orders = check.Orders(["plumbing.x"], 1, (), 5.0)
+try:
+    matrix.run(cells, orders, on_cell=lambda *_: None, jobs=2)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("to_group", [False, True])
+def test_ctrl_c_ends_every_boot_and_begins_none(tmp_path, to_group):
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", FOREVER, str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("*.pid"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    pids = [int(file.read_text()) for file in tmp_path.glob("*.pid")]
+    (os.killpg if to_group else os.kill)(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "")
+    assert sorted(file.stem for file in tmp_path.glob("*.ended")) == ["a", "b"]
+    assert len(list(tmp_path.glob("*.pid"))) == 2, "no boot began after Ctrl-C"
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def test_a_cell_whose_process_dies_is_told(tmp_path, run, monkeypatch):
+    monkeypatch.setattr(machine, "boot", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+    assert run([cell(tmp_path, "a", "svm")]) == {
+        "a-svm": "the process that judged it ended with -9"
+    }
 
 
 def test_a_cell_that_cannot_be_booted_says_why(tmp_path, run, monkeypatch):

@@ -11,11 +11,12 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import cast
 
 from vmm.conformance.check import Trouble
 from vmm.conformance.report.desk import View
@@ -26,6 +27,8 @@ from vmm.lab.errors import LabError
 from vmm.lab.kernels import Kernel
 
 _PR_SET_PDEATHSIG = 1
+_PATIENCE = 10.0
+"""Seconds that a process has to take its emulator away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +107,59 @@ def run(
     for cell in finished:
         on_cell(cell, "")
     initramfs.base()  # once, before everybody waits for it
-    with ProcessPoolExecutor(
-        jobs or os.cpu_count() or 1, get_context("fork"), initializer=_die_with_parent
-    ) as pool:
-        todo = [cell for cell in matrix if cell not in finished]
-        futures = {pool.submit(judge, c, orders.of(c.kernel, c.vendor)): c for c in todo}
+    todo = [cell for cell in matrix if cell not in finished]
+    running: dict[Connection, _Judged] = {}
+    try:
+        while todo or running:
+            while todo and len(running) < (jobs or os.cpu_count() or 1):
+                judged = _Judged(todo[0], orders.of(todo[0].kernel, todo.pop(0).vendor))
+                running[judged.answer] = judged
+            for answer in wait(list(running)):
+                judged = running.pop(cast(Connection, answer))
+                on_cell(judged.cell, judged.result())
+    finally:
+        for judged in running.values():
+            judged.process.terminate()
+        for judged in running.values():
+            judged.end()
+
+
+class _Judged:
+    """A cell that is being judged in a process of its own, which ends with this one."""
+
+    def __init__(self, cell: Cell, order: check.Order) -> None:
+        self.cell = cell
+        self.answer, theirs = Pipe(duplex=False)
+        self.process = get_context("fork").Process(target=_judge_alone, args=(cell, order, theirs))
+        self.process.start()
+        theirs.close()
+
+    def result(self) -> str:
+        """Return what `judge` did, or that its process died."""
         try:
-            for future in as_completed(futures):
-                on_cell(futures[future], future.result())
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            said = str(self.answer.recv())
+        except EOFError:
+            self.process.join()
+            said = f"the process that judged it ended with {self.process.exitcode}"
+        self.end()
+        return said
+
+    def end(self) -> None:
+        """Wait for the process; one that does not come is killed."""
+        self.process.join(_PATIENCE)
+        self.process.kill()
+        self.process.join()
+        self.answer.close()
+
+
+def _judge_alone(cell: Cell, order: check.Order, answer: Connection) -> None:
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; we are told
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        answer.send(judge(cell, order))
+    except KeyboardInterrupt:
+        os._exit(1)
 
 
 def judge(cell: Cell, order: check.Order) -> str:
