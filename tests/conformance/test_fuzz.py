@@ -63,7 +63,7 @@ PLANTED = (
 class Faultless:
     """What a kernel that keeps the contract would be seen to do: no pattern, only values."""
 
-    def run(self, script):
+    def run(self, script, *, expected=None):
         cut = zip(script, steps(script, Model().predict(script)), strict=True)
         return tuple(event for action, step in cut for event in _as_seen(action, step))
 
@@ -188,7 +188,7 @@ def test_a_finding_that_does_not_come_again_says_so():
     class Once(Faultless):
         runs = 0
 
-        def run(self, script):
+        def run(self, script, *, expected=None):
             self.runs += 1
             return (s.Lost("once"),) if self.runs == 1 else super().run(script)
 
@@ -292,7 +292,7 @@ def test_run_says_what_it_did():
 
 def test_run_reports_a_finding():
     class Liar(Host):
-        def run(self, script):
+        def run(self, script, *, expected=None):
             return tuple(s.wrote if event == s.gp else event for event in super().run(script))
 
     said = []
@@ -318,7 +318,7 @@ def test_run_uses_one_vcpu_where_there_is_one():
     class OneVcpu(Host):
         missing = ("vcpus",)
 
-        def run(self, script):
+        def run(self, script, *, expected=None):
             assert not any(getattr(each, "vcpu", 0) for each in script)
             return super().run(script)
 

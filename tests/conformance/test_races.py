@@ -6,10 +6,10 @@ import time
 import psutil
 import pytest
 
-from vmm.conformance.backend import POOLED
+from vmm.conformance.backend import PATIENCE, POOLED
 from vmm.conformance.cases import CASES
 from vmm.conformance.race_words import UntilRuns
-from vmm.conformance.races import Race
+from vmm.conformance.races import CONTROLLED, Race
 from vmm.conformance.script import (
     REPLY,
     await_install,
@@ -172,6 +172,59 @@ def test_a_spinning_vcpu_that_never_obeys_is_seen(backend):
     trace = backend.run((*script, until_runs(1)))
     assert trace == (done, done, spinning, RdmsrExit(A, FILTER), trace[-1])
     assert repr(trace[-1]) == "never"
+
+
+class LateFault:
+    """An install that is asleep, and whose fault is reported when somebody looks again."""
+
+    event = None
+
+    def __init__(self, looks):
+        self.looks = looks
+
+    def wait(self, *_):
+        return False
+
+    def is_asleep_in_an_ioctl(self):
+        return True
+
+    def read(self):
+        self.looks -= 1
+        return 4096 if self.looks == 0 else None
+
+    def set_msr_filter_at(self, address):
+        pass
+
+
+@pytest.mark.parametrize(("looks", "seen"), [(1, stalled), (2, stalled), (99, blocked)])
+def test_a_fault_that_is_reported_late_is_no_block(has_kvm, looks, seen):
+    late = LateFault(looks)
+    race = Race(None, lambda: late)
+    race._uffd = late
+    assert race._settle(late, 4096) == seen
+
+
+def test_what_time_alone_would_hold_against_the_kernel_is_looked_at_again(backend, monkeypatch):
+    script, patience = (install(OLD), begin_install(NEW)), []
+
+    def run(_, factor):
+        patience.append(factor)
+        return (done, blocked if factor == 1 else done)
+
+    monkeypatch.setattr(backend, "_run", run)
+    assert backend.run(script, expected=(done, done)) == (done, done)
+    assert backend.run(script, expected=(done, blocked)) == (done, blocked)
+    assert backend.run(script, expected=(blocked, done)) == (done, blocked)
+    assert backend.run(script) == (done, blocked)
+    assert patience == [1, PATIENCE, 1, 1, 1]
+
+
+def test_a_block_that_is_real_stays_one(backend):
+    script = (install(OLD), park(1), begin_install(NEW))
+    begin = time.monotonic()
+    seen = backend.run(script, expected=(done, parked, done))
+    assert seen == (done, parked, blocked)
+    assert time.monotonic() - begin > PATIENCE * CONTROLLED
 
 
 class HastySpinner:

@@ -38,7 +38,7 @@ class StandIn:
     def __init__(self, kmsg=None):
         self.kmsg = kmsg
 
-    def run(self, script):
+    def run(self, script, *, expected=None):
         doing = script[0].index
         if doing == RAISES:
             raise RuntimeError("two\nlines")
@@ -234,7 +234,7 @@ def test_workers_die_with_a_master_that_is_killed(tmp_path):
         from tests.conformance.test_runner import HANGS, StandIn, Watcher, case
         from vmm.conformance.runner import Options, run
         class Tells(StandIn):
-            def run(self, script):
+            def run(self, script, *, expected=None):
                 Path({str(told)!r}).write_text(str(os.getpid()))
                 return super().run(script)
         run([case("hang", HANGS)], Tells, Options(timeout=60), Watcher())

@@ -56,14 +56,16 @@ def needs_its_own_vm(script: Script) -> bool:
 class Execution:
     """The state of a script that runs: accesses stopped in the middle, filters placed, the race."""
 
-    def __init__(self, vm: PooledVm, script: Script, control: Callable[[], Vm]) -> None:
+    def __init__(
+        self, vm: PooledVm, script: Script, control: Callable[[], Vm], patience: int = 1
+    ) -> None:
         """Remember the MSRs that the script will write, so that ``restore`` can undo it."""
         self.vm, self.script = vm, script
         self.stopped: dict[int, words.Access] = {}
         self.last: dict[int, words.Access] = {}
         self.placed: list[PlacedFilter] = []
         self.lost = self.left_in_flight = False
-        self.race = Race(vm, control)
+        self.race = Race(vm, control, patience)
         written = {
             (each.vcpu, each.index)
             for each in map(innermost, script)

@@ -34,8 +34,8 @@ PASTE = """\
 class Witness(Protocol):
     """What runs a script and tells what it saw, as ``KvmBackend`` does."""
 
-    def run(self, script: Script) -> Trace:
-        """Return the trace that ``script`` left."""
+    def run(self, script: Script, *, expected: Trace | None = None) -> Trace:
+        """Return the trace that ``script`` left; see ``KvmBackend.run`` for ``expected``."""
 
 
 class Host(Witness, Protocol):
@@ -85,7 +85,8 @@ class Finding:
 
 def compare(backend: Witness, script: Script, model: Oracle | None = None) -> Finding | None:
     """Return where ``backend`` and ``model`` (the Model, unless given) differ on ``script``."""
-    expected, seen = (model or Model()).predict(script), backend.run(script)
+    expected = (model or Model()).predict(script)
+    seen = backend.run(script, expected=expected)
     step = first_difference(script, expected, seen)
     return None if step is None else Finding(script, expected, seen, step)
 

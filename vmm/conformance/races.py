@@ -71,9 +71,13 @@ class Stall:
 class Race:
     """What a script has in flight in one VM; ``close`` releases all of it, whatever happened."""
 
-    def __init__(self, vm: PooledVm, control: Callable[[], Vm]) -> None:
-        """Start with nothing in flight; ``control`` returns a VM for control installs."""
-        self.vm, self._control = vm, control
+    def __init__(self, vm: PooledVm, control: Callable[[], Vm], patience: int = 1) -> None:
+        """Start with nothing in flight; ``control`` returns a VM for control installs.
+
+        All that is waited for before ``blocked`` or ``never`` is said is multiplied by
+        ``patience``.
+        """
+        self.vm, self._control, self._patience = vm, control, patience
         self._uffd: Userfaultfd | None = None
         self._faults: set[int] = set()
         self._tasks: list[Task] = []
@@ -119,7 +123,7 @@ class Race:
             self.uffd.wake(stall.page.address)
         else:
             self.uffd.give(stall.page.address, stall.bitmap)
-        return self._settle(stall.task)
+        return self._patiently(stall.task)
 
     def await_install(self, action: words.AwaitInstall) -> Event:
         """Wait for an install that was blocked."""
@@ -171,7 +175,8 @@ class Race:
         """R72: wait for an exit that is newer than this call."""
         spinner = self._spinners[action.vcpu]
         enough = spinner.exits() + 2  # the first may have left the guest before this call
-        seen = spinner.until(lambda: spinner.exits() >= enough, OBEYS_WITHIN)
+        within = OBEYS_WITHIN * self._patience
+        seen = spinner.until(lambda: spinner.exits() >= enough, within)
         return spinner.last_exit() if seen else never
 
     def until_runs(self, action: words.UntilRuns) -> Event:
@@ -190,7 +195,7 @@ class Race:
                 return False
             return rounds >= window[1] + 4
 
-        return ran if spinner.until(runs, OBEYS_WITHIN) else never
+        return ran if spinner.until(runs, OBEYS_WITHIN * self._patience) else never
 
     def stop_spin(self, action: words.StopSpin) -> Event:
         """End the guest's loop."""
@@ -255,19 +260,25 @@ class Race:
         if page and self._fault_at(page, 0):
             return stalled
         control, off = self._control(), PlacedFilter(OFF)
-        done_by, count = time.monotonic() + CONTROLLED, 0
-        while not task.wait(0) and (count < CONTROLS or time.monotonic() < done_by):
+        done_by, count = time.monotonic() + CONTROLLED * self._patience, 0
+        while not task.wait(0) and (
+            count < CONTROLS * self._patience or time.monotonic() < done_by
+        ):
             control.set_msr_filter_at(off.address)
             count += 1
         if task.wait(0):
             return task.event or never
-        return blocked if task.is_asleep_in_an_ioctl() else self._settle(task, page)
+        if not task.is_asleep_in_an_ioctl():
+            return self._settle(task, page)
+        return stalled if page and self._fault_at(page, 0) else blocked
 
     def _patiently(self, task: Task | None) -> Event:
-        """Return the event of a task that nothing but a parked vCPU may block any more."""
-        if task is None or self._parked:
+        """Return the event of a task; where nothing else is in flight, nothing may block it."""
+        others = self._parked or any(not each.wait(0) for each in self._tasks if each is not task)
+        if task is None or others:
             return self._settle(task)
-        return (task.event or never) if task.wait(RETURNS_WITHIN) else blocked
+        within = RETURNS_WITHIN * self._patience
+        return (task.event or never) if task.wait(within) else blocked
 
     def _area(self) -> GuestMemory:
         if self._park_area is None:
