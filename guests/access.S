@@ -7,63 +7,44 @@
  */
 #include "abi.inc"
 
-	.globl start, op_touch, op_again, op_rdmsr, op_wrmsr, op_done, rdmsr_at, wrmsr_at, vectors
-	.globl op_emulated_rdmsr, op_emulated_wrmsr, emulated_rdmsr_at, emulated_wrmsr_at
+	.set	TF, 0x100
 
-/* KVM's forced emulation prefix: an invalid opcode and the letters by which KVM knows it. */
-	.macro	emulated
-	ud2
-	.ascii	"kvm"
-	.endm
-
+	.globl start, op_touch, op_again, op_done, vectors
 start:
 	ret
 
-op_rdmsr:
+/* One handler for each way to execute an access; NAME_at is where its RDMSR or WRMSR stands. */
+	.macro	access name, instruction, is_emulated, is_single_step
+	.globl	op_\name, \name\()_at
+op_\name:
 	pop	%rcx
 	pop	%rax
 	pop	%rdx
-rdmsr_at:
-	rdmsr
+	.if \is_single_step
+	pushfq				/* over RDX's word, which has been read */
+	orl	$TF, (%rsp)
+	popfq				/* TF counts from the instruction after the next */
+	.endif
+	.if \is_emulated
+	ud2
+	.ascii	"kvm"
+	.endif
+\name\()_at:
+	\instruction
 	mov	%rax, (%rsp)
 	mov	%rdx, 8(%rsp)
 	add	$32, %rsp
 	ret
+	.endm
 
-op_wrmsr:
-	pop	%rcx
-	pop	%rax
-	pop	%rdx
-wrmsr_at:
-	wrmsr
-	mov	%rax, (%rsp)
-	mov	%rdx, 8(%rsp)
-	add	$32, %rsp
-	ret
-
-op_emulated_rdmsr:
-	pop	%rcx
-	pop	%rax
-	pop	%rdx
-	emulated
-emulated_rdmsr_at:
-	rdmsr
-	mov	%rax, (%rsp)
-	mov	%rdx, 8(%rsp)
-	add	$32, %rsp
-	ret
-
-op_emulated_wrmsr:
-	pop	%rcx
-	pop	%rax
-	pop	%rdx
-	emulated
-emulated_wrmsr_at:
-	wrmsr
-	mov	%rax, (%rsp)
-	mov	%rdx, 8(%rsp)
-	add	$32, %rsp
-	ret
+	access	rdmsr, rdmsr, 0, 0
+	access	wrmsr, wrmsr, 0, 0
+	access	emulated_rdmsr, rdmsr, 1, 0
+	access	emulated_wrmsr, wrmsr, 1, 0
+	access	stepped_rdmsr, rdmsr, 0, 1
+	access	stepped_wrmsr, wrmsr, 0, 1
+	access	stepped_emulated_rdmsr, rdmsr, 1, 1
+	access	stepped_emulated_wrmsr, wrmsr, 1, 1
 
 /* Read the guest memory at RCX: the page may be one that the host has not given yet. */
 op_touch:
@@ -119,5 +100,6 @@ fault:
 	add	$32, %rbx
 	mov	%rbx, 40(%rsp)
 	movq	$start, 16(%rsp)
+	andl	$~TF, 32(%rsp)
 	add	$16, %rsp
 	iretq

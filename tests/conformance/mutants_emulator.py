@@ -1,4 +1,4 @@
-"""Mistakes that only an emulated access meets (R40-R42; B04 and B10 are real ones)."""
+"""Mistakes that only an emulated or a stepped access meets (R40-R42, R66; B04, B10 are real)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,35 @@ def _halves_kept(self: ExitRules, access: s.Access, reply: s.Reply) -> s.Event:
     return outcome
 
 
+def _undone(access: s.Access, event: s.Event) -> s.Event:
+    return ExitRules.done(ExitRules(), replace(access, single_step=False), event)
+
+
+def _late(self: ExitRules, access: s.Access, event: s.Event) -> s.Event:
+    done = ExitRules.done(self, access, event)
+    return replace(done, skew=6) if access.single_step and isinstance(done, s.Fault) else done
+
+
+def _no_db_on_exit(self: ExitRules, access: s.Access, reply: s.Reply) -> s.Event:
+    return ExitRules.outcome(self, replace(access, single_step=False), reply)
+
+
+def _db_on_error(self: ExitRules, access: s.Access, reply: s.Reply) -> s.Event:
+    if access.single_step and self.is_error(reply):
+        return self.done(access, s.wrote)
+    return ExitRules.outcome(self, access, reply)
+
+
 EMULATOR = (
+    mutant(
+        ExitRules,
+        "step_lost",
+        "Nothing follows a stepped access.",
+        done=lambda self, access, event: _undone(access, event),
+    ),
+    mutant(ExitRules, "step_late", "The #DB is an instruction late.", done=_late),
+    mutant(ExitRules, "step_lost_at_exit", "Completing forgets the #DB.", outcome=_no_db_on_exit),
+    mutant(ExitRules, "step_on_error", "A failed access has a #DB.", outcome=_db_on_error),
     mutant(Model, "emulated_read_unfiltered", "The emulator reads.", reason=_unfiltered(s.Rdmsr)),
     mutant(Model, "emulated_write_unfiltered", "The emulator writes.", reason=_unfiltered(s.Wrmsr)),
     mutant(Model, "emulated_base_unknown", "The emulator does not know FS_BASE.", failure=_failure),

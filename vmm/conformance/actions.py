@@ -45,7 +45,8 @@ class Rdmsr(Word):
 
     ``before`` is EDX:EAX before the access, ``high`` the upper halves RDX:RAX likewise and
     ``rcx_high`` the upper half of RCX: garbage that the access must treat as R53, R60, R62 say.
-    ``emulated`` has KVM's emulator execute it, by the forced emulation prefix (R40).
+    ``emulated`` has KVM's emulator execute it, by the forced emulation prefix (R40);
+    ``single_step`` has RFLAGS.TF set, so that a #DB comes right after it (R66).
     """
 
     index: int
@@ -55,6 +56,7 @@ class Rdmsr(Word):
     reply: Reply = Reply()
     vcpu: int = 0
     emulated: bool = False
+    single_step: bool = False
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -68,6 +70,7 @@ class Wrmsr(Word):
     reply: Reply = Reply()
     vcpu: int = 0
     emulated: bool = False
+    single_step: bool = False
 
 
 Access = Rdmsr | Wrmsr

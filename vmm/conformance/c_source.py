@@ -161,9 +161,10 @@ def _access_fields(access: Any, has_reply: bool) -> Iterator[str]:
         "rax": (high & 0xFFFFFFFF) << 32 | low & 0xFFFFFFFF,
         "rdx": high >> 32 << 32 | low >> 32,
     }
+    flags = [".rflags = TF"] if access.single_step else []
     shown = [f".{name} = {c_number(content)}" for name, content in registers.items() if content]
     at = ("WRMSR" if is_write else "RDMSR") + " | PREFIXED" * access.emulated
-    yield f"\t\t.rip = {', '.join([at, *shown])},"
+    yield f"\t\t.rip = {', '.join([at, *shown, *flags])},"
     if has_reply:
         yield f"\t\t.reply = {_reply(access.reply)},"
 

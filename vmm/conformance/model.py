@@ -251,10 +251,10 @@ class Model:
         if isinstance(access, s.Wrmsr):
             if reason is None:
                 vcpu.msrs[index] = access.value & U64
-                return s.wrote
+                return self.exits.done(access, s.wrote)
             vcpu.forget(index)
         elif reason is None:
-            return s.returned(vcpu.msrs.get(index, s.ANY))
+            return self.exits.done(access, s.returned(vcpu.msrs.get(index, s.ANY)))
         return s.whatever if reason is Unsure.WHATEVER else s.unfiltered
 
     # --- stopping in the middle ----------------------------------------------------------------

@@ -13,6 +13,8 @@ from vmm.conformance.model_state import NO_REGS, U32, U64, Stage, VcpuState, reg
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.msr import INVAL, UNKNOWN, MsrExitReason
 
+DB = 1
+"""The vector of the debug exception."""
 UNANSWERED = s.Reply(0)
 """What an exit that nobody answers completes with: its ``data`` and ``error`` are 0 (R54, R55)."""
 
@@ -42,9 +44,19 @@ class ExitRules:
         """R60-R63: the access done with what userspace replied, or #GP."""
         if self.is_error(reply):
             return self.faulted(access, reply)
-        if isinstance(access, s.Wrmsr):
-            return s.wrote
-        return s.returned(self.delivered(reply))
+        is_write = isinstance(access, s.Wrmsr)
+        return self.done(access, s.wrote if is_write else s.returned(self.delivered(reply)))
+
+    def done(self, access: s.Access, event: s.Event) -> s.Event:
+        """R66: an access that is done, if the guest steps, is followed by #DB at once."""
+        if not access.single_step:
+            return event
+        before = regs_before(access)
+        after: Any = before.rax, before.rdx
+        if isinstance(event, s.Returned):
+            after = s.ANY if event.value is s.ANY else (event.value & U32, event.value >> 32)
+        registers = None if after == (before.rax, before.rdx) else after
+        return s.Fault(DB, skew=self.length(), registers=registers)
 
     def is_error(self, reply: s.Reply) -> bool:
         """R61: any non-zero byte."""

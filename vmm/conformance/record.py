@@ -46,13 +46,18 @@ CANARIES = 0x5AFEC0DE5AFEC0DE, 0xDEADC0DEDEADC0DE, 0xBADC0FFEBADC0FFE
 LOW, HIGH = 0xFFFFFFFF, 0xFFFFFFFF00000000
 
 
-VARIANTS = "rdmsr", "wrmsr", "emulated_rdmsr", "emulated_wrmsr"
+VARIANTS = tuple(
+    f"{stepped}{emulated}{name}"
+    for stepped in ("", "stepped_")
+    for emulated in ("", "emulated_")
+    for name in ("rdmsr", "wrmsr")
+)
 """The instructions of the ``access`` guest, in the order of ``variant``."""
 
 
 def variant(access: Access) -> int:
     """Return which of the ``VARIANTS`` executes the access."""
-    return (not isinstance(access, Rdmsr)) + 2 * access.emulated
+    return (not isinstance(access, Rdmsr)) | access.emulated << 1 | access.single_step << 2
 
 
 def instructions(guest: Guest) -> tuple[int, ...]:
@@ -161,7 +166,7 @@ def read_exits(
         why = MsrExitReason(reason) if known is None else known
         here.append(made(index, why, data, head & 0xFF, head >> 8))
         access = accesses[step]
-        at = instructions[(made is WrmsrExit) + 2 * access.emulated]
+        at = instructions[variant(access) & ~1 | (made is WrmsrExit)]
         if rip != at or (rcx, rax, rdx) != operands(access):
             here.append(Regs(rip - at, rax, rcx, rdx))
     return exits

@@ -22,6 +22,7 @@
 #define RDMSR		0x10000
 #define WRMSR		0x10010
 #define PREFIXED	0x20
+#define TF		0x100
 #define STUBS		0x11000
 #define DONE_PORT	0xd0
 #define VECTOR_PORT	0x80
@@ -49,6 +50,7 @@ struct reply {
 struct access {
 	__u64 rip;	/* RDMSR or WRMSR, | PREFIXED behind the prefix */
 	__u64 rcx, rax, rdx;
+	__u64 rflags;	/* TF: a #DB comes right after it */
 	struct reply reply;
 };
 
@@ -419,7 +421,7 @@ static int begin(int id, struct access access)
 	struct kvm_regs regs = {
 		.rip = access.rip & PREFIXED ? access.rip - sizeof(prefix) : access.rip,
 		.rcx = access.rcx, .rax = access.rax, .rdx = access.rdx,
-		.rsp = STACK(id), .rflags = 2,
+		.rsp = STACK(id), .rflags = access.rflags | 2,
 	};
 
 	vcpus[id].access = access;

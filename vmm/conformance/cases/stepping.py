@@ -1,0 +1,120 @@
+"""A guest that single-steps sees each access end once, and its #DB right behind it: R66, R42."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vmm.conformance.case import Case
+from vmm.conformance.cases.words import (
+    DATA,
+    GARBAGE,
+    STORAGE,
+    TELL,
+    A,
+    B,
+    Row,
+    denied,
+    done_install,
+    play,
+)
+from vmm.conformance.script import (
+    REPLY,
+    Access,
+    Event,
+    Fault,
+    Reply,
+    begin,
+    complete,
+    fault,
+    finish,
+    get_regs,
+    gp,
+    interrupted,
+    rdmsr,
+    regs,
+    value,
+    wrmsr,
+)
+from vmm.exits import RdmsrExit, WrmsrExit
+from vmm.filter import default_allow
+from vmm.msr import FILTER, UNKNOWN, Msr
+
+LOW = 0xFFFF_FFFF
+_ANSWER = value(REPLY)
+_STAR = STORAGE[Msr.STAR][0]
+_DENY_A = done_install(default_allow().deny(A))
+_WAYS = {"": (False, ()), "emulated_": (True, ("force_emulation_prefix",))}
+
+
+def _read(index: int, emulated: bool, reply: Reply = _ANSWER) -> Access:
+    return rdmsr(index, before=GARBAGE, reply=reply, emulated=emulated, single_step=True)
+
+
+def _write(index: int, data: int, emulated: bool, reply: Reply = _ANSWER) -> Access:
+    return wrmsr(index, data, reply=reply, emulated=emulated, single_step=True)
+
+
+def _stepped(data: int | None = None) -> Event:
+    """Return the #DB behind an access: of a read, with EDX:EAX that now hold ``data``."""
+    return Fault(1, skew=2, registers=None if data is None else (data & LOW, data >> 32))
+
+
+def _cases(emulated: bool) -> Iterator[tuple[str, str, list[Row]]]:
+    where = "In the emulator: a" if emulated else "A"
+    read, write = _read(A, emulated), _write(A, DATA, emulated)
+    read_exit, write_exit = RdmsrExit(A, FILTER), WrmsrExit(A, FILTER, DATA)
+    yield (
+        "denied",
+        f"{where} denied access that userspace completes is followed by #DB, once.",
+        [
+            (read, read_exit, _stepped(REPLY)),
+            (write, write_exit, _stepped()),
+            denied(A),
+        ],
+    )
+    yield (
+        "allowed",
+        f"{where} allowed access is followed by #DB as without a filter.",
+        [
+            (_write(Msr.STAR, _STAR, emulated), _stepped()),
+            (_read(Msr.STAR, emulated), _stepped(_STAR)),
+            (_read(B, emulated), RdmsrExit(B, UNKNOWN), _stepped(REPLY)),
+            denied(A),
+        ],
+    )
+    yield (
+        "failed",
+        f"{where} access that fails is #GP at the instruction, and no #DB follows.",
+        [
+            (_read(A, emulated, fault()), read_exit, gp),
+            (_write(A, DATA, emulated, fault()), write_exit, gp),
+            denied(A),
+        ],
+    )
+    yield (
+        "interrupted",
+        f"{where} access completed by immediate_exit has its #DB at the next entry.",
+        [
+            (begin(read), read_exit),
+            (complete(_ANSWER), interrupted),
+            (get_regs(), regs(2, REPLY & LOW, A, REPLY >> 32)),
+            (finish(), _stepped(REPLY)),
+            (begin(write), write_exit),
+            (complete(_ANSWER), interrupted),
+            (finish(), _stepped()),
+            denied(A),
+        ],
+    )
+
+
+CASES = tuple(
+    Case(
+        f"stepping.{way}{name}",
+        sentence,
+        "R66 R42" if emulated else "R66",
+        *play(TELL, _DENY_A, *rows),
+        needs=needs,
+    )
+    for way, (emulated, needs) in _WAYS.items()
+    for name, sentence, rows in _cases(emulated)
+)
