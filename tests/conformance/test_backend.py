@@ -233,3 +233,10 @@ def test_a_closed_backend_leaves_no_descriptor(has_kvm):
         backend.run((begin(rdmsr(A)),))
         backend.run((rdmsr(A), rdmsr(B, vcpu=1)))
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_the_lab_says_is_lacking_is_not_tried(backend, monkeypatch):
+    monkeypatch.setenv("MSRWARD_LACKS", "single_step=the emulator ends;cpus=one")
+    assert backend.lacks("single_step") == "the emulator ends"
+    assert backend.lacks("cpus") == "one"
+    assert "not known" in backend.lacks("nonesuch")

@@ -54,7 +54,15 @@ LISTED = (
 OBSERVED = ("R10", "R13", "R25", "R67", "R74")
 
 MUST = [case for case in CASES if not case.observes]
-NEEDS = {"irqchip", "vcpus", "userfaultfd", "compat", "cpus", "force_emulation_prefix"}
+NEEDS = {
+    "irqchip",
+    "vcpus",
+    "userfaultfd",
+    "compat",
+    "cpus",
+    "force_emulation_prefix",
+    "single_step",
+}
 
 # CONTRACT R72: the pass-through MSRs of both vendors. The host decides which of them it passes.
 PASSED_THROUGH = (
@@ -168,6 +176,7 @@ def test_needs_are_what_the_script_uses():
             "vcpus": len({getattr(each, "vcpu", 0) for each in used}) > 1,
             "compat": any(getattr(each, "caller", "self") == "compat" for each in used),
             "cpus": any(isinstance(each, Spin) for each in case.actions),
+            "single_step": any(getattr(each, "single_step", False) for each in used),
             "force_emulation_prefix": any(getattr(each, "emulated", False) for each in used),
             "userfaultfd": any(
                 isinstance(each, Park) or getattr(each, "stall_at", None) is not None

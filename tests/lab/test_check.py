@@ -19,6 +19,7 @@ HOST = {"release": "6.6.6", "hostname": "lab", "vendor_module": "kvm_amd"}
 
 class Emulator:
     title = "qemu 11"
+    accelerated = False
 
 
 class Guest:
@@ -66,11 +67,19 @@ def order(tmp_path):
     return check.Order(Kernel("debian:6.6", "6.6.6", tmp_path), "svm", IDS, len(IDS))
 
 
-def test_the_whole_catalogue_is_asked_for_without_naming_it(order):
+def test_the_whole_catalogue_is_asked_for_without_naming_it(guest, order):
     assert order.argv() == (*check.CHECK, "-j4")
     assert order.argv({"plumbing.b"}) == (*check.CHECK, "-j4", "plumbing.a", "plumbing.c")
     chosen = replace(order, vendor="vmx", options=check.options(jobs=7))
     assert chosen.argv() == (*check.CHECK, "-j2", "-j7"), "the last one counts"
+
+
+def test_what_would_end_the_emulator_is_not_tried(guest, order, monkeypatch):
+    argv = replace(order, vendor="svm-nrips").argv()
+    assert argv[:2] == ("/bin/busybox", "env") and argv[2].startswith("MSRWARD_LACKS=single_step=")
+    assert argv[3:] == (*check.CHECK, "-j2")
+    monkeypatch.setattr(Emulator, "accelerated", True)
+    assert replace(order, vendor="svm-nrips").argv() == (*check.CHECK, "-j2")
 
 
 def test_a_run_that_was_cut_short_goes_on_with_what_is_missing(guest, order, tmp_path, capsys):

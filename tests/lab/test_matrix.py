@@ -47,6 +47,7 @@ def pretend(kernel, vendor, argv, *, timeout, watcher):
 
 class Emulator:
     title = "qemu 11"
+    accelerated = False
 
 
 @pytest.fixture
@@ -116,6 +117,7 @@ place = Path(sys.argv[1])
 
 class Emulator:
     title = "qemu 11"
+    accelerated = False
 
 def boot(kernel, vendor, argv, *, timeout, watcher):
     (place / f"{kernel.release}.pid").write_text(str(os.getpid()))

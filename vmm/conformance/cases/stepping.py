@@ -43,7 +43,10 @@ LOW = 0xFFFF_FFFF
 _ANSWER = value(REPLY)
 _STAR = STORAGE[Msr.STAR][0]
 _DENY_A = done_install(default_allow().deny(A))
-_WAYS = {"": (False, ()), "emulated_": (True, ("force_emulation_prefix",))}
+_WAYS = {
+    "": (False, ("single_step",)),
+    "emulated_": (True, ("single_step", "force_emulation_prefix")),
+}
 
 
 def _read(index: int, emulated: bool, reply: Reply = _ANSWER) -> Access:
