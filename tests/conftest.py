@@ -1,5 +1,7 @@
 import os
+import time
 
+import psutil
 import pytest
 
 from vmm.errors import KvmError
@@ -37,3 +39,16 @@ def kvm(has_kvm):
 def vm(kvm):
     with kvm.create_vm() as made:
         yield made
+
+
+@pytest.fixture
+def nothing_left():
+    """Nothing of a run may survive it: no thread, descriptor or child."""
+    me = psutil.Process()
+    before = me.num_threads(), me.num_fds(), me.children()
+    yield
+    # A joined thread is gone for Python a moment before it is gone for the kernel.
+    end = time.monotonic() + 5
+    while (me.num_threads(), me.num_fds(), me.children()) != before and time.monotonic() < end:
+        os.sched_yield()
+    assert (me.num_threads(), me.num_fds(), me.children()) == before

@@ -3,9 +3,7 @@
 import os
 import random
 import signal
-import time
 
-import psutil
 import pytest
 
 from vmm.conformance import leak
@@ -28,18 +26,6 @@ def endings(has_kvm):
     from vmm.conformance import endings
 
     return endings
-
-
-@pytest.fixture
-def nothing_left():
-    me = psutil.Process()
-    before = me.num_threads(), me.num_fds(), me.children()
-    yield
-    # A joined thread is gone for Python a moment before it is gone for the kernel.
-    end = time.monotonic() + 5
-    while (me.num_threads(), me.num_fds(), me.children()) != before and time.monotonic() < end:
-        os.sched_yield()
-    assert (me.num_threads(), me.num_fds(), me.children()) == before
 
 
 def test_installs_that_fail_are_measured_and_must_fail(churn, kvm, monkeypatch, nothing_left):

@@ -3,9 +3,7 @@
 import os
 import signal
 import threading
-import time
 
-import psutil
 import pytest
 
 from vmm.conformance.model import Model
@@ -32,19 +30,6 @@ def stress(has_kvm):
     from vmm.conformance import stress
 
     return stress
-
-
-@pytest.fixture
-def nothing_left():
-    """Nothing of a run may survive it: no thread, descriptor or child."""
-    me = psutil.Process()
-    before = me.num_threads(), me.num_fds(), me.children()
-    yield
-    # A joined thread is gone for Python a moment before it is gone for the kernel.
-    end = time.monotonic() + 5
-    while (me.num_threads(), me.num_fds(), me.children()) != before and time.monotonic() < end:
-        os.sched_yield()
-    assert (me.num_threads(), me.num_fds(), me.children()) == before
 
 
 # --- the plan ---------------------------------------------------------------------------------
