@@ -154,3 +154,16 @@ def test_without_a_mirror_what_is_cached_has_to_do(mirror, monkeypatch, tmp_path
     shutil.rmtree(root.directory.parent / "kernels")
     with pytest.raises(LabError, match="no package list"):
         kernels.resolve("debian:6.9")
+
+
+def test_a_full_disk_is_called_by_its_name(mirror, monkeypatch):
+    _, root = mirror
+    (root.directory / "lists").mkdir(parents=True)
+    full = subprocess.CompletedProcess((), 0, "", "W: write error (28: No space left on device)")
+    monkeypatch.setattr(root, "_run", lambda *_, **__: full)
+    with pytest.raises(LabError, match=r"cannot write the cache .*: no space left on device; free"):
+        root.refresh()
+    assert not root.has_lists(), "half of the lists must not pass for all of them"
+    full.returncode = 100
+    with pytest.raises(LabError, match="no space left on device"):
+        root.search("anything")

@@ -6,6 +6,7 @@ archives lie in the cache, and its dpkg status is empty. Packages are unpacked, 
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -108,6 +109,9 @@ class AptRoot:
             (self.directory / "status").touch()
             (self.directory / "sources.list").write_text(find_mirror(self._etc).sources())
             finished = self._run("apt-get", "update")
+            if _is_out_of_space(finished):  # half of the lists would pass for all of them
+                shutil.rmtree(self.directory / "lists")
+                raise cache.NoSpace
             if not self.has_lists():
                 raise LabError(f"apt-get update fetched no package list: {_last(finished)}")
 
@@ -123,6 +127,8 @@ class AptRoot:
         try:
             with cache.lock("apt"):
                 return self._search(pattern)
+        except cache.NoSpace:
+            raise
         except LabError:
             shutil.rmtree(self.directory / "lists", ignore_errors=True)
             self.refresh()
@@ -166,6 +172,8 @@ class AptRoot:
             done = subprocess.run(
                 ["dpkg-deb", "-x", archive, into], capture_output=True, text=True, check=False
             )
+            if done.returncode and _is_out_of_space(done):
+                raise cache.NoSpace
             if done.returncode:
                 raise LabError(f"cannot unpack {archive.name}: {_last(done)}")
             archive.unlink()
@@ -204,6 +212,7 @@ class AptRoot:
                 check=False,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
+                env={**os.environ, "LC_ALL": "C"},
             )
         except FileNotFoundError:
             raise LabError(
@@ -213,9 +222,15 @@ class AptRoot:
 
     def _checked(self, tool: str, *arguments: str, cwd: Path | None = None) -> str:
         finished = self._run(tool, *arguments, cwd=cwd)
+        if finished.returncode and _is_out_of_space(finished):
+            raise cache.NoSpace
         if finished.returncode:
             raise LabError(f"{tool} {arguments[0]} failed: {_last(finished)}")
         return finished.stdout
+
+
+def _is_out_of_space(finished: subprocess.CompletedProcess[str]) -> bool:
+    return "No space left on device" in finished.stderr + finished.stdout
 
 
 def _last(finished: subprocess.CompletedProcess[str]) -> str:

@@ -29,6 +29,16 @@ def root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "msrward"
 
 
+class NoSpace(LabError):
+    """The cache cannot be written: its disk is full, or not ours to write."""
+
+    def __init__(self, number: int = errno.ENOSPC) -> None:
+        super().__init__(
+            f"cannot write the cache {root()}: {os.strerror(number).lower()}; "
+            "free some space (`msrward lab clean`) or set MSRWARD_CACHE"
+        )
+
+
 @contextmanager
 def lock(name: str) -> Iterator[None]:
     """Hold the lock `name` against every other msrward of this cache, waiting for it."""
@@ -139,8 +149,4 @@ def no_space_in_one_line() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
-        reason = os.strerror(error.errno or 0).lower()
-        raise LabError(
-            f"cannot write the cache {root()}: {reason}; "
-            "free some space (`msrward lab clean`) or set MSRWARD_CACHE"
-        ) from error
+        raise NoSpace(error.errno or 0) from error
