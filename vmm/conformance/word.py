@@ -65,9 +65,16 @@ def _argument(name: str, value: object, first: bool) -> str:
         text = msr_code(value)
     elif isinstance(value, MsrExitReason):
         text = str(value.name)
-    elif isinstance(value, int) and not isinstance(value, bool) and value > 9:
-        text = f"{value:#x}"
+    elif isinstance(value, int) and not isinstance(value, bool):
+        text = number(value)
+    elif isinstance(value, tuple) and value and all(type(each) is int for each in value):
+        text = f"({', '.join(map(number, value))}{',' * (len(value) == 1)})"
     return text if first or name == "value" else f"{name}={text}"
+
+
+def number(value: int) -> str:
+    """Return a number as a case writes it: in hexadecimal from ten up."""
+    return f"{value:#x}" if value > 9 else repr(value)
 
 
 def errno_name(number: int) -> str:

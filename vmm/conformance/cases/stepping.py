@@ -63,12 +63,12 @@ def _stepped(data: int | None = None) -> Event:
 
 
 def _cases(emulated: bool) -> Iterator[tuple[str, str, list[Row]]]:
-    where = "In the emulator: a" if emulated else "A"
+    where = "emulated access" if emulated else "access"
     read, write = _read(A, emulated), _write(A, DATA, emulated)
     read_exit, write_exit = RdmsrExit(A, FILTER), WrmsrExit(A, FILTER, DATA)
     yield (
         "denied",
-        f"{where} denied access that userspace completes is followed by #DB, once.",
+        f"A denied {where} that userspace completes is followed by #DB, once.",
         [
             (read, read_exit, _stepped(REPLY)),
             (write, write_exit, _stepped()),
@@ -77,7 +77,7 @@ def _cases(emulated: bool) -> Iterator[tuple[str, str, list[Row]]]:
     )
     yield (
         "allowed",
-        f"{where} allowed access is followed by #DB as without a filter.",
+        f"An allowed {where} is followed by #DB as without a filter.",
         [
             (_write(Msr.STAR, _STAR, emulated), _stepped()),
             (_read(Msr.STAR, emulated), _stepped(_STAR)),
@@ -87,7 +87,7 @@ def _cases(emulated: bool) -> Iterator[tuple[str, str, list[Row]]]:
     )
     yield (
         "failed",
-        f"{where} access that fails is #GP at the instruction, and no #DB follows.",
+        f"A failing {where} is #GP at the instruction, and no #DB follows.",
         [
             (_read(A, emulated, fault()), read_exit, gp),
             (_write(A, DATA, emulated, fault()), write_exit, gp),
@@ -96,7 +96,7 @@ def _cases(emulated: bool) -> Iterator[tuple[str, str, list[Row]]]:
     )
     yield (
         "interrupted",
-        f"{where} access completed by immediate_exit has its #DB at the next entry.",
+        f"A denied {where} completed by immediate_exit has its #DB at the next entry.",
         [
             (begin(read), read_exit),
             (complete(_ANSWER), interrupted),
