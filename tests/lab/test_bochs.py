@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import vmm.lab
-from vmm.lab import bochs_disk
+from vmm.lab import bochs, bochs_disk, machine
 from vmm.lab.bzimage import BzImage
 from vmm.lab.errors import LabError
 
@@ -54,3 +54,10 @@ def test_the_boot_sector_has_room_for_the_table():
 def test_a_long_command_line_is_refused():
     with pytest.raises(LabError, match=re.escape("too large for Bochs")):
         bochs_disk.disk(KERNEL, b"", "x" * 5000)
+
+
+def test_why_bochs_gave_up_is_in_its_own_words(tmp_path):
+    assert machine._emulator_panic(tmp_path) == ""
+    log = "00000000000i[CPU0] fine\n00048e[CPU0] >>PANIC<< exception(): 3rd (13) exception\n00049i"
+    (tmp_path / bochs.LOG).write_text(log)
+    assert machine._emulator_panic(tmp_path) == "exception(): 3rd (13) exception"

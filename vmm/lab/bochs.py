@@ -9,6 +9,7 @@ from vmm.lab.command import Command, Guest
 from vmm.lab.emulators import Emulator
 
 MODELS = {"vmx": "corei7_haswell_4770", "svm-nrips": "ryzen"}
+LOG = "bochs.log"
 MEMORY_MIB = 1024
 # Instructions per emulated second. More make the guest's waits dearer (an idle guest is emulated
 # too), fewer make its timer interrupts more frequent; measured, see the README.
@@ -26,7 +27,7 @@ cpu: model={model}, count=1, ips={speed}, reset_on_triple_fault=0, ignore_bad_ms
 clock: sync=none, time0=local
 com1: enabled=1, mode=file, dev=ttyS0
 com2: enabled=1, mode=file, dev=ttyS1
-log: bochs.log
+log: {log}
 panic: action=fatal
 error: action=ignore
 """
@@ -40,6 +41,7 @@ def command(emulator: Emulator, guest: Guest, work: Path) -> Command:
         _CONFIGURATION.format(
             memory=MEMORY_MIB,
             share=emulator.root / "usr/share",
+            log=LOG,
             model=MODELS[guest.vendor],
             speed=_SPEED,
         )

@@ -124,6 +124,8 @@ def _attempt(
     console, records = Console(), Records(watcher.line)
     went = run(command, work, console, records, timeout, watcher=watcher)
     outcome, reason = _judge(console, records, went)
+    if outcome is Outcome.LOST and (panic := _emulator_panic(work)):
+        reason += f": {panic}"
     return LabResult(
         outcome,
         records.status,
@@ -134,6 +136,14 @@ def _attempt(
         emulator,
         reason=reason,
     )
+
+
+def _emulator_panic(work: Path) -> str:
+    """Return why Bochs gave up, in its own words, or ""."""
+    log = work / bochs.LOG
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    panics = [line.partition(">>PANIC<<")[2].strip() for line in lines if ">>PANIC<<" in line]
+    return panics[0] if panics else ""
 
 
 def _judge(console: Console, records: Records, went: Run) -> tuple[Outcome, str]:
