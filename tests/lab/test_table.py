@@ -45,6 +45,14 @@ def test_the_report_marks_changes_and_explains_failures():
     assert "b318e8decf6b" in shown
 
 
+def test_a_requirement_that_fails_by_cases_about_another_points_there():
+    name, record = case("f.x", "FAIL")
+    both = {**record, "requirements": ["R33", "R72"]}
+    lines = table.explanations([column("6.1", (name, both), case("r.a", "FAIL"), status=1)])
+    assert [line.split(":")[0] for line in lines] == ["R14", "R33", "R72"]
+    assert lines[2] == "R72: fails by cases of R33"
+
+
 def test_the_status_is_that_of_the_worst_column():
     assert table.status(COLUMNS) == 1
     assert table.status(COLUMNS[1:]) == 0

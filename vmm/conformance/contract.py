@@ -77,7 +77,11 @@ _MATCHING = (
     ),
     _R("R26", "a VM that never set a filter behaves like one with an empty default-allow filter"),
     _R("R27", "an allowed MSR keeps its behaviour: values, #GP, other exits", history=("B10",)),
-    _R("R28", "a denied access has no side effect and reads nothing but what userspace supplies"),
+    _R(
+        "R28",
+        "a denied access has no side effect and reads nothing but what userspace supplies",
+        history=("B10",),
+    ),
     _R("R29", "the bitmap is copied during the call; later writes to it change nothing"),
 )
 _SCOPE = (
@@ -89,7 +93,11 @@ _SCOPE = (
         "every guest RDMSR and WRMSR is filtered, the WRMSR fastpath included",
         history=("B13", "B12"),
     ),
-    _R("R34", "the host's own accesses, KVM_GET_MSRS and KVM_SET_MSRS, are never filtered"),
+    _R(
+        "R34",
+        "the host's own accesses, KVM_GET_MSRS and KVM_SET_MSRS, are never filtered",
+        history=("B10",),
+    ),
     _R(
         "R35",
         "instructions that use an MSR as a side effect (RDPID, CPUID, SYSENTER) are not filtered",
@@ -110,7 +118,7 @@ _SCOPE = (
     ),
     _R("R38", "MSRs loaded from VMCS or VMCB fields are never filtered", history=("B06",)),
     _R("R39", "paravirtual MSRs are filtered before the kernel handles them"),
-    _R("R40", "RDMSR and WRMSR in the emulator are filtered", "5.17", history=("B04",)),
+    _R("R40", "RDMSR and WRMSR in the emulator are filtered", "5.17", history=("B04", "B10")),
     _R("R41", "error=1 for an emulated access injects #GP", "5.17", history=("B04",)),
     _R(
         "R42",

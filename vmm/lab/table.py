@@ -78,9 +78,24 @@ def observations(columns: Sequence[Column]) -> list[Row]:
 
 
 def explanations(columns: Sequence[Column]) -> list[str]:
-    """Return a line for each requirement that fails anywhere: what the contract knows of it."""
-    failing = [row.name for row in requirements(columns) if {"FAIL", "TIMEOUT"} & set(row.words)]
-    return list(explain(failing))
+    """Return a line for each requirement that fails anywhere: what the contract knows of it.
+
+    A case names the requirement it is about first. One that fails only by cases that are about
+    others is explained by those.
+    """
+    about: dict[str, set[str]] = {}
+    for case in (case for column in columns for case in column.cases.values()):
+        if case["verdict"] in ("FAIL", "TIMEOUT"):
+            for name in case["requirements"]:
+                about.setdefault(name, set()).add(case["requirements"][0])
+    failing = [row.name for row in requirements(columns) if row.name in about]
+    own = [name for name in failing if name in about[name]]
+    others = [
+        f"{name}: fails by cases of {', '.join(sorted(about[name]))}"
+        for name in failing
+        if name not in about[name]
+    ]
+    return [*explain(own), *others]
 
 
 def report(columns: Sequence[Column], *, by_case: bool = False) -> list[str]:

@@ -114,7 +114,7 @@ CASES = tuple(
     Case(
         f"stepping.{way}{name}",
         sentence,
-        "R66 R42" if emulated else "R66",
+        "R42 R66" if emulated else "R66",
         *play(TELL, _DENY_A, *rows),
         needs=needs,
     )
