@@ -15,7 +15,7 @@ _STYLE = """
 :root { color-scheme: light dark; --good: #2e7d32; --bad: #c62828; --odd: #b26a00;
   --line: color-mix(in srgb, currentColor 14%, transparent); --soft: color-mix(in srgb,
   currentColor 60%, transparent); --paper: Canvas }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 78rem; margin: 2.5rem auto;
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 110rem; margin: 2.5rem auto;
   padding: 0 1rem }
 h1 { font-size: 1.6rem; margin: 0 } h2 { font-size: 1.15rem; margin: 2.5rem 0 .6rem }
 h3 { font-size: 1rem; margin: 2rem 0 .2rem; font-family: ui-monospace, monospace }
@@ -23,7 +23,7 @@ p, li { max-width: 62rem } .soft { color: var(--soft) } ul { padding-left: 1.2re
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: .92rem }
 th, td { padding: .22rem .55rem; border-bottom: 1px solid var(--line); text-align: center }
 thead th { position: sticky; top: 0; background: var(--paper); font-weight: 600 }
-th[scope=row] { text-align: left; font-weight: 400; max-width: 34rem }
+th[scope=row] { text-align: left; font-weight: 400; min-width: 16rem; max-width: 34rem }
 th[scope=row] b { font-family: ui-monospace, monospace; margin-right: .5rem }
 td a { text-decoration: none; display: block; border-radius: .3rem; font-weight: 600 }
 .first { border-left: 2px solid var(--line) } .changed { box-shadow: inset 3px 0 var(--odd) }
@@ -56,8 +56,12 @@ def _head(columns: Sequence[Column]) -> Iterator[str]:
 def _body(columns: Sequence[Column]) -> Iterator[str]:
     yield from _explained(columns)
     rows = table.requirements(columns)
-    yield "<h2>Requirements</h2>"
-    yield from _grid(columns, rows, "requirement")
+    yield "<h2>Requirements that do not hold everywhere</h2>"
+    yield from _grid(columns, [row for row in rows if not row.even], "requirement")
+    even = [row for row in rows if row.even]
+    yield f"<details><summary>{len(even)} that pass, or are skipped, everywhere</summary>"
+    yield from _grid(columns, even, "requirement")
+    yield "</details>"
     yield "<h2>Cases that do not pass everywhere</h2>"
     uneven = [row for row in table.cases(columns) if not row.even]
     yield from _grid(columns, uneven, "case")
