@@ -49,7 +49,10 @@ def test_emulation_can_be_asked_for(host, monkeypatch):
 
 @pytest.mark.parametrize(
     ("module", "vendor", "title", "cpu"),
-    [("kvm_intel", "vmx", "qemu 10.0 on KVM", "host"), ("kvm_intel", "svm", "qemu 10.0", "max")],
+    [
+        ("kvm_intel", "vmx", "qemu 10.0 on KVM", "host"),
+        ("kvm_intel", "svm", "qemu 10.0", "max,la57=off"),
+    ],
 )
 def test_qemu_is_asked_for_what_the_host_offers(
     host, tmp_path, monkeypatch, module, vendor, title, cpu
