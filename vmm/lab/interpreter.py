@@ -25,6 +25,7 @@ from vmm.lab import cpio
 from vmm.lab.errors import LabError
 
 PACKAGE_ROOT = "/msrward"
+_SYSTEM = Path("/usr")
 NEEDED = ("_cffi_backend",)
 _LEFT_OUT = frozenset(
     (
@@ -42,7 +43,7 @@ _EXTENSIONS_LEFT_OUT = re.compile(
 def members() -> list[cpio.Member]:
     """Collect the interpreter, its library, the packages it needs, and all their libraries."""
     packages = [member for name in NEEDED for member in _package(name)]
-    found = [*_binary(), *_tree(_standard_library()), *packages]
+    found = [*_binary(), *_tree(_library(_prefix())), *packages]
     return [*found, *_shared_objects(found)]
 
 
@@ -78,7 +79,7 @@ def environment() -> dict[str, str]:
     """Return the variables that the guest's Python is started with."""
     places = dict.fromkeys(str(_origin(name).parents[_depth(name)]) for name in NEEDED)
     return {
-        "PYTHONHOME": sys.base_prefix,
+        "PYTHONHOME": str(_prefix()),
         "PYTHONPATH": ":".join((PACKAGE_ROOT, *places)),
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONNOUSERSITE": "1",
@@ -87,16 +88,29 @@ def environment() -> dict[str, str]:
     }
 
 
+def _prefix() -> Path:
+    """Return where the guest's Python lies: the distribution's, if it is of our minor version.
+
+    Extensions fit both, and a distribution's is optimized: emulated, that counts.
+    """
+    for prefix in (_SYSTEM, Path(sys.base_prefix)):
+        if all(part.is_file() for part in (_program(prefix), _library(prefix) / "dataclasses.py")):
+            return prefix
+    raise LabError(f"cannot find the interpreter of {sys.base_prefix} to put it into a guest")
+
+
+def _program(prefix: Path) -> Path:
+    return prefix / "bin" / f"python3.{sys.version_info.minor}"
+
+
+def _library(prefix: Path) -> Path:
+    return Path(sysconfig.get_path("stdlib", vars={"installed_base": str(prefix)}))
+
+
 def _binary() -> Iterator[cpio.Member]:
-    real = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
-    if not real.is_file():
-        raise LabError(f"cannot find the interpreter of {sys.base_prefix} to put it into a guest")
+    real = _program(_prefix())
     yield _copied(real)
     yield cpio.link("bin/python3", str(real))
-
-
-def _standard_library() -> Path:
-    return Path(sysconfig.get_path("stdlib", vars={"installed_base": sys.base_prefix}))
 
 
 def _tree(top: Path) -> Iterator[cpio.Member]:
@@ -186,4 +200,6 @@ def stamp() -> str:
     """Return a text that changes when the interpreter or one of the packages does."""
     origins = [(_origin(name), _origin(name).stat()) for name in NEEDED]
     facts = [f"{path} {status.st_size} {status.st_mtime_ns}" for path, status in origins]
-    return " ".join((sys.version, sys.base_prefix, *facts, str(sorted(_LEFT_OUT))))
+    program = _program(_prefix())
+    facts.append(f"{program} {program.stat().st_size} {program.stat().st_mtime_ns}")
+    return " ".join((sys.version, *facts, str(sorted(_LEFT_OUT))))
