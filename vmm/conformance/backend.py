@@ -13,15 +13,13 @@ from typing import Self
 from vmm._native import lib
 from vmm.conformance.execution import Execution, makes_vcpus, needs_its_own_vm
 from vmm.conformance.pool import PooledVm
-from vmm.conformance.script import Script, Trace, blocked, first_difference, never, steps
+from vmm.conformance.script import Script, Trace
 from vmm.errors import KvmError
 from vmm.kvm import Kvm, Vm
 from vmm.uffd import Userfaultfd
 
 IGNORE_MSRS = Path("/sys/module/kvm/parameters/ignore_msrs")
 FORCED_EMULATION = IGNORE_MSRS.with_name("force_emulation_prefix")
-PATIENCE = 20
-"""How much longer is waited for what would otherwise be held against the kernel."""
 POOLED = 2
 """VMs taken in turns: an install right after another of the same VM waits 4-20 ms (DESIGN 6)."""
 
@@ -50,21 +48,15 @@ class KvmBackend:
     def run(self, script: Script, *, expected: Trace | None = None) -> Trace:
         """Return what was seen; the trace ends with ``Lost`` where the guest did.
 
-        ``blocked`` and ``never`` say that something has not happened yet. Where that is what
-        differs from ``expected`` first, the script is run again, and waits ``PATIENCE`` times as
-        long: a machine that is slow must not look like a kernel that is wrong.
+        ``blocked`` and ``never`` say that something has not happened yet. At a step where
+        ``expected`` has neither, they are said only after a longer wait: a machine that is slow
+        must not look like a kernel that is wrong.
 
         A thread that does not come back from the kernel is ``races.StuckError``: the VM and the
         thread are left as they are, and the process is not fit for more.
         """
-        trace = self._run(script, 1)
-        if expected is not None and _was_too_slow(script, expected, trace):
-            trace = self._run(script, PATIENCE)
-        return trace
-
-    def _run(self, script: Script, patience: int) -> Trace:
         vm = self._take(script)
-        execution = Execution(vm, script, self._control_vm, patience)
+        execution = Execution(vm, script, self._control_vm, expected)
         kept = False
         try:
             try:
@@ -124,12 +116,6 @@ def told_lacks() -> dict[str, str]:
     return {
         need: reason for need, equals, reason in (each.partition("=") for each in told) if equals
     }
-
-
-def _was_too_slow(script: Script, expected: Trace, seen: Trace) -> bool:
-    step = first_difference(script, expected, seen)
-    cut = steps(script, seen)
-    return step is not None and step < len(cut) and cut[step][-1] in (blocked, never)
 
 
 def _ignores_msrs(_: KvmBackend) -> str | None:

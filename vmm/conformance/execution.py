@@ -31,6 +31,12 @@ from vmm.placed import COMPAT, NATIVE, Missing, PlacedFilter, bad_address
 from vmm.vcpu import Vcpu
 
 MAKES = (words.CreateVcpu, words.CreateIrqchip)
+WAITING = {
+    *(words.BeginInstall, words.ResumeInstall, words.AwaitInstall),
+    *(words.Meanwhile, words.AwaitMeanwhile, words.UntilExits, words.UntilRuns),
+}
+"""What may end with one of the events of ``NOT_YET``."""
+NOT_YET = (words.blocked, words.never)
 LASTING = (words.Park, words.Spin, words.CloseVm, words.CloseVcpu, words.SetCpuid)
 """What no reset undoes, or what would make it dear: ``KVM_RUN`` in another thread than the last
 one waits for an RCU grace period."""
@@ -57,7 +63,11 @@ class Execution:
     """The state of a script that runs: accesses stopped in the middle, filters placed, the race."""
 
     def __init__(
-        self, vm: PooledVm, script: Script, control: Callable[[], Vm], patience: int = 1
+        self,
+        vm: PooledVm,
+        script: Script,
+        control: Callable[[], Vm],
+        expected: words.Trace | None = None,
     ) -> None:
         """Remember the MSRs that the script will write, so that ``restore`` can undo it."""
         self.vm, self.script = vm, script
@@ -65,7 +75,10 @@ class Execution:
         self.last: dict[int, words.Access] = {}
         self.placed: list[PlacedFilter] = []
         self.lost = self.left_in_flight = False
-        self.race = Race(vm, control, patience)
+        self.race = Race(vm, control)
+        # Without any waiting in it, a script needs no look at what is expected.
+        waits = any(type(each) in WAITING for each in script)
+        self.expected = words.steps(script, expected) if waits and expected is not None else []
         written = {
             (each.vcpu, each.index)
             for each in map(innermost, script)
@@ -78,6 +91,7 @@ class Execution:
         at = 0
         while at < len(self.script) and not self.lost:
             batch = self._batch(at)
+            self.race.patient = at < len(self.expected) and self.expected[at][-1] not in NOT_YET
             seen = self._accesses(batch) if batch else [self.do(self.script[at])]
             for event in seen:
                 self.lost = self.lost or isinstance(event, Lost)

@@ -52,6 +52,9 @@ RETURNS_WITHIN = 2.0
 """Seconds within which an install must return once nothing is in its way.
 
 SRCU looks again for readers at growing intervals, of up to ten jiffies."""
+LONGER, LONGER_CONTROLLED = 3, 20
+"""How many times as long is waited where ``blocked`` or ``never`` is not expected: so that a case's
+own time limit still finds them said."""
 PARK_PAGES = 16
 
 
@@ -71,13 +74,13 @@ class Stall:
 class Race:
     """What a script has in flight in one VM; ``close`` releases all of it, whatever happened."""
 
-    def __init__(self, vm: PooledVm, control: Callable[[], Vm], patience: int = 1) -> None:
+    def __init__(self, vm: PooledVm, control: Callable[[], Vm]) -> None:
         """Start with nothing in flight; ``control`` returns a VM for control installs.
 
-        All that is waited for before ``blocked`` or ``never`` is said is multiplied by
-        ``patience``.
+        ``patient`` says that ``blocked`` or ``never`` would be held against the kernel: it takes a
+        longer wait to say one then.
         """
-        self.vm, self._control, self._patience = vm, control, patience
+        self.vm, self._control, self.patient = vm, control, False
         self._uffd: Userfaultfd | None = None
         self._faults: set[int] = set()
         self._tasks: list[Task] = []
@@ -175,8 +178,7 @@ class Race:
         """R72: wait for an exit that is newer than this call."""
         spinner = self._spinners[action.vcpu]
         enough = spinner.exits() + 2  # the first may have left the guest before this call
-        within = OBEYS_WITHIN * self._patience
-        seen = spinner.until(lambda: spinner.exits() >= enough, within)
+        seen = spinner.until(lambda: spinner.exits() >= enough, self._within(OBEYS_WITHIN))
         return spinner.last_exit() if seen else never
 
     def until_runs(self, action: words.UntilRuns) -> Event:
@@ -195,7 +197,7 @@ class Race:
                 return False
             return rounds >= window[1] + 4
 
-        return ran if spinner.until(runs, OBEYS_WITHIN * self._patience) else never
+        return ran if spinner.until(runs, self._within(OBEYS_WITHIN)) else never
 
     def stop_spin(self, action: words.StopSpin) -> Event:
         """End the guest's loop."""
@@ -260,10 +262,9 @@ class Race:
         if page and self._fault_at(page, 0):
             return stalled
         control, off = self._control(), PlacedFilter(OFF)
-        done_by, count = time.monotonic() + CONTROLLED * self._patience, 0
-        while not task.wait(0) and (
-            count < CONTROLS * self._patience or time.monotonic() < done_by
-        ):
+        times = LONGER_CONTROLLED if self.patient else 1
+        done_by, count = time.monotonic() + CONTROLLED * times, 0
+        while not task.wait(0) and (count < CONTROLS * times or time.monotonic() < done_by):
             control.set_msr_filter_at(off.address)
             count += 1
         if task.wait(0):
@@ -277,8 +278,11 @@ class Race:
         others = self._parked or any(not each.wait(0) for each in self._tasks if each is not task)
         if task is None or others:
             return self._settle(task)
-        within = RETURNS_WITHIN * self._patience
-        return (task.event or never) if task.wait(within) else blocked
+        came = task.wait(self._within(RETURNS_WITHIN))
+        return (task.event or never) if came else blocked
+
+    def _within(self, seconds: float) -> float:
+        return seconds * (LONGER if self.patient else 1)
 
     def _area(self) -> GuestMemory:
         if self._park_area is None:

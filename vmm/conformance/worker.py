@@ -30,7 +30,7 @@ class Backend(Protocol):
     """What runs scripts: ``vmm.conformance.backend.KvmBackend``."""
 
     def run(self, script: Script, *, expected: Trace | None = None) -> Trace:
-        """Return what was seen, looked at twice where time alone makes it differ."""
+        """Return what was seen; ``expected`` says where to be patient (``KvmBackend.run``)."""
 
     def lacks(self, need: str) -> str | None:
         """Return why this host does not have ``need``, or None when it has it."""
