@@ -94,6 +94,11 @@ def test_a_run_that_was_cut_short_goes_on_with_what_is_missing(guest, order, tmp
     assert (end["counts"], end["status"]) == ({"FAIL": 1, "PASS": 2}, 1)
     said = capsys.readouterr().out
     assert "2 passed, 1 failed" in said and "FAIL plumbing.a" in said
+    runs = [json.loads(line) for line in (tmp_path / "o/results.jsonl").read_text().splitlines()]
+    assert [record["resumed"] for record in runs if record["type"] == "run"] == [0, 1]
+    assert check.check(replace(order, ids=IDS[1:]), View(), tmp_path / "o", resume=True) == 0
+    last = [json.loads(line) for line in (tmp_path / "o/results.jsonl").read_text().splitlines()]
+    assert [record["resumed"] for record in last if record["type"] == "run"][-1] == 2
 
 
 def test_a_run_that_is_complete_boots_nothing(guest, order, tmp_path, capsys):

@@ -133,7 +133,8 @@ class _Inside:
 
     def __post_init__(self) -> None:
         self.emulator = machine.emulator_of(self.order.vendor).title
-        self.done = len(self.before.cases) if self.before else 0
+        recorded = self.before.cases if self.before else {}
+        self.done = sum(name in recorded for name in self.order.ids)
         self.progress = Progress(sys.stderr, len(self.order.ids))
         self.json = _json(self.stack, self.view)
         self.began = time.monotonic()
