@@ -151,6 +151,8 @@ def test_without_a_mirror_what_is_cached_has_to_do(mirror, monkeypatch, tmp_path
     shutil.rmtree(archive)
     shutil.rmtree(root.directory)
     assert kernels.resolve("debian:6.9").image.read_bytes() == b"the image"
+    with pytest.raises(LabError, match="no package list"):
+        kernels.reachable(refresh=True)
     shutil.rmtree(root.directory.parent / "kernels")
     with pytest.raises(LabError, match="no package list"):
         kernels.resolve("debian:6.9")

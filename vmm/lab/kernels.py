@@ -82,12 +82,12 @@ def resolve(wish: str, *, refresh: bool = False) -> Kernel:
 def reachable(*, refresh: bool = False) -> list[Reachable]:
     """Every kernel the mirror offers in the cloud flavour or the cache holds, oldest first.
 
-    Where the mirror cannot be asked, what is cached has to do.
+    Where the mirror cannot be asked, what is cached has to do, unless `refresh` asks for news.
     """
     try:
         offered = {kernel.release: kernel for kernel in _offered(refresh)}
     except LabError:
-        if not cached():
+        if refresh or not cached():
             raise
         offered = {}
     kept = {kernel.release: kernel for kernel in cached() if kernel.release not in offered}
