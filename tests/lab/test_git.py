@@ -1,8 +1,8 @@
 """Bisecting a git tree: git is real, the step is a stand-in that reads the file ``state``."""
 
-import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from vmm.lab import git
 from vmm.lab.bisect import Place
 from vmm.lab.errors import LabError
+from vmm.lab.verdict import Evidence, Question, Step
 
 # What a step does, told by the tree: a number is good below five, and anything else is 125. Like
 # a step, it writes down what it answered.
@@ -18,11 +19,16 @@ import json, subprocess, sys
 name = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
 text = open("state").read()
 status = (int(text) >= 5) if text.isdigit() else 125
-answer = {"name": name, "step": {0: "GOOD", 1: "BAD", 125: "SKIP"}[status], "line": "saw " + text}
+about = {"case": "r.a", "observe": None, "vendor": "svm", "debug": False}
+step = {0: "GOOD", 1: "BAD", 125: "SKIP"}[status]
+answer = {**about, "name": name, "step": step, "line": "saw " + text}
 open(sys.argv[1], "a").write(json.dumps(answer) + "\\n")
 print("msrward: saw", text)
 raise SystemExit(status)
 """
+
+
+ASKED = Question("r.a")
 
 
 @pytest.fixture
@@ -60,7 +66,9 @@ def history(tmp_path):
 def search(tree, good, bad, place, said=None):
     command = (sys.executable, "-c", STEP, str(place.directory / "steps.jsonl"))
     ends = git.Ends(good, bad)
-    return git.search(tree, ends, place, command, (said if said is not None else []).append)
+    return git.search(
+        tree, ends, (place, ASKED), command, (said if said is not None else []).append
+    )
 
 
 def test_the_first_bad_commit_is_found_past_one_that_cannot_be_tested(history, place):
@@ -139,14 +147,19 @@ def test_what_is_no_revision_is_one_line(history, tmp_path):
 
 
 def test_answers_are_kept_by_name_and_the_last_one_counts(place):
-    lines = [
-        {"name": "a", "step": "SKIP", "line": "does not build"},
-        {"name": "b", "step": "BAD", "line": "failed: x"},
-        {"name": "a", "step": "GOOD", "line": "passed"},
-    ]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    (place.directory / "steps.jsonl").write_text(text)
-    assert [(name, e.step.name, e.line) for name, e in place.answers().items()] == [
+    place.note(ASKED, "a", Evidence(Step.SKIP, "does not build"))
+    place.note(ASKED, "b", Evidence(Step.BAD, "failed: x"))
+    place.note(ASKED, "a", Evidence(Step.GOOD, "passed"))
+    found = place.answers(ASKED)
+    assert [(name, e.step.name, e.line) for name, e in found.items()] == [
         ("a", "GOOD", "passed"),
         ("b", "BAD", "failed: x"),
     ]
+
+
+def test_answers_to_another_question_or_of_another_machine_do_not_count(place):
+    place.note(ASKED, "a", Evidence(Step.GOOD, "passed"))
+    debug, other = replace(place, debug=True), replace(place, vendor="vmx")
+    assert not debug.answers(ASKED) and not other.answers(ASKED)
+    assert not place.answers(Question("r.b")) and not place.answers(Question("r.a", "x"))
+    assert len({each.records("a") for each in (place, debug, other)}) == 3

@@ -93,7 +93,7 @@ def _step(args: argparse.Namespace) -> int:
             name = None if args.kernel else git.checked_out(args.tree)
             scratch = stack.enter_context(tempfile.TemporaryDirectory())
             directory = args.output if args.output and name else Path(scratch)
-            place = bisect.Place(args.vendor, directory, args.limit)
+            place = bisect.Place(args.vendor, directory, args.limit, args.debug)
             return bisect.step(place, question, name or "kernel", kernel, repeat=args.repeat)
 
     return bisect.step_status(answer, _tell)
@@ -112,7 +112,7 @@ def _bisect(args: argparse.Namespace) -> int:
     if any(packaged) != all(packaged) or not (packaged[0] or args.tree):
         return complain("give two packaged kernels (debian:6.1), or --tree and two revisions of it")
     directory = args.output or Path(f"bisect-{question.case.replace('*', '_')}-{args.vendor}")
-    place = bisect.Place(args.vendor, directory, args.limit)
+    place = bisect.Place(args.vendor, directory, args.limit, args.debug)
     commands, stages = [shlex.join(["msrward", *sys.argv[1:]])], []
     if packaged[0]:
         stages.append(_among_packages(args, question, place, good, bad))
@@ -151,6 +151,6 @@ def _among_commits(
 
     good, bad = (git.tag(args.tree, e) if kernels.is_packaged(e) else e for e in between)
     ends = git.Ends(git.commit(args.tree, good), git.commit(args.tree, bad))
-    command = git.step_command(question, place, args.repeat, debug=args.debug)
+    command = git.step_command(question, place, args.repeat)
     repeat = [f"git bisect start {bad} {good}", f"git bisect run {shlex.join(command)}"]
-    return git.search(args.tree, ends, place, command, say), repeat
+    return git.search(args.tree, ends, (place, question), command, say), repeat

@@ -26,12 +26,14 @@ _STEPS = "steps.jsonl"
 class Place:
     """Where kernels are asked: the machine's vendor, a guest's seconds, where records are kept.
 
-    The records of what is called NAME are below NAME-VENDOR; ``steps.jsonl`` has each answer.
+    `debug` says that the kernels are built to check themselves. The records of what is called NAME
+    are below NAME-VENDOR (NAME-VENDOR-debug); ``steps.jsonl`` has each answer, and to what.
     """
 
     vendor: str
     directory: Path
     limit: float = 600.0
+    debug: bool = False
 
     def order(self, question: Question, kernel: Kernel) -> Order:
         """Return what is to be run of `kernel`."""
@@ -39,22 +41,30 @@ class Place:
 
     def records(self, name: str, number: int = 0) -> Path:
         """Return the directory of one boot of what is called `name`."""
-        return self.directory / f"{name}-{self.vendor}{f'-{number}' * bool(number)}"
+        flavour = f"{self.vendor}{'-debug' * self.debug}"
+        return self.directory / f"{name}-{flavour}{f'-{number}' * bool(number)}"
 
-    def note(self, name: str, evidence: Evidence) -> Evidence:
+    def _asked(self, question: Question) -> dict[str, object]:
+        about = {"case": question.case, "observe": question.observe}
+        return {**about, "vendor": self.vendor, "debug": self.debug}
+
+    def note(self, question: Question, name: str, evidence: Evidence) -> Evidence:
         """Write the answer down."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        line = {"name": name, "step": evidence.step.name, "line": evidence.line}
+        said = {"name": name, "step": evidence.step.name, "line": evidence.line}
+        line = {**self._asked(question), **said}
         with (self.directory / _STEPS).open("a") as file:
             file.write(json.dumps(line) + "\n")
         return evidence
 
-    def answers(self) -> dict[str, Evidence]:
-        """Return what has been written down, in the order in which it was asked first."""
+    def answers(self, question: Question) -> dict[str, Evidence]:
+        """Return the answers to `question` that are written down, in the order of asking."""
         found = {}
         path = self.directory / _STEPS
         for line in path.read_text().splitlines() if path.exists() else ():
             noted = json.loads(line)
+            if not self._asked(question).items() <= noted.items():
+                continue
             saved = Cell.on_record(self.records(noted["name"]))
             found[noted["name"]] = Evidence(Step[noted["step"]], noted["line"], saved)
         return found
@@ -87,7 +97,7 @@ def step(
     `kernel`, which may have to be fetched or built, is not called.
     """
     boots = [_once(place, question, place.records(name, n), kernel) for n in range(repeat)]
-    return place.note(name, combine(boots))
+    return place.note(question, name, combine(boots))
 
 
 def _once(

@@ -58,9 +58,7 @@ def tag(tree: Path, name: str) -> str:
     raise LabError(f"{tree} has neither v{version} nor v{series}; fetch the tags")
 
 
-def step_command(
-    question: Question, place: Place, repeat: int, *, debug: bool = False
-) -> tuple[str, ...]:
+def step_command(question: Question, place: Place, repeat: int) -> tuple[str, ...]:
     """Return the command of one step for `git bisect run`, to be run in the tree."""
     asked = (
         [f"--observe={question.case}={question.observe}"]
@@ -73,17 +71,20 @@ def step_command(
         f"--lost-status={question.lost.name.lower()}",
         f"--limit={place.limit:g}",
         f"--output={place.directory.absolute()}",
-        *(["--debug"] if debug else []),
+        *(["--debug"] if place.debug else []),
     )
     return (sys.executable, "-P", "-m", "vmm", "bisect-step", "--tree=.", *options, *asked)
 
 
-def search(tree: Path, ends: Ends, place: Place, command: Sequence[str], say: Say) -> Finding:
+def search(
+    tree: Path, ends: Ends, ask: tuple[Place, Question], command: Sequence[str], say: Say
+) -> Finding:
     """Find the first bad commit between two: git chooses, `command` is what it runs in the tree.
 
-    `say` gets what git and the steps say, as they say it. The ends are asked first. The tree is
-    checked out as it was afterwards. Raises :class:`LabError` where the ends are not good and
-    bad, and where the tree has changes that a checkout would lose.
+    `ask` is where and what the command asks. `say` gets what git and the steps say, as they say
+    it. The ends are asked first. The tree is checked out as it was afterwards. Raises
+    :class:`LabError` where the ends are not good and bad, and where the tree has changes that a
+    checkout would lose.
     """
     _require_ready(tree)
     _git(tree, "bisect", "start")
@@ -94,7 +95,7 @@ def search(tree: Path, ends: Ends, place: Place, command: Sequence[str], say: Sa
         say(said.rstrip())
         if "is the first bad commit" not in said:
             said = _stream(tree, ("git", "bisect", "run", *command), say)[1]
-        return _finding(tree, said, place)
+        return _finding(tree, said, *ask)
     finally:
         _git(tree, "bisect", "reset")
 
@@ -122,14 +123,14 @@ def _ask_end(tree: Path, end: str, wanted: Step, command: Sequence[str], say: Sa
         raise LabError(f"{describe(tree, end)} should be {wanted.name.lower()}: {last}")
 
 
-def _finding(tree: Path, said: str, place: Place) -> Finding:
+def _finding(tree: Path, said: str, place: Place, question: Question) -> Finding:
     marks = _MARK.findall(_git(tree, "bisect", "log"))
     last = dict(marks)
     several = "first bad commit could be" in said
     if not several and "is the first bad commit" not in said:
         raise LabError(f"git bisect gave up: {(said.strip().splitlines() or ['silence'])[-1]}")
     between = _git(tree, "rev-list", f"{last['good']}..{last['bad']}^").split() if several else ()
-    answers, marked = place.answers(), dict.fromkeys(name for _, name in marks)
+    answers, marked = place.answers(question), dict.fromkeys(name for _, name in marks)
     asked = [*(name for name in answers if name in marked), *(marked.keys() - answers)]
     unknown = Evidence(Step.SKIP, "no answer is on record")
     return Finding(
