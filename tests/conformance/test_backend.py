@@ -1,8 +1,10 @@
 import os
 import random
+from dataclasses import replace
 
 import pytest
 
+from vmm.conformance import record
 from vmm.conformance.cases import CASES
 from vmm.conformance.script import (
     REPLY,
@@ -35,6 +37,7 @@ from vmm.conformance.script import (
 )
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import default_allow, default_deny
+from vmm.guest import Guest
 from vmm.msr import FILTER, UNKNOWN, Msr
 
 A, B = 0x474F4F00, 0x474F4F01
@@ -240,3 +243,17 @@ def test_what_the_lab_says_is_lacking_is_not_tried(backend, monkeypatch):
     assert backend.lacks("single_step") == "the emulator ends"
     assert backend.lacks("cpus") == "one"
     assert "not known" in backend.lacks("nonesuch")
+
+
+@pytest.mark.parametrize("single_step", [False, True])
+@pytest.mark.parametrize("emulated", [False, True])
+@pytest.mark.parametrize(("access", "code"), [(rdmsr(1), b"\x0f\x32"), (wrmsr(1, 2), b"\x0f\x30")])
+def test_each_way_to_execute_an_access_is_the_code_it_says(access, code, emulated, single_step):
+    access = replace(access, emulated=emulated, single_step=single_step)
+    guest, way = Guest.load("access"), record.variant(access)
+    at = record.instructions(guest)[way] - guest.base
+    begin = record.handlers(guest)[way] - guest.base
+    assert guest.code[at : at + 2] == code
+    assert (guest.code[at - 5 : at] == b"\x0f\x0bkvm") is emulated
+    assert (b"\x9d" in guest.code[begin:at]) is single_step  # POPFQ, with TF
+    assert begin < at < begin + 24

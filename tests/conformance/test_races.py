@@ -115,6 +115,14 @@ IN_FLIGHT = {
 }
 
 
+@pytest.mark.parametrize("over", [True, False])
+def test_a_vm_in_which_something_was_in_flight_is_not_used_again(backend, over):
+    fill_pool(backend)
+    script = (begin_install(OLD, stall_at=0), *([resume_install()] if over else []))
+    backend.run(script)
+    assert len(backend._pool) == (POOLED if over else POOLED - 1)
+
+
 @pytest.mark.parametrize("name", IN_FLIGHT)
 def test_what_a_script_leaves_in_flight_is_released(backend, name):
     backend.run((park(1), begin_install(OLD), release(1)))  # the control VM exists from here on
