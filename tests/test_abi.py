@@ -8,7 +8,7 @@ import pytest
 from vmm import filter as filters
 from vmm import msr, placed, uffd
 from vmm._native import ffi, lib
-from vmm.conformance import script
+from vmm.conformance.language import script
 
 KVMIO = 0xAE
 

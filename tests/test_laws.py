@@ -94,7 +94,7 @@ def test_only_floor_one_and_the_batches_import_the_shim():
 def test_the_oracle_shares_nothing_with_the_kernel():
     reached = closure("vmm.conformance.model", GRAPH)
     assert not reached & (KERNEL_SIDE | {"vmm.conformance.backend", "vmm.conformance.batch"})
-    assert "vmm.conformance.script" in reached
+    assert "vmm.conformance.language.script" in reached
 
 
 def test_cases_are_data_that_need_no_kernel():

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from vmm.conformance import script as s
-from vmm.conformance.case import Case
+from vmm.conformance.language import script as s
+from vmm.conformance.language.case import Case
 from vmm.conformance.model import Model
 from vmm.conformance.model_exit import ExitRules
 from vmm.conformance.model_filter import FilterRules

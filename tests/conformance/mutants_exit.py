@@ -7,7 +7,7 @@ from typing import Any
 
 from mutant import mutant
 
-from vmm.conformance import script as s
+from vmm.conformance.language import script as s
 from vmm.conformance.model import Model
 from vmm.conformance.model_exit import ExitRules
 from vmm.conformance.model_state import U32, U64, Stage, VcpuState, VmState, regs_before

@@ -11,8 +11,8 @@ from typing import Any
 
 from mutant import mutant
 
-from vmm.conformance import script as s
 from vmm.conformance.cases.passthrough import PASSED_THROUGH
+from vmm.conformance.language import script as s
 from vmm.conformance.model import Model
 from vmm.conformance.model_exit import ExitRules
 from vmm.conformance.model_filter import FilterRules

@@ -9,7 +9,7 @@ from typing import Any
 
 from mutant import mutant
 
-from vmm.conformance import script as s
+from vmm.conformance.language import script as s
 from vmm.conformance.model import Model
 from vmm.conformance.model_filter import NO_FILTER, Installed
 from vmm.conformance.model_race import NATIVE, RaceRules

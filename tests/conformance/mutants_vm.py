@@ -7,7 +7,7 @@ from typing import Any
 
 from mutant import mutant
 
-from vmm.conformance import script as s
+from vmm.conformance.language import script as s
 from vmm.conformance.model import Model
 from vmm.conformance.model_filter import NO_FILTER, FilterRules, Held, Installed
 from vmm.conformance.model_state import U64, Reason, VcpuState, VmState, is_unknown_to_kvm

@@ -6,7 +6,7 @@ import pytest
 
 from vmm.conformance import record
 from vmm.conformance.cases import CASES
-from vmm.conformance.script import (
+from vmm.conformance.language.script import (
     REPLY,
     Lost,
     Regs,

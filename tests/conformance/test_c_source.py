@@ -12,9 +12,9 @@ import pytest
 
 from vmm.conformance.c_source import EMIT, PIECE, PIECES, c_source
 from vmm.conformance.c_text import step_text
-from vmm.conformance.case import Case
 from vmm.conformance.cases import CASES
-from vmm.conformance.script import (
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import (
     ANY,
     Fault,
     Wrote,

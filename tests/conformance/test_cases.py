@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from vmm.conformance import cases, script
-from vmm.conformance.case import Case
+from vmm.conformance import cases
 from vmm.conformance.cases import CASES, bitmaps, rollback
-from vmm.conformance.contract import REQUIREMENTS
-from vmm.conformance.script import (
+from vmm.conformance.contract.requirements import REQUIREMENTS
+from vmm.conformance.language import script
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import (
     AwaitInstall,
     Begin,
     BeginInstall,

@@ -9,13 +9,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmm.conformance import codec, script
-from vmm.conformance.case import OBSERVE, Case
 from vmm.conformance.cases import CASES
+from vmm.conformance.language import codec, script
+from vmm.conformance.language.case import OBSERVE, Case
+from vmm.conformance.language.script import (
+    ANY,
+    Fault,
+    Lost,
+    Returned,
+    Wrote,
+    get_msr,
+    got,
+    install,
+    rdmsr,
+)
+from vmm.conformance.language.vocabulary import vocabulary
 from vmm.conformance.model import Model
 from vmm.conformance.random_scripts import random_script
-from vmm.conformance.script import ANY, Fault, Lost, Returned, Wrote, get_msr, got, install, rdmsr
-from vmm.conformance.vocabulary import vocabulary
 from vmm.exits import RdmsrExit
 from vmm.filter import AtEdge, MsrFilter, MsrRange, Pointer, bitmap_of, default_allow
 from vmm.msr import FILTER, UNKNOWN, MsrExitReason
@@ -26,7 +36,7 @@ CATALOGUE = [case for case in CASES if case not in LONG[1:]]
 
 NAMES = """
 from errno import *
-from vmm.conformance.script import *
+from vmm.conformance.language.script import *
 from vmm.filter import *
 from vmm.msr import *
 from vmm.exits import *

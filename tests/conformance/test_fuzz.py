@@ -11,13 +11,10 @@ from mutants_exit import COMPLETING, EXITING, HOST, STOPPING
 from mutants_filter import MATCHING, VALIDATION
 from mutants_vm import ACCESSING, INSTALLING, MASKING
 
-from vmm.conformance import script as s
-from vmm.conformance.case import Case
 from vmm.conformance.fuzz import Finding, code, compare, fuzz, run, shrunk
-from vmm.conformance.model import Model
-from vmm.conformance.model_state import EFER_RESERVED, STORABLE, is_unknown_to_kvm
-from vmm.conformance.random_scripts import random_script
-from vmm.conformance.script import (
+from vmm.conformance.language import script as s
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import (
     ANY,
     begin,
     done,
@@ -30,6 +27,9 @@ from vmm.conformance.script import (
     scribble_bitmaps,
     steps,
 )
+from vmm.conformance.model import Model
+from vmm.conformance.model_state import EFER_RESERVED, STORABLE, is_unknown_to_kvm
+from vmm.conformance.random_scripts import random_script
 from vmm.conformance.shrink import is_sound, shrink
 from vmm.filter import default_allow
 from vmm.msr import UNKNOWN, Msr
@@ -167,8 +167,8 @@ def test_a_finding_is_a_case_to_paste():
     found = fuzz(Faultless(), 2, 500, model=planted("base_excluded"))
     names = {"Case": Case}
     exec(
-        "from errno import *\nfrom vmm.conformance.script import *\nfrom vmm.filter import *\n"
-        "from vmm.msr import *\nfrom vmm.exits import *",
+        "from errno import *\nfrom vmm.conformance.language.script import *\n"
+        "from vmm.filter import *\nfrom vmm.msr import *\nfrom vmm.exits import *",
         names,
     )
     text = str(found)

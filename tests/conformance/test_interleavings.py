@@ -15,7 +15,6 @@ from mutants_race import CALLING, RACES, RESUMING, STALLING, WAITING
 
 from vmm import filter as filters
 from vmm import msr
-from vmm.conformance import script as s
 from vmm.conformance.interleave import (
     CALLERS,
     A,
@@ -25,6 +24,7 @@ from vmm.conformance.interleave import (
     search,
     shrunk,
 )
+from vmm.conformance.language import script as s
 from vmm.conformance.model import Model
 
 SEED = int(os.environ.get("MSRWARD_SEED", random.SystemRandom().randrange(1 << 32)))

@@ -7,9 +7,8 @@ from errno import EBADF, EEXIST, EFAULT, EINVAL, EIO, ENOTTY
 
 import pytest
 
-from vmm.conformance import script as s
-from vmm.conformance.model import Model
-from vmm.conformance.script import (
+from vmm.conformance.language import script as s
+from vmm.conformance.language.script import (
     REPLY,
     await_install,
     await_meanwhile,
@@ -50,6 +49,7 @@ from vmm.conformance.script import (
     wrmsr,
     wrote,
 )
+from vmm.conformance.model import Model
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import AtEdge, MsrFilter, MsrRange, Pointer, default_allow, default_deny
 from vmm.msr import FILTER, INVAL, UNKNOWN, Msr

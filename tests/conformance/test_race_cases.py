@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import pytest
 from test_cases import MUST, ONLY_READ, PASSED_THROUGH, bare, checking
 
-from vmm.conformance import script
-from vmm.conformance.case import Case
 from vmm.conformance.cases import CASES, compat
-from vmm.conformance.script import (
+from vmm.conformance.language import script
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import (
     KVM_X86_SET_MSR_FILTER,
     BeginInstall,
     CloseVcpu,

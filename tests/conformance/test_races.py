@@ -10,9 +10,8 @@ import pytest
 
 from vmm.conformance.backend import POOLED
 from vmm.conformance.cases import CASES
-from vmm.conformance.race_words import UntilRuns
-from vmm.conformance.races import CONTROLLED, LONGER_CONTROLLED, Race
-from vmm.conformance.script import (
+from vmm.conformance.language.races import UntilRuns
+from vmm.conformance.language.script import (
     REPLY,
     await_install,
     begin_install,
@@ -39,6 +38,7 @@ from vmm.conformance.script import (
     until_exits,
     until_runs,
 )
+from vmm.conformance.races import CONTROLLED, LONGER_CONTROLLED, Race
 from vmm.exits import RdmsrExit
 from vmm.filter import default_allow, default_deny
 from vmm.msr import FILTER, UNKNOWN, Msr

@@ -15,13 +15,13 @@ import time
 
 import pytest
 
-from vmm.conformance.case import OBSERVE, Case
 from vmm.conformance.catalogue import UnknownCase
 from vmm.conformance.catalogue import select as choose
 from vmm.conformance.klog import KernelLog
+from vmm.conformance.language.case import OBSERVE, Case
+from vmm.conformance.language.script import Got, get_msr, got, rdmsr, returned
 from vmm.conformance.results import FILE, Held, Results, ResultsError, default_directory
 from vmm.conformance.runner import Options, run
-from vmm.conformance.script import Got, get_msr, got, rdmsr, returned
 
 GOOD, WRONG, RAISES, EXITS, DIES, HANGS, SPLATS, MUTE = range(8)
 HOST = {"release": "6.1.0", "version": "#1", "hostname": "here", "cpu_model": "a CPU"}

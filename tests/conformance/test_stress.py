@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
+from vmm.conformance.language.script import Rdmsr, Wrmsr, gp, returned, unfiltered, whatever, wrote
 from vmm.conformance.model import Model
 from vmm.conformance.model_filter import FilterRules
-from vmm.conformance.script import Rdmsr, Wrmsr, gp, returned, unfiltered, whatever, wrote
 from vmm.conformance.stress_plan import (
     COMPLETED,
     FAULTED,

@@ -9,10 +9,7 @@ import pytest
 
 from vmm.conformance import record
 from vmm.conformance.deal import Deal
-from vmm.conformance.model import Model
-from vmm.conformance.model_exit import ExitRules
-from vmm.conformance.model_filter import FilterRules
-from vmm.conformance.script import (
+from vmm.conformance.language.script import (
     Fault,
     Install,
     Lost,
@@ -26,6 +23,9 @@ from vmm.conformance.script import (
     rejected,
     wrote,
 )
+from vmm.conformance.model import Model
+from vmm.conformance.model_exit import ExitRules
+from vmm.conformance.model_filter import FilterRules
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.guest import Guest
 from vmm.msr import FILTER, UNKNOWN, MsrExitReason
@@ -206,7 +206,7 @@ def test_a_wrong_prediction_is_noticed_and_its_script_stands_for_itself(has_kvm,
 
 def test_a_script_of_a_mismatch_can_be_pasted(has_kvm):
     from vmm import filter as filters
-    from vmm.conformance import script as words
+    from vmm.conformance.language import script as words
     from vmm.conformance.sweep import sweep
     from vmm.msr import Msr
 

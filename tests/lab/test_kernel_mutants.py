@@ -11,7 +11,7 @@ import pytest
 from vmm.cli import mutants as command
 from vmm.conformance.cases import CASES
 from vmm.conformance.catalogue import select
-from vmm.conformance.contract import REQUIREMENTS
+from vmm.conformance.contract.requirements import REQUIREMENTS
 from vmm.lab import kernel_mutants, mutants
 from vmm.lab.errors import LabError
 from vmm.lab.kernel_mutants import Change, DoesNotApply, Mutant, Tree

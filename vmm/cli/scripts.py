@@ -36,8 +36,8 @@ def _fuzz(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from vmm.conformance import codec
     from vmm.conformance.check import check
+    from vmm.conformance.language import codec
     from vmm.conformance.report.desk import View
     from vmm.conformance.runner import Options
 
@@ -52,10 +52,10 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from vmm.conformance import codec
     from vmm.conformance.c_source import c_source
     from vmm.conformance.cases import CASES
     from vmm.conformance.catalogue import select
+    from vmm.conformance.language import codec
 
     chosen = select(CASES, [args.case])
     if len(chosen) > 1:

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vmm.conformance import script as s
 from vmm.conformance.c_text import c_number, filter_data, step_text
-from vmm.conformance.case import Case
+from vmm.conformance.language import script as s
+from vmm.conformance.language.case import Case
 from vmm.filter import AtEdge, Pointer
 from vmm.msr import KVM_CAP_X86_MSR_FILTER, KVM_CAP_X86_USER_SPACE_MSR
 

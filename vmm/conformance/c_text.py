@@ -8,8 +8,8 @@ from dataclasses import MISSING, fields
 from itertools import groupby
 from typing import Any
 
-from vmm.conformance import script as s
-from vmm.conformance.vocabulary import word_of
+from vmm.conformance.language import script as s
+from vmm.conformance.language.vocabulary import word_of
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import AtEdge, MsrFilter, MsrRange, Pointer, bitmap_size
 from vmm.msr import MsrExitReason

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from vmm.conformance.case import Case
+from vmm.conformance.language.case import Case
 
 
 class UnknownCase(Exception):

@@ -12,8 +12,8 @@ from typing import Any
 
 from vmm.conformance import host as host_facts
 from vmm.conformance import runner
-from vmm.conformance.case import Case
 from vmm.conformance.klog import KernelLog
+from vmm.conformance.language.case import Case
 from vmm.conformance.report.desk import Desk, Output, View
 from vmm.conformance.report.jsonl import Record
 from vmm.conformance.report.summary import end_record

@@ -10,11 +10,8 @@ from contextlib import contextmanager
 from typing import Any, get_args
 
 from vmm._native import lib
-from vmm.conformance import script as words
-from vmm.conformance.pool import PooledVm
-from vmm.conformance.races import Race
-from vmm.conformance.record import variant
-from vmm.conformance.script import (
+from vmm.conformance.language import script as words
+from vmm.conformance.language.script import (
     KVM_X86_SET_MSR_FILTER,
     KVM_X86_SET_MSR_FILTER_COMPAT,
     Event,
@@ -24,6 +21,9 @@ from vmm.conformance.script import (
     interrupted,
     refused,
 )
+from vmm.conformance.pool import PooledVm
+from vmm.conformance.races import Race
+from vmm.conformance.record import variant
 from vmm.errors import KvmError
 from vmm.exits import IoExit, RdmsrExit, WrmsrExit
 from vmm.kvm import Kvm, Vm

@@ -14,6 +14,18 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from vmm.conformance.deal import DEFAULTS, RANGES, STORAGE, Chunk, Deal, Dealt
+from vmm.conformance.language.script import (
+    Access,
+    Action,
+    Install,
+    Rdmsr,
+    Rejected,
+    Script,
+    SetMsr,
+    Wrmsr,
+    enable_exits,
+    wrote,
+)
 from vmm.conformance.model import Model
 from vmm.conformance.model_state import VcpuState, VmState
 from vmm.conformance.record import (
@@ -25,18 +37,6 @@ from vmm.conformance.record import (
     pack_outcome,
     pack_reply,
     step_words,
-)
-from vmm.conformance.script import (
-    Access,
-    Action,
-    Install,
-    Rdmsr,
-    Rejected,
-    Script,
-    SetMsr,
-    Wrmsr,
-    enable_exits,
-    wrote,
 )
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import MsrFilter, MsrRange

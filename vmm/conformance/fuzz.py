@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from vmm.conformance.case import Case
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import Script, Trace, first_difference, steps
 from vmm.conformance.model import Model
 from vmm.conformance.random_scripts import random_script
-from vmm.conformance.script import Script, Trace, first_difference, steps
 from vmm.conformance.shrink import shrink
 
 EXAMPLES = 1000
@@ -27,7 +27,7 @@ TRIES = 20
 
 PASTE = """\
 # For a module of vmm/conformance/cases/: name it, and name what it checks. It uses names of
-# vmm.conformance.script, vmm.filter, vmm.exits, vmm.msr and errno.
+# vmm.conformance.language.script, vmm.filter, vmm.exits, vmm.msr and errno.
 """
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from vmm.conformance import script as s
+from vmm.conformance.language import script as s
 from vmm.conformance.model import Model
 from vmm.conformance.model_race import MEANWHILE
 from vmm.conformance.model_state import VmState

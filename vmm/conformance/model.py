@@ -10,7 +10,7 @@ from collections.abc import Callable
 from errno import EEXIST, EFAULT, EINVAL, ENOTTY
 from typing import Any
 
-from vmm.conformance import script as s
+from vmm.conformance.language import script as s
 from vmm.conformance.model_exit import ExitRules
 from vmm.conformance.model_filter import QUIRK, Errors, FilterRules, Installed
 from vmm.conformance.model_race import CLOSED, FOREIGN, RACE_RULES, RaceRules

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from errno import EBADF, EFAULT, EIO
 from typing import TYPE_CHECKING
 
-from vmm.conformance import script as s
+from vmm.conformance.language import script as s
 from vmm.conformance.model_filter import NO_ERRORS, QUIRK, Errors, Installed
 from vmm.conformance.model_state import (
     IDLE,

@@ -12,10 +12,9 @@ import time
 from collections.abc import Callable
 
 from vmm import x86
-from vmm.conformance import script as words
 from vmm.conformance.batch import Program
-from vmm.conformance.pool import OFF, PooledVm
-from vmm.conformance.script import (
+from vmm.conformance.language import script as words
+from vmm.conformance.language.script import (
     REPLY,
     Event,
     Lost,
@@ -29,6 +28,7 @@ from vmm.conformance.script import (
     stalled,
     stopped,
 )
+from vmm.conformance.pool import OFF, PooledVm
 from vmm.conformance.threads import GLANCE, Spinner, Task
 from vmm.ioctl import KvmFile
 from vmm.kvm import Vm

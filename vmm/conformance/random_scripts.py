@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from vmm.conformance import script as s
+from vmm.conformance.language import script as s
 from vmm.conformance.model import Model
 from vmm.conformance.model_state import EFER_RESERVED, READABLE, STORABLE, is_unknown_to_kvm
 from vmm.exits import RdmsrExit, WrmsrExit

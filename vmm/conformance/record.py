@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from vmm.conformance.script import (
+from vmm.conformance.language.script import (
     Access,
     Event,
     Fault,

@@ -17,8 +17,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
-from vmm.conformance.case import Case
 from vmm.conformance.klog import KernelLog, Splat
+from vmm.conformance.language.case import Case
 from vmm.conformance.report.jsonl import Record
 from vmm.conformance.worker import BackendFactory, Worker, code, spawn
 

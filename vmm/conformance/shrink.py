@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields, replace
 from typing import Any
 
-from vmm.conformance.script import (
+from vmm.conformance.language.script import (
     Access,
     Action,
     Begin,

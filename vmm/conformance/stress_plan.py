@@ -11,9 +11,7 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from vmm.conformance.model import REPORTED, Model
-from vmm.conformance.model_state import STORABLE, is_unknown_to_kvm
-from vmm.conformance.script import (
+from vmm.conformance.language.script import (
     Access,
     Rdmsr,
     Step,
@@ -24,6 +22,8 @@ from vmm.conformance.script import (
     unfiltered,
     whatever,
 )
+from vmm.conformance.model import REPORTED, Model
+from vmm.conformance.model_state import STORABLE, is_unknown_to_kvm
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import (
     READ,

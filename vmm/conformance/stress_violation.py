@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from errno import errorcode
 
-from vmm.conformance.script import Access, Rdmsr
+from vmm.conformance.language.script import Access, Rdmsr
 from vmm.conformance.stress_plan import OUTCOMES
 from vmm.msr import msr_name
 

@@ -23,10 +23,10 @@ from vmm._native import ffi, lib
 from vmm.conformance.batch import MAX_STEPS
 from vmm.conformance.deal import STORAGE, Deal
 from vmm.conformance.forecast import LANES, MASK, ZEROES, Forecast, Sheet
+from vmm.conformance.language.script import Access, Rdmsr, Script, Trace, Wrmsr, first_difference
 from vmm.conformance.model import Model
 from vmm.conformance.pool import PooledVm
 from vmm.conformance.record import SPARE_EXITS, first_change, handlers, read_case
-from vmm.conformance.script import Access, Rdmsr, Script, Trace, Wrmsr, first_difference
 from vmm.guest import Guest, start_registers
 from vmm.kvm import Kvm
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from vmm._native import ffi, lib
-from vmm.conformance.script import Event, Lost, Rejected, stopped
+from vmm.conformance.language.script import Event, Lost, Rejected, stopped
 from vmm.errors import KvmError
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.msr import MsrExitReason

@@ -19,9 +19,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from vmm.conformance.case import Case
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import Script, Trace, first_difference, steps
 from vmm.conformance.report.jsonl import Record
-from vmm.conformance.script import Script, Trace, first_difference, steps
 
 O_ASYNC = 0o20000  # fcntl.h; Python's os module does not name it
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from vmm.conformance.contract import REQUIREMENTS
+from vmm.conformance.contract.requirements import REQUIREMENTS
 from vmm.conformance.report.jsonl import Record
 from vmm.lab import table
 from vmm.lab.table import Column, Row

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 
-from vmm.conformance.contract import REQUIREMENTS, explain
+from vmm.conformance.contract.requirements import REQUIREMENTS, explain
 from vmm.conformance.report.jsonl import Record
 from vmm.conformance.report.saved import Saved
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases import (
     bitmaps,
     callers,
@@ -32,6 +31,7 @@ from vmm.conformance.cases import (
     vcpus,
     x2apic,
 )
+from vmm.conformance.language.case import Case
 
 THEMES = (
     plumbing,

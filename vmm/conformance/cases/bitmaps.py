@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases.words import (
     DATA,
     TELL,
@@ -18,7 +17,8 @@ from vmm.conformance.cases.words import (
     write_allowed,
     write_denied,
 )
-from vmm.conformance.script import done, gp, rdmsr, scribble_bitmaps, wrmsr
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import done, gp, rdmsr, scribble_bitmaps, wrmsr
 from vmm.filter import bitmap_of, default_allow, default_deny
 from vmm.msr import MAX_NMSRS
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from errno import EFAULT, EINVAL, EIO, ENOTTY
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases.words import (
     NEW,
     OLD,
@@ -27,7 +26,8 @@ from vmm.conformance.cases.words import (
     stalls,
     write_denied,
 )
-from vmm.conformance.script import (
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import (
     KVM_X86_SET_MSR_FILTER_COMPAT,
     done,
     install,

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases import bitmaps, matching, rollback, slots, validation
-from vmm.conformance.script import Action, Install, install_compat
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import Action, Install, install_compat
 from vmm.filter import MsrFilter, Pointer
 
 THEMES = (validation, matching, slots, bitmaps)

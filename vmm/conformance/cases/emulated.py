@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases import completion, reentry, scope
 from vmm.conformance.cases.words import (
     DATA,
@@ -24,7 +23,8 @@ from vmm.conformance.cases.words import (
     play,
     write_denied,
 )
-from vmm.conformance.script import Action, Begin, Rdmsr, Wrmsr
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import Action, Begin, Rdmsr, Wrmsr
 from vmm.filter import default_allow, default_deny
 
 NEEDS = ("force_emulation_prefix",)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases.words import (
     BAD_EFER,
     DATA,
@@ -19,7 +18,8 @@ from vmm.conformance.cases.words import (
     write_allowed,
     write_denied,
 )
-from vmm.conformance.script import (
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import (
     ANY,
     REPLY,
     Access,

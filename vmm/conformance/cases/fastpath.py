@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases.passthrough import PASSED_THROUGH, toggled
 from vmm.conformance.cases.words import (
     TELL_FILTER,
@@ -25,7 +24,8 @@ from vmm.conformance.cases.words import (
     write_denied,
     write_passes,
 )
-from vmm.conformance.script import (
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import (
     Access,
     Wrmsr,
     begin,

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from errno import EFAULT, EINVAL
 from itertools import permutations
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases.words import (
     TELL,
     A,
@@ -28,7 +27,8 @@ from vmm.conformance.cases.words import (
     write_allowed,
     write_denied,
 )
-from vmm.conformance.script import begin_install, done, rejected
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import begin_install, done, rejected
 from vmm.filter import MsrFilter, Pointer, default_allow, default_deny
 
 OF = {"a": 0x474F6000, "b": 0x474F6040, "c": 0x474F6080}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from errno import EEXIST, EINVAL
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases.words import (
     DATA,
     NEW,
@@ -32,7 +31,8 @@ from vmm.conformance.cases.words import (
     write_allowed,
     write_denied,
 )
-from vmm.conformance.script import (
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import (
     EnableCap,
     Event,
     check_extension,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from errno import EINVAL
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases.words import (
     BAD_EFER,
     DATA,
@@ -19,7 +18,8 @@ from vmm.conformance.cases.words import (
     play,
     write_allowed,
 )
-from vmm.conformance.script import (
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import (
     Access,
     create_irqchip,
     done,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases.words import (
     TELL,
     TELL_FILTER,
@@ -17,6 +16,7 @@ from vmm.conformance.cases.words import (
     write_allowed,
     write_denied,
 )
+from vmm.conformance.language.case import Case
 from vmm.filter import (
     READ,
     READ_WRITE,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from errno import EFAULT, EINVAL, ENOTTY
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases.words import (
     NEW,
     OLD,
@@ -24,7 +23,8 @@ from vmm.conformance.cases.words import (
     resumes,
     stalls,
 )
-from vmm.conformance.script import (
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import (
     KVM_X86_SET_MSR_FILTER_COMPAT,
     Event,
     Install,

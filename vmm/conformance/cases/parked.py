@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from errno import EINVAL
 
-from vmm.conformance.case import OBSERVE, Case
 from vmm.conformance.cases.words import (
     NEW,
     OLD,
@@ -30,7 +29,8 @@ from vmm.conformance.cases.words import (
     resumes,
     stalls,
 )
-from vmm.conformance.script import (
+from vmm.conformance.language.case import OBSERVE, Case
+from vmm.conformance.language.script import (
     await_install,
     await_meanwhile,
     begin_install,

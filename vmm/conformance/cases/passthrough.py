@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from errno import EINVAL
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases.words import (
     STORAGE,
     TELL_FILTER,
@@ -23,7 +22,8 @@ from vmm.conformance.cases.words import (
     write_denied,
     write_passes,
 )
-from vmm.conformance.script import gp, rdmsr, returned, wrmsr, wrote
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import gp, rdmsr, returned, wrmsr, wrote
 from vmm.filter import READ, WRITE, default_allow, default_deny
 from vmm.msr import Msr
 

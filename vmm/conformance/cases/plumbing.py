@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from errno import EFAULT, EINVAL, ENOTTY
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases.words import (
     BAD_EFER,
     DATA,
@@ -18,7 +17,8 @@ from vmm.conformance.cases.words import (
     write_allowed,
     write_denied,
 )
-from vmm.conformance.script import (
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import (
     ANY,
     check_extension,
     done,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from vmm.conformance.case import OBSERVE, Case
 from vmm.conformance.cases.words import (
     DATA,
     TELL,
@@ -14,7 +13,8 @@ from vmm.conformance.cases.words import (
     play,
     write_denied,
 )
-from vmm.conformance.script import (
+from vmm.conformance.language.case import OBSERVE, Case
+from vmm.conformance.language.script import (
     Action,
     begin,
     complete,

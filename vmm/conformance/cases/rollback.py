@@ -10,7 +10,6 @@ from __future__ import annotations
 from errno import EFAULT, EINVAL
 from itertools import cycle
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases.words import (
     TELL,
     A,
@@ -27,6 +26,7 @@ from vmm.conformance.cases.words import (
     write_allowed,
     write_denied,
 )
+from vmm.conformance.language.case import Case
 from vmm.filter import (
     READ_WRITE,
     U32,

@@ -6,7 +6,6 @@ request, made when the filter changes, makes it obey. It obeys within a bound, n
 
 from __future__ import annotations
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases.passthrough import PASSED_THROUGH
 from vmm.conformance.cases.words import (
     DATA,
@@ -23,7 +22,8 @@ from vmm.conformance.cases.words import (
     resumes,
     stalls,
 )
-from vmm.conformance.script import (
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import (
     Access,
     Wrmsr,
     done,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases.words import (
     BAD_EFER,
     DATA,
@@ -17,7 +16,8 @@ from vmm.conformance.cases.words import (
     write_allowed,
     write_denied,
 )
-from vmm.conformance.script import (
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import (
     done,
     enable_exits,
     get_msr,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases.words import (
     TELL,
     A,
@@ -15,6 +14,7 @@ from vmm.conformance.cases.words import (
     write_allowed,
     write_denied,
 )
+from vmm.conformance.language.case import Case
 from vmm.filter import (
     EMPTY_SLOT,
     MsrFilter,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases.passthrough import PASSED_THROUGH
 from vmm.conformance.cases.words import (
     DATA,
@@ -30,7 +29,18 @@ from vmm.conformance.cases.words import (
     write_denied,
     write_passes,
 )
-from vmm.conformance.script import begin, fault, finish, gp, rdmsr, returned, value, wrmsr, wrote
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import (
+    begin,
+    fault,
+    finish,
+    gp,
+    rdmsr,
+    returned,
+    value,
+    wrmsr,
+    wrote,
+)
 from vmm.exits import RdmsrExit
 from vmm.filter import (
     EMPTY_SLOT,

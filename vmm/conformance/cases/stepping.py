@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases.words import (
     DATA,
     GARBAGE,
@@ -17,7 +16,8 @@ from vmm.conformance.cases.words import (
     done_install,
     play,
 )
-from vmm.conformance.script import (
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import (
     REPLY,
     Access,
     Event,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from errno import EBADF
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases.parked import parks, releases
 from vmm.conformance.cases.running import exits, spins, stops
 from vmm.conformance.cases.words import (
@@ -29,7 +28,8 @@ from vmm.conformance.cases.words import (
     resumes,
     stalls,
 )
-from vmm.conformance.script import (
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import (
     await_install,
     begin,
     begin_install,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from errno import EFAULT, EINVAL
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases.words import (
     TELL,
     A,
@@ -20,6 +19,7 @@ from vmm.conformance.cases.words import (
     write_allowed,
     write_denied,
 )
+from vmm.conformance.language.case import Case
 from vmm.filter import (
     EMPTY_SLOT,
     READ,

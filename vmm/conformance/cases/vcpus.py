@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases.words import (
     STORAGE,
     TELL,
@@ -15,7 +14,8 @@ from vmm.conformance.cases.words import (
     play,
     write_denied,
 )
-from vmm.conformance.script import (
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import (
     create_vcpu,
     done,
     enable_exits,

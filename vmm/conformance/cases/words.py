@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from errno import EFAULT
 
-from vmm.conformance.script import (
+from vmm.conformance.language.script import (
     REPLY,
     Access,
     Action,

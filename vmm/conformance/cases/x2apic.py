@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from vmm.conformance.case import Case
 from vmm.conformance.cases.words import (
     TELL,
     TELL_FILTER,
@@ -15,7 +14,8 @@ from vmm.conformance.cases.words import (
     write_denied,
     write_passes,
 )
-from vmm.conformance.script import (
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import (
     REPLY,
     create_irqchip,
     done,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vmm.conformance.contract import explain
+from vmm.conformance.contract.requirements import explain
 from vmm.conformance.report.saved import Saved
 from vmm.conformance.report.summary import BAD
 from vmm.conformance.report.text import cut

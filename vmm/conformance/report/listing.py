@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vmm.conformance.case import Case
-from vmm.conformance.contract import REQUIREMENTS
-from vmm.conformance.script import steps
+from vmm.conformance.contract.requirements import REQUIREMENTS
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import steps
 
 
 def listing(cases: Sequence[Case]) -> list[str]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
-from vmm.conformance.contract import explain
+from vmm.conformance.contract.requirements import explain
 from vmm.conformance.report.jsonl import Record
 from vmm.conformance.report.summary import BAD, INTERRUPTED, TROUBLE, UNTESTED, VIOLATES
 

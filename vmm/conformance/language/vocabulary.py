@@ -13,9 +13,9 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from vmm import exits, filter
-from vmm.conformance import script as language
-from vmm.conformance import word
-from vmm.conformance.word import ANY
+from vmm.conformance.language import script as language
+from vmm.conformance.language import word
+from vmm.conformance.language.word import ANY
 from vmm.filter import Pointer
 from vmm.msr import MsrExitReason
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import get_args
 
-from vmm.conformance.actions import *
-from vmm.conformance.events import *
-from vmm.conformance.race_words import *
-from vmm.conformance.word import ANY as ANY
-from vmm.conformance.word import word_of
+from vmm.conformance.language.actions import *
+from vmm.conformance.language.events import *
+from vmm.conformance.language.races import *
+from vmm.conformance.language.word import ANY as ANY
+from vmm.conformance.language.word import word_of
 from vmm.exits import RdmsrExit as RdmsrExit
 from vmm.exits import WrmsrExit as WrmsrExit
 from vmm.msr import MsrExitReason

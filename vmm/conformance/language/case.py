@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vmm.conformance.script import Action, Event, Script, Trace
+from vmm.conformance.language.script import Action, Event, Script, Trace
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from vmm.conformance.history import HISTORY, Fix
+from vmm.conformance.contract.history import HISTORY, Fix
 
 __all__ = ["HISTORY", "REQUIREMENTS", "Fix", "Requirement", "explain"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vmm.conformance.word import Word, errno_name
+from vmm.conformance.language.word import Word, errno_name
 
 VECTOR_GP = 13
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from vmm.conformance.word import Word
+from vmm.conformance.language.word import Word
 from vmm.filter import MsrFilter, Pointer
 from vmm.msr import KVM_CAP_X86_USER_SPACE_MSR, MsrExitReason
 

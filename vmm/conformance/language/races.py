@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vmm.conformance.actions import Access, CreateIrqchip, CreateVcpu, EnableCap, Install
-from vmm.conformance.word import Word
+from vmm.conformance.language.actions import Access, CreateIrqchip, CreateVcpu, EnableCap, Install
+from vmm.conformance.language.word import Word
 from vmm.filter import MsrFilter
 
 # --- actions ----------------------------------------------------------------------------------

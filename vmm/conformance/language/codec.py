@@ -23,10 +23,19 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from vmm.conformance import script as language
-from vmm.conformance.case import OBSERVE, Case
+from vmm.conformance.language import script as language
+from vmm.conformance.language.case import OBSERVE, Case
+from vmm.conformance.language.vocabulary import (
+    bad,
+    decode,
+    encode,
+    listed,
+    no_others,
+    shown,
+    text,
+    word_of,
+)
 from vmm.conformance.shrink import first_unsound
-from vmm.conformance.vocabulary import bad, decode, encode, listed, no_others, shown, text, word_of
 
 VERSION = 1
 CASE_ID = re.compile(r"[a-z0-9_.-]+")

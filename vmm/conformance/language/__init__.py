@@ -1,0 +1,1 @@
+"""The language: words, scripts, traces and cases, and their JSON. Imports values and `contract`."""
