@@ -92,7 +92,7 @@ def test_only_floor_one_and_the_batches_import_the_shim():
 
 
 def test_the_oracle_shares_nothing_with_the_kernel():
-    reached = closure("vmm.conformance.model", GRAPH)
+    reached = closure("vmm.conformance.oracle.model", GRAPH)
     assert not reached & (KERNEL_SIDE | {"vmm.conformance.backend", "vmm.conformance.batch"})
     assert "vmm.conformance.language.script" in reached
 

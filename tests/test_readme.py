@@ -24,7 +24,7 @@ def test_the_quick_start_runs_verbatim(has_kvm):
 def test_the_case_it_shows_is_one_that_model_and_human_agree_on():
     from vmm.conformance.language import script
     from vmm.conformance.language.case import Case
-    from vmm.conformance.model import Model
+    from vmm.conformance.oracle.model import Model
     from vmm.filter import default_allow
     from vmm.msr import FILTER
 

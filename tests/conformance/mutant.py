@@ -7,10 +7,10 @@ from typing import Any
 
 from vmm.conformance.language import script as s
 from vmm.conformance.language.case import Case
-from vmm.conformance.model import Model
-from vmm.conformance.model_exit import ExitRules
-from vmm.conformance.model_filter import FilterRules
-from vmm.conformance.model_race import RaceRules
+from vmm.conformance.oracle.exits import ExitRules
+from vmm.conformance.oracle.filters import FilterRules
+from vmm.conformance.oracle.model import Model
+from vmm.conformance.oracle.races import RaceRules
 
 Part = type[Model] | type[FilterRules] | type[ExitRules] | type[RaceRules]
 PARTS: dict[Part, str] = {FilterRules: "filters", ExitRules: "exits", RaceRules: "races"}

@@ -8,9 +8,9 @@ from typing import Any
 from mutant import mutant
 
 from vmm.conformance.language import script as s
-from vmm.conformance.model import Model
-from vmm.conformance.model_exit import ExitRules
-from vmm.conformance.model_state import VcpuState, VmState
+from vmm.conformance.oracle.exits import ExitRules
+from vmm.conformance.oracle.model import Model
+from vmm.conformance.oracle.state import VcpuState, VmState
 from vmm.msr import FILTER, UNKNOWN, Msr
 
 

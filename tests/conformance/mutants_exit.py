@@ -8,9 +8,9 @@ from typing import Any
 from mutant import mutant
 
 from vmm.conformance.language import script as s
-from vmm.conformance.model import Model
-from vmm.conformance.model_exit import ExitRules
-from vmm.conformance.model_state import U32, U64, Stage, VcpuState, VmState, regs_before
+from vmm.conformance.oracle.exits import ExitRules
+from vmm.conformance.oracle.model import Model
+from vmm.conformance.oracle.state import U32, U64, Stage, VcpuState, VmState, regs_before
 from vmm.filter import READ, WRITE
 from vmm.msr import FILTER
 

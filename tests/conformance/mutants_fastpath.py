@@ -13,10 +13,10 @@ from mutant import mutant
 
 from vmm.conformance.cases.passthrough import PASSED_THROUGH
 from vmm.conformance.language import script as s
-from vmm.conformance.model import Model
-from vmm.conformance.model_exit import ExitRules
-from vmm.conformance.model_filter import FilterRules
-from vmm.conformance.model_state import VcpuState, VmState
+from vmm.conformance.oracle.exits import ExitRules
+from vmm.conformance.oracle.filters import FilterRules
+from vmm.conformance.oracle.model import Model
+from vmm.conformance.oracle.state import VcpuState, VmState
 from vmm.filter import READ, WRITE
 from vmm.msr import FILTER, Msr
 

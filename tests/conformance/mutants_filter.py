@@ -9,8 +9,8 @@ from typing import Any
 
 from mutant import mutant
 
-from vmm.conformance.model_filter import NO_ERRORS, FilterRules, Held, Installed
-from vmm.conformance.model_state import U32
+from vmm.conformance.oracle.filters import NO_ERRORS, FilterRules, Held, Installed
+from vmm.conformance.oracle.state import U32
 from vmm.filter import READ, READ_WRITE, WRITE, AtEdge, Pointer, bitmap_size
 from vmm.msr import MAX_NMSRS
 

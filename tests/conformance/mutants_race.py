@@ -10,10 +10,10 @@ from typing import Any
 from mutant import mutant
 
 from vmm.conformance.language import script as s
-from vmm.conformance.model import Model
-from vmm.conformance.model_filter import NO_FILTER, Installed
-from vmm.conformance.model_race import NATIVE, RaceRules
-from vmm.conformance.model_state import Stall, VmState, Wait
+from vmm.conformance.oracle.filters import NO_FILTER, Installed
+from vmm.conformance.oracle.model import Model
+from vmm.conformance.oracle.races import NATIVE, RaceRules
+from vmm.conformance.oracle.state import Stall, VmState, Wait
 from vmm.filter import MsrFilter, MsrRange, bitmap_size
 
 _begin, _resume = RaceRules.begin_install, RaceRules.resume_install

@@ -8,9 +8,9 @@ from typing import Any
 from mutant import mutant
 
 from vmm.conformance.language import script as s
-from vmm.conformance.model import Model
-from vmm.conformance.model_filter import NO_FILTER, FilterRules, Held, Installed
-from vmm.conformance.model_state import U64, Reason, VcpuState, VmState, is_unknown_to_kvm
+from vmm.conformance.oracle.filters import NO_FILTER, FilterRules, Held, Installed
+from vmm.conformance.oracle.model import Model
+from vmm.conformance.oracle.state import U64, Reason, VcpuState, VmState, is_unknown_to_kvm
 from vmm.filter import MsrFilter
 from vmm.msr import (
     FILTER,

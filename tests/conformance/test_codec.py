@@ -24,7 +24,7 @@ from vmm.conformance.language.script import (
     rdmsr,
 )
 from vmm.conformance.language.vocabulary import vocabulary
-from vmm.conformance.model import Model
+from vmm.conformance.oracle.model import Model
 from vmm.conformance.random_scripts import random_script
 from vmm.exits import RdmsrExit
 from vmm.filter import AtEdge, MsrFilter, MsrRange, Pointer, bitmap_of, default_allow

@@ -27,8 +27,8 @@ from vmm.conformance.language.script import (
     scribble_bitmaps,
     steps,
 )
-from vmm.conformance.model import Model
-from vmm.conformance.model_state import EFER_RESERVED, STORABLE, is_unknown_to_kvm
+from vmm.conformance.oracle.model import Model
+from vmm.conformance.oracle.state import EFER_RESERVED, STORABLE, is_unknown_to_kvm
 from vmm.conformance.random_scripts import random_script
 from vmm.conformance.shrink import is_sound, shrink
 from vmm.filter import default_allow

@@ -25,7 +25,7 @@ from vmm.conformance.interleave import (
     shrunk,
 )
 from vmm.conformance.language import script as s
-from vmm.conformance.model import Model
+from vmm.conformance.oracle.model import Model
 
 SEED = int(os.environ.get("MSRWARD_SEED", random.SystemRandom().randrange(1 << 32)))
 EXAMPLES = int(os.environ.get("MSRWARD_EXAMPLES", 60))

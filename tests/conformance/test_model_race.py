@@ -49,7 +49,7 @@ from vmm.conformance.language.script import (
     wrmsr,
     wrote,
 )
-from vmm.conformance.model import Model
+from vmm.conformance.oracle.model import Model
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import AtEdge, MsrFilter, MsrRange, Pointer, default_allow, default_deny
 from vmm.msr import FILTER, INVAL, UNKNOWN, Msr

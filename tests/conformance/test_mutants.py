@@ -7,7 +7,7 @@ from mutant import Mutant, disagreement
 from mutants import MUTANTS
 
 from vmm.conformance.cases import CASES
-from vmm.conformance.model import Model
+from vmm.conformance.oracle.model import Model
 
 MUST = [case for case in CASES if not case.observes]
 AGREED = [case for case in MUST if disagreement(case, Model()) is None]

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from vmm.conformance.language.script import Rdmsr, Wrmsr, gp, returned, unfiltered, whatever, wrote
-from vmm.conformance.model import Model
-from vmm.conformance.model_filter import FilterRules
+from vmm.conformance.oracle.filters import FilterRules
+from vmm.conformance.oracle.model import Model
 from vmm.conformance.stress_plan import (
     COMPLETED,
     FAULTED,

@@ -23,9 +23,9 @@ from vmm.conformance.language.script import (
     rejected,
     wrote,
 )
-from vmm.conformance.model import Model
-from vmm.conformance.model_exit import ExitRules
-from vmm.conformance.model_filter import FilterRules
+from vmm.conformance.oracle.exits import ExitRules
+from vmm.conformance.oracle.filters import FilterRules
+from vmm.conformance.oracle.model import Model
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.guest import Guest
 from vmm.msr import FILTER, UNKNOWN, MsrExitReason

@@ -26,8 +26,8 @@ from vmm.conformance.language.script import (
     enable_exits,
     wrote,
 )
-from vmm.conformance.model import Model
-from vmm.conformance.model_state import VcpuState, VmState
+from vmm.conformance.oracle.model import Model
+from vmm.conformance.oracle.state import VcpuState, VmState
 from vmm.conformance.record import (
     SEEN,
     STEP,

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import Script, Trace, first_difference, steps
-from vmm.conformance.model import Model
+from vmm.conformance.oracle.model import Model
 from vmm.conformance.random_scripts import random_script
 from vmm.conformance.shrink import shrink
 

@@ -14,9 +14,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from vmm.conformance.language import script as s
-from vmm.conformance.model import Model
-from vmm.conformance.model_race import MEANWHILE
-from vmm.conformance.model_state import VmState
+from vmm.conformance.oracle.model import Model
+from vmm.conformance.oracle.races import MEANWHILE
+from vmm.conformance.oracle.state import VmState
 from vmm.filter import READ, READ_WRITE, WRITE, MsrFilter, MsrRange, Pointer, bitmap_of
 from vmm.msr import FILTER, UNKNOWN, Msr
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from vmm.conformance.language import script as s
-from vmm.conformance.model import Model
-from vmm.conformance.model_state import EFER_RESERVED, READABLE, STORABLE, is_unknown_to_kvm
+from vmm.conformance.oracle.model import Model
+from vmm.conformance.oracle.state import EFER_RESERVED, READABLE, STORABLE, is_unknown_to_kvm
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import (
     EMPTY_SLOT,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vmm.conformance.model import Model
+from vmm.conformance.oracle.model import Model
 from vmm.conformance.stress_arena import Arena
 from vmm.conformance.stress_plan import OUTCOMES, Plan, plan
 from vmm.conformance.stress_violation import Violation

@@ -22,8 +22,8 @@ from vmm.conformance.language.script import (
     unfiltered,
     whatever,
 )
-from vmm.conformance.model import REPORTED, Model
-from vmm.conformance.model_state import STORABLE, is_unknown_to_kvm
+from vmm.conformance.oracle.model import REPORTED, Model
+from vmm.conformance.oracle.state import STORABLE, is_unknown_to_kvm
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import (
     READ,

@@ -24,7 +24,7 @@ from vmm.conformance.batch import MAX_STEPS
 from vmm.conformance.deal import STORAGE, Deal
 from vmm.conformance.forecast import LANES, MASK, ZEROES, Forecast, Sheet
 from vmm.conformance.language.script import Access, Rdmsr, Script, Trace, Wrmsr, first_difference
-from vmm.conformance.model import Model
+from vmm.conformance.oracle.model import Model
 from vmm.conformance.pool import PooledVm
 from vmm.conformance.record import SPARE_EXITS, first_change, handlers, read_case
 from vmm.guest import Guest, start_registers

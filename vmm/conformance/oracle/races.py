@@ -11,8 +11,8 @@ from errno import EBADF, EFAULT, EIO
 from typing import TYPE_CHECKING
 
 from vmm.conformance.language import script as s
-from vmm.conformance.model_filter import NO_ERRORS, QUIRK, Errors, Installed
-from vmm.conformance.model_state import (
+from vmm.conformance.oracle.filters import NO_ERRORS, QUIRK, Errors, Installed
+from vmm.conformance.oracle.state import (
     IDLE,
     U32,
     Stage,
@@ -26,7 +26,7 @@ from vmm.filter import READ, WRITE, MsrFilter, MsrRange
 from vmm.msr import INVAL, UNKNOWN, MsrExitReason
 
 if TYPE_CHECKING:
-    from vmm.conformance.model import Model
+    from vmm.conformance.oracle.model import Model
 
 NATIVE, COMPAT = s.KVM_X86_SET_MSR_FILTER, s.KVM_X86_SET_MSR_FILTER_COMPAT
 MEANWHILE = "meanwhile "

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from vmm.conformance.language.script import ANY, Access, Event, Regs, Wrmsr, whatever
-from vmm.conformance.model_filter import NO_FILTER, Installed
+from vmm.conformance.oracle.filters import NO_FILTER, Installed
 from vmm.filter import MsrFilter
 from vmm.msr import Msr, MsrExitReason
 

@@ -11,10 +11,10 @@ from errno import EEXIST, EFAULT, EINVAL, ENOTTY
 from typing import Any
 
 from vmm.conformance.language import script as s
-from vmm.conformance.model_exit import ExitRules
-from vmm.conformance.model_filter import QUIRK, Errors, FilterRules, Installed
-from vmm.conformance.model_race import CLOSED, FOREIGN, RACE_RULES, RaceRules
-from vmm.conformance.model_state import (
+from vmm.conformance.oracle.exits import ExitRules
+from vmm.conformance.oracle.filters import QUIRK, Errors, FilterRules, Installed
+from vmm.conformance.oracle.races import CLOSED, FOREIGN, RACE_RULES, RaceRules
+from vmm.conformance.oracle.state import (
     APIC_BASES,
     EFER_RESERVED,
     IDLE,

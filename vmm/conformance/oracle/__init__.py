@@ -1,0 +1,1 @@
+"""The Model: predicts traces from the contract alone. Imports `language`, never a kernel."""
