@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from vmm.conformance.records.results import ResultsError
+from vmm.conformance.records.saved import load
 from vmm.conformance.report.difference import difference, lines
-from vmm.conformance.report.saved import load
-from vmm.conformance.results import ResultsError
 
 
 def case(name, verdict="PASS", **more):

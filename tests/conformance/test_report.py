@@ -7,10 +7,10 @@ import re
 
 import pytest
 
+from vmm.conformance.records.jsonl import decode, encoder
+from vmm.conformance.records.summary import count, end_record, fingerprint
 from vmm.conformance.report import listing, tap, text
-from vmm.conformance.report.jsonl import decode, encoder
 from vmm.conformance.report.progress import Progress
-from vmm.conformance.report.summary import count, end_record, fingerprint
 
 HOST = {"release": "6.1.0", "vendor_module": "kvm_amd", "cpu_model": "CPU", "platform": "virtual"}
 RUN = {"cases": 9, "catalogue": 9, "resumed": 0, "kernel_log": "watched"}

@@ -20,7 +20,7 @@ from vmm.conformance.catalogue import select as choose
 from vmm.conformance.klog import KernelLog
 from vmm.conformance.language.case import OBSERVE, Case
 from vmm.conformance.language.script import Got, get_msr, got, rdmsr, returned
-from vmm.conformance.results import FILE, Held, Results, ResultsError, default_directory
+from vmm.conformance.records.results import FILE, Held, Results, ResultsError, default_directory
 from vmm.conformance.runner import Options, run
 
 GOOD, WRONG, RAISES, EXITS, DIES, HANGS, SPLATS, MUTE = range(8)

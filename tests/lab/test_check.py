@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from vmm.conformance.check import Trouble
+from vmm.conformance.records.results import ResultsError
+from vmm.conformance.records.saved import load
 from vmm.conformance.report.desk import View
-from vmm.conformance.report.saved import load
-from vmm.conformance.results import ResultsError
 from vmm.lab import check, machine
 from vmm.lab.kernels import Kernel
 from vmm.lab.machine import LabResult, Outcome

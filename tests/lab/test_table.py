@@ -3,9 +3,9 @@
 import html.parser
 from pathlib import Path
 
-from vmm.conformance.report.saved import Saved
-from vmm.lab import html as pages
-from vmm.lab import table
+from vmm.conformance.records.saved import Saved
+from vmm.conformance.report import html as pages
+from vmm.conformance.report import table
 
 
 def case(name, verdict="PASS", requirement="R14", **more):

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from vmm.conformance.report.saved import Saved
+from vmm.conformance.records.saved import Saved
 from vmm.lab.machine import Outcome
 from vmm.lab.verdict import Evidence, Question, Step, combine, judge
 

@@ -67,7 +67,7 @@ def _guarded(argv: list[str]) -> int:
 def _is_expected(error: Exception) -> bool:
     from vmm.conformance.catalogue import UnknownCase
     from vmm.conformance.check import Trouble
-    from vmm.conformance.results import ResultsError
+    from vmm.conformance.records.results import ResultsError
 
     return isinstance(error, StdoutFailed | UnknownCase | Trouble | ResultsError | OSError)
 

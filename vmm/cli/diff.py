@@ -25,8 +25,8 @@ def add(commands: Any) -> None:
 
 
 def _diff(args: argparse.Namespace) -> int:
+    from vmm.conformance.records.saved import load
     from vmm.conformance.report.difference import difference, lines
-    from vmm.conformance.report.saved import load
 
     first, second = load(args.first), load(args.second)
     say("\n".join(lines(first, second)))

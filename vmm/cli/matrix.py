@@ -47,7 +47,8 @@ def _vendors(text: str) -> list[str]:
 def _matrix(args: argparse.Namespace) -> int:
     from vmm.conformance.cases import CASES
     from vmm.conformance.catalogue import select
-    from vmm.lab import check, matrix, table
+    from vmm.conformance.report import table
+    from vmm.lab import check, matrix
 
     ids = [case.id for case in select(CASES, args.globs, args.exclude)]
     orders = check.Orders(ids, len(CASES), check.options(timeout=args.timeout), args.limit)
@@ -72,7 +73,7 @@ def _say_cell(cell: Any, trouble: str) -> None:
 
 
 def _write_page(columns: Any, directory: Path) -> Path:
-    from vmm.lab import html
+    from vmm.conformance.report import html
 
     page = directory / "index.html"
     page.write_text(html.page(columns))

@@ -14,10 +14,10 @@ from vmm.conformance import host as host_facts
 from vmm.conformance import runner
 from vmm.conformance.klog import KernelLog
 from vmm.conformance.language.case import Case
+from vmm.conformance.records.jsonl import Record
+from vmm.conformance.records.results import Results, ResultsError
+from vmm.conformance.records.summary import end_record
 from vmm.conformance.report.desk import Desk, Output, View
-from vmm.conformance.report.jsonl import Record
-from vmm.conformance.report.summary import end_record
-from vmm.conformance.results import Results, ResultsError
 from vmm.conformance.worker import BackendFactory
 
 MODPROBE = "load a KVM module (modprobe kvm_intel or kvm_amd)"

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from vmm.conformance.klog import KernelLog, Splat
 from vmm.conformance.language.case import Case
-from vmm.conformance.report.jsonl import Record
+from vmm.conformance.records.jsonl import Record
 from vmm.conformance.worker import BackendFactory, Worker, code, spawn
 
 DEATH_SECONDS = 1.0

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import Script, Trace, first_difference, steps
-from vmm.conformance.report.jsonl import Record
+from vmm.conformance.records.jsonl import Record
 
 O_ASYNC = 0o20000  # fcntl.h; Python's os module does not name it
 

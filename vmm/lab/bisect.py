@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vmm.conformance.cases import CASES
 from vmm.conformance.catalogue import select
-from vmm.conformance.report.saved import Saved
+from vmm.conformance.records.saved import Saved
 from vmm.lab import kernels, matrix
 from vmm.lab.check import Order
 from vmm.lab.errors import LabError

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from vmm.conformance.check import Trouble
+from vmm.conformance.records.jsonl import Record, decode
+from vmm.conformance.records.results import FILE, Results, default_directory
+from vmm.conformance.records.saved import Saved, load
+from vmm.conformance.records.summary import TROUBLE, end_record
 from vmm.conformance.report.desk import Desk, Output, View
-from vmm.conformance.report.jsonl import Record, decode
 from vmm.conformance.report.progress import Progress
-from vmm.conformance.report.saved import Saved, load
-from vmm.conformance.report.summary import TROUBLE, end_record
-from vmm.conformance.results import FILE, Results, default_directory
 from vmm.lab import machine
 from vmm.lab.command import Watcher
 from vmm.lab.kernels import Kernel

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import cast
 
 from vmm.conformance.check import Trouble
+from vmm.conformance.records.results import ResultsError
+from vmm.conformance.records.saved import Saved, load
 from vmm.conformance.report.desk import View
-from vmm.conformance.report.saved import Saved, load
-from vmm.conformance.results import ResultsError
 from vmm.lab import check, initramfs, kernels
 from vmm.lab.errors import LabError
 from vmm.lab.kernels import Kernel

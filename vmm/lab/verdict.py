@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from vmm.conformance.report.jsonl import Record
-from vmm.conformance.report.saved import Saved
+from vmm.conformance.records.jsonl import Record
+from vmm.conformance.records.saved import Saved
 from vmm.lab.machine import Outcome
 
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from vmm.conformance.records.jsonl import Record
+from vmm.conformance.records.results import Results
+from vmm.conformance.records.summary import BAD
 from vmm.conformance.report import tap, text
-from vmm.conformance.report.jsonl import Record
 from vmm.conformance.report.progress import Progress
-from vmm.conformance.report.summary import BAD
-from vmm.conformance.results import Results
 
 
 @dataclass(frozen=True, slots=True)

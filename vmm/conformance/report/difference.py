@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vmm.conformance.contract.requirements import explain
-from vmm.conformance.report.saved import Saved
-from vmm.conformance.report.summary import BAD
+from vmm.conformance.records.saved import Saved
+from vmm.conformance.records.summary import BAD
 from vmm.conformance.report.text import cut
 
 INCIDENTAL = ("boot_id", "lab.boot_seconds", "memory_bytes")

@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import TextIO
 
-from vmm.conformance.report.jsonl import Record
-from vmm.conformance.report.summary import BAD
+from vmm.conformance.records.jsonl import Record
+from vmm.conformance.records.summary import BAD
 
 LIVE_SECONDS, HEARTBEAT_SECONDS = 0.1, 5.0
 

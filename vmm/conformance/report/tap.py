@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from vmm.conformance.report.jsonl import Record
+from vmm.conformance.records.jsonl import Record
 from vmm.conformance.report.text import kernel
 
 SHOWN = ("sentence", "requirements", "step", "action", "expected", "seen", "error", "splats")

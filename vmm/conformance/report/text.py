@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 from vmm.conformance.contract.requirements import explain
-from vmm.conformance.report.jsonl import Record
-from vmm.conformance.report.summary import BAD, INTERRUPTED, TROUBLE, UNTESTED, VIOLATES
+from vmm.conformance.records.jsonl import Record
+from vmm.conformance.records.summary import BAD, INTERRUPTED, TROUBLE, UNTESTED, VIOLATES
 
 COLOURS = {"red": 31, "green": 32, "yellow": 33, "bold": 1}
 COLOUR_OF = {"PASS": "green", "FAIL": "red", "ERROR": "red", "TIMEOUT": "red"}

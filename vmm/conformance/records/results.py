@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from vmm.conformance.report.jsonl import Record, decode, encoder
+from vmm.conformance.records.jsonl import Record, decode, encoder
 
 FILE = "results.jsonl"
 SAME_HOST = ("release", "version", "hostname", "vendor_module", "cpu_model")

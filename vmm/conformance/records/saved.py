@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmm.conformance.report.jsonl import Record, decode
-from vmm.conformance.results import FILE, ResultsError
+from vmm.conformance.records.jsonl import Record, decode
+from vmm.conformance.records.results import FILE, ResultsError
 
 
 @dataclass(frozen=True, slots=True)

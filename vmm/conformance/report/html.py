@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from vmm.conformance.contract.requirements import REQUIREMENTS
-from vmm.conformance.report.jsonl import Record
-from vmm.lab import table
-from vmm.lab.table import Column, Row
+from vmm.conformance.records.jsonl import Record
+from vmm.conformance.report import table
+from vmm.conformance.report.table import Column, Row
 
 _SYMBOLS = {"PASS": "✓", "FAIL": "✗", "TIMEOUT": "⏱", "ERROR": "!", "SKIP": "–", "": ""}
 _STYLE = """

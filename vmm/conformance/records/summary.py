@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from vmm.conformance.report.jsonl import Record
+from vmm.conformance.records.jsonl import Record
 
 CONFORMS, VIOLATES, TROUBLE, UNTESTED, INTERRUPTED = 0, 1, 2, 4, 130
 """The exit statuses of ``msrward check``; INTERRUPTED is by Ctrl-C."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 
 from vmm.conformance.contract.requirements import REQUIREMENTS, explain
-from vmm.conformance.report.jsonl import Record
-from vmm.conformance.report.saved import Saved
+from vmm.conformance.records.jsonl import Record
+from vmm.conformance.records.saved import Saved
 
 WORST = ("FAIL", "TIMEOUT", "ERROR", "XFAIL", "XPASS", "PASS", "SKIP", "")
 """What a requirement is called whose cases had several verdicts: the first of these."""
