@@ -7,8 +7,8 @@ import signal
 import pytest
 
 from vmm.conformance import leak
+from vmm.conformance.host.watch import Watch
 from vmm.conformance.leak import SAMPLES, UNRECLAIMABLE, measure, slope_of
-from vmm.conformance.watch import Watch
 from vmm.errors import KvmError
 
 MiB = 1 << 20

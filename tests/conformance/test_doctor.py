@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from vmm.conformance import doctor
-from vmm.conformance.doctor import CHECKS, Finding, examine, render
+from vmm.conformance.host import doctor
+from vmm.conformance.host.doctor import CHECKS, Finding, examine, render
 
 
 @pytest.fixture

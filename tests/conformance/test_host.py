@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vmm.conformance import host
+from vmm.conformance.host import facts as host
 
 CPU = """processor\t: 0
 vendor_id\t: GenuineIntel

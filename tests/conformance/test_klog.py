@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vmm.conformance import klog
-from vmm.conformance.klog import MAX_LINES, KernelLog, Splat, find_splats, kernel_message
+from vmm.conformance.host import klog
+from vmm.conformance.host.klog import MAX_LINES, KernelLog, Splat, find_splats, kernel_message
 
 BAR = "=" * 66
 CUT = "------------[ cut here ]------------"

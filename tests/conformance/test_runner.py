@@ -17,7 +17,7 @@ import pytest
 
 from vmm.conformance.catalogue import UnknownCase
 from vmm.conformance.catalogue import select as choose
-from vmm.conformance.klog import KernelLog
+from vmm.conformance.host.klog import KernelLog
 from vmm.conformance.language.case import OBSERVE, Case
 from vmm.conformance.language.script import Got, get_msr, got, rdmsr, returned
 from vmm.conformance.records.results import FILE, Held, Results, ResultsError, default_directory

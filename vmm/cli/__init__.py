@@ -30,7 +30,7 @@ INTERRUPTED = 130
 
 class _Version(argparse.Action):
     def __call__(self, *_: Any) -> NoReturn:
-        from vmm.conformance.host import facts
+        from vmm.conformance.host.facts import facts
 
         say(f"msrward {facts()['msrward']}")
         sys.exit(0)
@@ -147,7 +147,7 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from vmm.conformance.doctor import examine, render
+    from vmm.conformance.host.doctor import examine, render
     from vmm.lab import doctor as lab
 
     findings = {**examine(), **lab.examine()}

@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from vmm.conformance import host as host_facts
 from vmm.conformance import runner
-from vmm.conformance.klog import KernelLog
+from vmm.conformance.host import facts as host_facts
+from vmm.conformance.host.klog import KernelLog
 from vmm.conformance.language.case import Case
 from vmm.conformance.records.jsonl import Record
 from vmm.conformance.records.results import Results, ResultsError

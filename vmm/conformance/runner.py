@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
-from vmm.conformance.klog import KernelLog, Splat
+from vmm.conformance.host.klog import KernelLog, Splat
 from vmm.conformance.language.case import Case
 from vmm.conformance.records.jsonl import Record
 from vmm.conformance.worker import BackendFactory, Worker, code, spawn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmm.conformance.doctor import Finding
+from vmm.conformance.host.doctor import Finding
 from vmm.lab import cache, emulators, kernels
 
 _GIVES = {"qemu": "other kernels on SVM", "bochs": "other kernels on VMX, and SVM with NRIPS"}

@@ -20,7 +20,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from vmm.conformance.host import facts
+from vmm.conformance.host.facts import facts
 from vmm.lab import cpio
 from vmm.lab.errors import LabError
 

@@ -1,7 +1,8 @@
 """Records as JSON lines: what ``results.jsonl`` and ``--json`` hold, schema version 1.
 
-Every line is one object with ``schema`` (1), ``type`` and ``host`` (``vmm.conformance.host``: the
-kernel release, vendor module, CPU, bare metal or nested, module parameters, capabilities, taint).
+Every line is one object with ``schema`` (1), ``type`` and ``host`` (``vmm.conformance.host.facts``:
+the kernel release, vendor module, CPU, bare metal or nested, module parameters, capabilities,
+taint).
 
 ``run`` opens a run: ``started`` (seconds since 1970), ``cases`` (how many are to be judged, out of
 ``catalogue``), ``resumed`` (how many of them an earlier run had recorded), ``jobs``, ``timeout``

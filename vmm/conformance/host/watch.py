@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-from vmm.conformance.host import taint_letters
-from vmm.conformance.klog import KernelLog
+from vmm.conformance.host.facts import taint_letters
+from vmm.conformance.host.klog import KernelLog
 
 TAINTED = Path("/proc/sys/kernel/tainted")
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vmm.conformance.host import facts, taint_letters
+from vmm.conformance.host.facts import facts, taint_letters
 from vmm.errors import KvmError
 
 GUEST_SECONDS = 5.0
@@ -177,7 +177,7 @@ def _forced_emulation() -> Finding:
 
 
 def _kernel_log() -> Finding:
-    from vmm.conformance.klog import KernelLog
+    from vmm.conformance.host.klog import KernelLog
 
     log = KernelLog.open_or_reason()
     if isinstance(log, str):
