@@ -29,8 +29,8 @@ from typing import Any, Self
 from vmm._native import ffi, lib
 from vmm.conformance.deal import Deal
 from vmm.conformance.forecast import Forecast
+from vmm.conformance.kernel.wire import EXIT, REPLY, RESULT, SEEN, STEP
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.record import EXIT, REPLY, RESULT, SEEN, STEP
 from vmm.conformance.sweep import CHUNK, Sweep
 from vmm.errors import KvmError
 from vmm.exits import RdmsrExit

@@ -129,7 +129,7 @@ def test_kvm_run_msr_lies_where_the_hot_path_reads_it():
 
 
 def test_batch_structs_are_packed_as_the_shim_has_them():
-    from vmm.conformance import record
+    from vmm.conformance.kernel import wire as record
 
     assert ffi.sizeof("struct mw_exit") == record.EXIT.size
     assert ffi.sizeof("struct mw_reply") == record.REPLY.size

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from vmm.conformance import record
 from vmm.conformance.cases import CASES
+from vmm.conformance.kernel import wire as record
 from vmm.conformance.language.script import (
     REPLY,
     Lost,
@@ -47,7 +47,7 @@ DENY_A = default_allow().deny(A)
 
 @pytest.fixture
 def backend(has_kvm):
-    from vmm.conformance.backend import KvmBackend
+    from vmm.conformance.kernel.backend import KvmBackend
 
     with KvmBackend() as opened:
         yield opened
@@ -132,7 +132,7 @@ def test_cpuid_has_the_feature_or_has_it_not(backend, on, held):
 
 def test_a_guest_that_dies_is_lost_and_does_not_take_the_next_one_along(backend):
     # Without an IDT the #GP of the first access is a triple fault.
-    from vmm.conformance.execution import Execution
+    from vmm.conformance.kernel.execution import Execution
 
     run = Execution(backend._take(()), (rdmsr(A), rdmsr(B)), backend._control_vm)
     sregs = run.vm.vcpu(0).get_sregs()
@@ -229,7 +229,7 @@ def test_every_need_is_known_and_reasons_are_words(backend):
 
 
 def test_a_closed_backend_leaves_no_descriptor(has_kvm):
-    from vmm.conformance.backend import KvmBackend
+    from vmm.conformance.kernel.backend import KvmBackend
 
     before = len(os.listdir("/proc/self/fd"))
     with KvmBackend() as backend:

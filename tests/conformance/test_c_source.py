@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from vmm.conformance.c_source import EMIT, PIECE, PIECES, c_source
-from vmm.conformance.c_text import step_text
+from vmm.conformance.c.export import EMIT, PIECE, PIECES, c_source
+from vmm.conformance.c.text import step_text
 from vmm.conformance.cases import CASES
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import (

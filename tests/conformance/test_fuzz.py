@@ -97,7 +97,7 @@ def scripts(draw):
 
 @pytest.fixture(scope="module")
 def backend(has_kvm):
-    from vmm.conformance.backend import KvmBackend
+    from vmm.conformance.kernel.backend import KvmBackend
 
     with KvmBackend() as opened:
         if reason := opened.lacks("no_ignore_msrs"):

@@ -210,7 +210,7 @@ def test_a_script_that_is_printed_can_be_pasted() -> None:
 
 @pytest.fixture
 def backend(has_kvm: None) -> Iterator[Any]:
-    from vmm.conformance.backend import KvmBackend
+    from vmm.conformance.kernel.backend import KvmBackend
 
     with KvmBackend() as opened:
         for need in ("userfaultfd", "vcpus", "no_ignore_msrs"):

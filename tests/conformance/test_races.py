@@ -8,8 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from vmm.conformance.backend import POOLED
 from vmm.conformance.cases import CASES
+from vmm.conformance.kernel.backend import POOLED
+from vmm.conformance.kernel.races import CONTROLLED, LONGER_CONTROLLED, Race
 from vmm.conformance.language.races import UntilRuns
 from vmm.conformance.language.script import (
     REPLY,
@@ -38,7 +39,6 @@ from vmm.conformance.language.script import (
     until_exits,
     until_runs,
 )
-from vmm.conformance.races import CONTROLLED, LONGER_CONTROLLED, Race
 from vmm.exits import RdmsrExit
 from vmm.filter import default_allow, default_deny
 from vmm.msr import FILTER, UNKNOWN, Msr
@@ -50,7 +50,7 @@ LONG = int(os.environ.get("MSRWARD_LONG", "0"))
 
 @pytest.fixture
 def backend(has_kvm):
-    from vmm.conformance.backend import KvmBackend
+    from vmm.conformance.kernel.backend import KvmBackend
 
     with KvmBackend() as opened:
         if reason := opened.lacks("userfaultfd"):
@@ -136,7 +136,7 @@ def test_what_a_script_leaves_in_flight_is_released(backend, name):
 
 
 def test_an_exception_in_the_middle_releases_too(backend, monkeypatch):
-    from vmm.conformance.execution import Execution
+    from vmm.conformance.kernel.execution import Execution
 
     backend.run((park(1), begin_install(OLD), release(1)))
     before = possessions()
@@ -285,7 +285,7 @@ def test_a_vcpu_that_goes_on_between_two_looks_does_not_seem_to_run_freely(exits
 
 
 def test_after_the_whole_catalogue_nothing_is_left(has_kvm):
-    from vmm.conformance.backend import KvmBackend
+    from vmm.conformance.kernel.backend import KvmBackend
 
     before = possessions()
     cases = list(CASES)

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from vmm.conformance import record
 from vmm.conformance.deal import Deal
+from vmm.conformance.kernel import wire as record
 from vmm.conformance.language.script import (
     Fault,
     Install,
@@ -190,7 +190,7 @@ def mistaken(part: type, rule: str, wrong: object) -> Model:
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_wrong_prediction_is_noticed_and_its_script_stands_for_itself(has_kvm, mistake):
-    from vmm.conformance.backend import KvmBackend
+    from vmm.conformance.kernel.backend import KvmBackend
     from vmm.conformance.sweep import sweep
 
     result = sweep(9, cases=1000, model=mistaken(*MISTAKES[mistake]))

@@ -27,8 +27,8 @@ def add(commands: Any) -> None:
 
 def _fuzz(args: argparse.Namespace) -> int:
     from vmm.conformance import fuzz
-    from vmm.conformance.backend import KvmBackend
     from vmm.conformance.check import kvm_capabilities
+    from vmm.conformance.kernel.backend import KvmBackend
 
     kvm_capabilities()
     with KvmBackend() as backend:
@@ -52,7 +52,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from vmm.conformance.c_source import c_source
+    from vmm.conformance.c.export import c_source
     from vmm.conformance.cases import CASES
     from vmm.conformance.catalogue import select
     from vmm.conformance.language import codec

@@ -90,7 +90,7 @@ def kvm_capabilities() -> dict[str, int]:
 
 
 def _kvm_backend() -> BackendFactory:
-    from vmm.conformance.backend import KvmBackend
+    from vmm.conformance.kernel.backend import KvmBackend
 
     return KvmBackend
 

@@ -14,6 +14,16 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from vmm.conformance.deal import DEFAULTS, RANGES, STORAGE, Chunk, Deal, Dealt
+from vmm.conformance.kernel.wire import (
+    SEEN,
+    STEP,
+    handlers,
+    instructions,
+    pack_exit,
+    pack_outcome,
+    pack_reply,
+    step_words,
+)
 from vmm.conformance.language.script import (
     Access,
     Action,
@@ -28,16 +38,6 @@ from vmm.conformance.language.script import (
 )
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import VcpuState, VmState
-from vmm.conformance.record import (
-    SEEN,
-    STEP,
-    handlers,
-    instructions,
-    pack_exit,
-    pack_outcome,
-    pack_reply,
-    step_words,
-)
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import MsrFilter, MsrRange
 from vmm.guest import Guest

@@ -27,7 +27,7 @@ O_ASYNC = 0o20000  # fcntl.h; Python's os module does not name it
 
 
 class Backend(Protocol):
-    """What runs scripts: ``vmm.conformance.backend.KvmBackend``."""
+    """What runs scripts: ``vmm.conformance.kernel.backend.KvmBackend``."""
 
     def run(self, script: Script, *, expected: Trace | None = None) -> Trace:
         """Return what was seen; ``expected`` says where to be patient (``KvmBackend.run``)."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vmm.conformance.c_text import c_number, filter_data, step_text
+from vmm.conformance.c.text import c_number, filter_data, step_text
 from vmm.conformance.language import script as s
 from vmm.conformance.language.case import Case
 from vmm.filter import AtEdge, Pointer

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from typing import Any, get_args
 
 from vmm._native import lib
+from vmm.conformance.kernel.pool import PooledVm
+from vmm.conformance.kernel.races import Race
+from vmm.conformance.kernel.wire import variant
 from vmm.conformance.language import script as words
 from vmm.conformance.language.script import (
     KVM_X86_SET_MSR_FILTER,
@@ -21,9 +24,6 @@ from vmm.conformance.language.script import (
     interrupted,
     refused,
 )
-from vmm.conformance.pool import PooledVm
-from vmm.conformance.races import Race
-from vmm.conformance.record import variant
 from vmm.errors import KvmError
 from vmm.exits import IoExit, RdmsrExit, WrmsrExit
 from vmm.kvm import Kvm, Vm

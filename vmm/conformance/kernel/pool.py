@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vmm.conformance.batch import Program
+from vmm.conformance.kernel.program import Program
 from vmm.filter import MsrFilter
 from vmm.guest import Guest
 from vmm.kvm import Kvm

@@ -11,9 +11,9 @@ from types import TracebackType
 from typing import Self
 
 from vmm._native import lib
-from vmm.conformance.execution import Execution, makes_vcpus, needs_its_own_vm
+from vmm.conformance.kernel.execution import Execution, makes_vcpus, needs_its_own_vm
+from vmm.conformance.kernel.pool import PooledVm
 from vmm.conformance.language.script import Script, Trace
-from vmm.conformance.pool import PooledVm
 from vmm.errors import KvmError
 from vmm.kvm import Kvm, Vm
 from vmm.uffd import Userfaultfd

@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable
 
 from vmm import x86
-from vmm.conformance.batch import Program
+from vmm.conformance.kernel.pool import OFF, PooledVm
+from vmm.conformance.kernel.program import Program
+from vmm.conformance.kernel.threads import GLANCE, Spinner, Task
 from vmm.conformance.language import script as words
 from vmm.conformance.language.script import (
     REPLY,
@@ -28,8 +30,6 @@ from vmm.conformance.language.script import (
     stalled,
     stopped,
 )
-from vmm.conformance.pool import OFF, PooledVm
-from vmm.conformance.threads import GLANCE, Spinner, Task
 from vmm.ioctl import KvmFile
 from vmm.kvm import Vm
 from vmm.memory import PAGE, GuestMemory, Mapping

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 
 from vmm import x86
 from vmm._native import ffi, lib
-from vmm.conformance.language.script import Access, Event, Lost
-from vmm.conformance.record import (
+from vmm.conformance.kernel.wire import (
     EXIT,
     RESULT,
     SPARE_EXITS,
@@ -24,6 +23,7 @@ from vmm.conformance.record import (
     read_outcome,
     step_words,
 )
+from vmm.conformance.language.script import Access, Event, Lost
 from vmm.exits import IoExit
 from vmm.guest import Guest, start_registers
 from vmm.memory import GuestMemory

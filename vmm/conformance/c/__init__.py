@@ -1,0 +1,1 @@
+"""The language in C: a case as a program. Imports `language`."""
