@@ -27,11 +27,11 @@ from statistics import median
 from typing import Any, Self
 
 from vmm._native import ffi, lib
-from vmm.conformance.deal import Deal
-from vmm.conformance.forecast import Forecast
 from vmm.conformance.kernel.wire import EXIT, REPLY, RESULT, SEEN, STEP
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.sweep import CHUNK, Sweep
+from vmm.conformance.random.bulk import CHUNK, Sweep
+from vmm.conformance.random.deal import Deal
+from vmm.conformance.random.forecast import Forecast
 from vmm.errors import KvmError
 from vmm.exits import RdmsrExit
 from vmm.filter import default_allow

@@ -16,7 +16,7 @@ SHIM_READERS = [
     "churn",
     "endings",
     "stress_arena",
-    "sweep",
+    "random.bulk",
 ]
 SHIM_IMPORTERS = {
     *("vmm.ioctl", "vmm.kvm", "vmm.vcpu", "vmm.memory", "vmm.placed", "vmm.guest", "vmm.uffd"),

@@ -25,7 +25,7 @@ from vmm.conformance.language.script import (
 )
 from vmm.conformance.language.vocabulary import vocabulary
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.random_scripts import random_script
+from vmm.conformance.random.scripts import random_script
 from vmm.exits import RdmsrExit
 from vmm.filter import AtEdge, MsrFilter, MsrRange, Pointer, bitmap_of, default_allow
 from vmm.msr import FILTER, UNKNOWN, MsrExitReason

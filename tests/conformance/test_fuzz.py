@@ -11,7 +11,6 @@ from mutants_exit import COMPLETING, EXITING, HOST, STOPPING
 from mutants_filter import MATCHING, VALIDATION
 from mutants_vm import ACCESSING, INSTALLING, MASKING
 
-from vmm.conformance.fuzz import Finding, code, compare, fuzz, run, shrunk
 from vmm.conformance.language import script as s
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import (
@@ -29,8 +28,9 @@ from vmm.conformance.language.script import (
 )
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import EFER_RESERVED, STORABLE, is_unknown_to_kvm
-from vmm.conformance.random_scripts import random_script
-from vmm.conformance.shrink import is_sound, shrink
+from vmm.conformance.random.fuzz import Finding, code, compare, fuzz, run, shrunk
+from vmm.conformance.random.scripts import random_script
+from vmm.conformance.random.shrink import is_sound, shrink
 from vmm.filter import default_allow
 from vmm.msr import UNKNOWN, Msr
 

@@ -15,7 +15,9 @@ from mutants_race import CALLING, RACES, RESUMING, STALLING, WAITING
 
 from vmm import filter as filters
 from vmm import msr
-from vmm.conformance.interleave import (
+from vmm.conformance.language import script as s
+from vmm.conformance.oracle.model import Model
+from vmm.conformance.random.races import (
     CALLERS,
     A,
     has_a_meaning,
@@ -24,8 +26,6 @@ from vmm.conformance.interleave import (
     search,
     shrunk,
 )
-from vmm.conformance.language import script as s
-from vmm.conformance.oracle.model import Model
 
 SEED = int(os.environ.get("MSRWARD_SEED", random.SystemRandom().randrange(1 << 32)))
 EXAMPLES = int(os.environ.get("MSRWARD_EXAMPLES", 60))

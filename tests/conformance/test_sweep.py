@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from vmm.conformance.deal import Deal
 from vmm.conformance.kernel import wire as record
 from vmm.conformance.language.script import (
     Fault,
@@ -26,6 +25,7 @@ from vmm.conformance.language.script import (
 from vmm.conformance.oracle.exits import ExitRules
 from vmm.conformance.oracle.filters import FilterRules
 from vmm.conformance.oracle.model import Model
+from vmm.conformance.random.deal import Deal
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.guest import Guest
 from vmm.msr import FILTER, UNKNOWN, MsrExitReason
@@ -122,7 +122,7 @@ def test_a_case_that_went_wrong_is_read_as_far_as_it_came():
 
 @pytest.mark.parametrize("accesses", [1, 4, 16])
 def test_the_kernel_does_what_the_model_says(has_kvm, accesses):
-    from vmm.conformance.sweep import sweep
+    from vmm.conformance.random.bulk import sweep
 
     result = sweep(accesses, cases=300, accesses=accesses)
     assert result.mismatch is None
@@ -191,7 +191,7 @@ def mistaken(part: type, rule: str, wrong: object) -> Model:
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_wrong_prediction_is_noticed_and_its_script_stands_for_itself(has_kvm, mistake):
     from vmm.conformance.kernel.backend import KvmBackend
-    from vmm.conformance.sweep import sweep
+    from vmm.conformance.random.bulk import sweep
 
     result = sweep(9, cases=1000, model=mistaken(*MISTAKES[mistake]))
     found = result.mismatch
@@ -207,7 +207,7 @@ def test_a_wrong_prediction_is_noticed_and_its_script_stands_for_itself(has_kvm,
 def test_a_script_of_a_mismatch_can_be_pasted(has_kvm):
     from vmm import filter as filters
     from vmm.conformance.language import script as words
-    from vmm.conformance.sweep import sweep
+    from vmm.conformance.random.bulk import sweep
     from vmm.msr import Msr
 
     found = sweep(9, cases=1000, model=mistaken(*MISTAKES["deny is the default"])).mismatch
@@ -220,7 +220,7 @@ def test_a_script_of_a_mismatch_can_be_pasted(has_kvm):
 
 
 def test_a_sweep_goes_on_ends_in_time_and_leaves_nothing_changed(has_kvm):
-    from vmm.conformance.sweep import Sweep, sweep
+    from vmm.conformance.random.bulk import Sweep, sweep
     from vmm.kvm import Kvm
 
     interval = sys.getswitchinterval()
@@ -231,7 +231,7 @@ def test_a_sweep_goes_on_ends_in_time_and_leaves_nothing_changed(has_kvm):
 
 
 def test_a_sweep_without_an_end_or_with_impossible_cases_is_refused(has_kvm):
-    from vmm.conformance.sweep import sweep
+    from vmm.conformance.random.bulk import sweep
 
     with pytest.raises(ValueError, match="number of cases or seconds"):
         sweep(1)

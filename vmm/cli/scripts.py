@@ -26,9 +26,9 @@ def add(commands: Any) -> None:
 
 
 def _fuzz(args: argparse.Namespace) -> int:
-    from vmm.conformance import fuzz
     from vmm.conformance.check import kvm_capabilities
     from vmm.conformance.kernel.backend import KvmBackend
+    from vmm.conformance.random import fuzz
 
     kvm_capabilities()
     with KvmBackend() as backend:

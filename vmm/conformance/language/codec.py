@@ -35,7 +35,7 @@ from vmm.conformance.language.vocabulary import (
     text,
     word_of,
 )
-from vmm.conformance.shrink import first_unsound
+from vmm.conformance.random.shrink import first_unsound
 
 VERSION = 1
 CASE_ID = re.compile(r"[a-z0-9_.-]+")

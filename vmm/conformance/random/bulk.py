@@ -20,13 +20,13 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from vmm._native import ffi, lib
-from vmm.conformance.deal import STORAGE, Deal
-from vmm.conformance.forecast import LANES, MASK, ZEROES, Forecast, Sheet
 from vmm.conformance.kernel.pool import PooledVm
 from vmm.conformance.kernel.program import MAX_STEPS
 from vmm.conformance.kernel.wire import SPARE_EXITS, first_change, handlers, read_case
 from vmm.conformance.language.script import Access, Rdmsr, Script, Trace, Wrmsr, first_difference
 from vmm.conformance.oracle.model import Model
+from vmm.conformance.random.deal import STORAGE, Deal
+from vmm.conformance.random.forecast import LANES, MASK, ZEROES, Forecast, Sheet
 from vmm.guest import Guest, start_registers
 from vmm.kvm import Kvm
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
-from vmm.conformance.deal import DEFAULTS, RANGES, STORAGE, Chunk, Deal, Dealt
 from vmm.conformance.kernel.wire import (
     SEEN,
     STEP,
@@ -38,6 +37,7 @@ from vmm.conformance.language.script import (
 )
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import VcpuState, VmState
+from vmm.conformance.random.deal import DEFAULTS, RANGES, STORAGE, Chunk, Deal, Dealt
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import MsrFilter, MsrRange
 from vmm.guest import Guest

@@ -15,8 +15,8 @@ from typing import Protocol
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import Script, Trace, first_difference, steps
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.random_scripts import random_script
-from vmm.conformance.shrink import shrink
+from vmm.conformance.random.scripts import random_script
+from vmm.conformance.random.shrink import shrink
 
 EXAMPLES = 1000
 CONFORMS, DIFFERS, UNTESTED = 0, 1, 4
