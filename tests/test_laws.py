@@ -13,9 +13,9 @@ SHIM_READERS = [
     "kernel.program",
     "kernel.execution",
     "kernel.threads",
-    "churn",
-    "endings",
-    "stress_arena",
+    "churn.churn",
+    "churn.endings",
+    "stress.arena",
     "random.bulk",
 ]
 SHIM_IMPORTERS = {

@@ -6,9 +6,9 @@ import signal
 
 import pytest
 
-from vmm.conformance import leak
+from vmm.conformance.churn import leak
+from vmm.conformance.churn.leak import SAMPLES, UNRECLAIMABLE, measure, slope_of
 from vmm.conformance.host.watch import Watch
-from vmm.conformance.leak import SAMPLES, UNRECLAIMABLE, measure, slope_of
 from vmm.errors import KvmError
 
 MiB = 1 << 20
@@ -16,14 +16,14 @@ MiB = 1 << 20
 
 @pytest.fixture
 def churn(has_kvm):
-    from vmm.conformance import churn
+    from vmm.conformance.churn import churn
 
     return churn
 
 
 @pytest.fixture
 def endings(has_kvm):
-    from vmm.conformance import endings
+    from vmm.conformance.churn import endings
 
     return endings
 
@@ -54,7 +54,7 @@ def test_without_userfaultfd_one_ending_is_skipped_and_told(churn, monkeypatch, 
     def refuse():
         raise KvmError(1, "userfaultfd")
 
-    from vmm.conformance import endings
+    from vmm.conformance.churn import endings
 
     monkeypatch.setattr(endings, "Userfaultfd", refuse)
     result = churn.run(2, 0, 0)
@@ -185,7 +185,7 @@ def test_a_log_that_cannot_be_read_is_told(tmp_path):
 
 
 def test_a_complaint_fails_churn_and_stress(churn, monkeypatch):
-    from vmm.conformance import stress
+    from vmm.conformance.stress import stress
 
     monkeypatch.setattr(Watch, "complaints", lambda self: ("BUG: here",))
     for result, render in (

@@ -15,13 +15,13 @@ import time
 
 import pytest
 
-from vmm.conformance.catalogue import UnknownCase
-from vmm.conformance.catalogue import select as choose
 from vmm.conformance.host.klog import KernelLog
+from vmm.conformance.judge.runner import Options, run
+from vmm.conformance.judge.selection import UnknownCase
+from vmm.conformance.judge.selection import select as choose
 from vmm.conformance.language.case import OBSERVE, Case
 from vmm.conformance.language.script import Got, get_msr, got, rdmsr, returned
 from vmm.conformance.records.results import FILE, Held, Results, ResultsError, default_directory
-from vmm.conformance.runner import Options, run
 
 GOOD, WRONG, RAISES, EXITS, DIES, HANGS, SPLATS, MUTE = range(8)
 HOST = {"release": "6.1.0", "version": "#1", "hostname": "here", "cpu_model": "a CPU"}
@@ -179,7 +179,7 @@ def test_the_master_does_not_spin_while_it_waits(doing):
 
 
 def test_a_worker_that_sigkill_cannot_end_does_not_block_the_run(monkeypatch):
-    from vmm.conformance import runner, worker
+    from vmm.conformance.judge import runner, worker
 
     monkeypatch.setattr(runner, "DEATH_SECONDS", 0.2)
     stuck = []
@@ -232,7 +232,7 @@ def test_workers_die_with_a_master_that_is_killed(tmp_path):
         import os, signal
         from pathlib import Path
         from tests.conformance.test_runner import HANGS, StandIn, Watcher, case
-        from vmm.conformance.runner import Options, run
+        from vmm.conformance.judge.runner import Options, run
         class Tells(StandIn):
             def run(self, script, *, expected=None):
                 Path({str(told)!r}).write_text(str(os.getpid()))

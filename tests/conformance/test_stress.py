@@ -9,7 +9,7 @@ import pytest
 from vmm.conformance.language.script import Rdmsr, Wrmsr, gp, returned, unfiltered, whatever, wrote
 from vmm.conformance.oracle.filters import FilterRules
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.stress_plan import (
+from vmm.conformance.stress.plan import (
     COMPLETED,
     FAULTED,
     FILTERED,
@@ -27,7 +27,7 @@ A = 0x474F4F00
 
 @pytest.fixture
 def stress(has_kvm):
-    from vmm.conformance import stress
+    from vmm.conformance.stress import stress
 
     return stress
 
@@ -283,7 +283,7 @@ def test_an_outcome_that_no_filter_permits_stops_the_run_and_is_shown(stress, no
 
 def planted(change):
     """Return ``Arena`` with one more thing wrong in it."""
-    from vmm.conformance.stress_arena import Arena
+    from vmm.conformance.stress.arena import Arena
 
     class Planted(Arena):
         def start(self):
@@ -354,7 +354,7 @@ def test_ctrl_c_leaves_nothing(stress, nothing_left):
 
 def test_a_thread_that_hangs_in_the_kernel_is_kicked_out(stress, monkeypatch, nothing_left):
     """The guest loops for good: only a kick ends KVM_RUN."""
-    from vmm.conformance import stress_arena
+    from vmm.conformance.stress import arena as stress_arena
 
     def loop(arena):
         memory = arena.vms[0].memories[0]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from vmm.conformance.check import Trouble
+from vmm.conformance.judge.check import Trouble
 from vmm.conformance.records.results import ResultsError
 from vmm.conformance.records.saved import load
 from vmm.conformance.report.desk import View

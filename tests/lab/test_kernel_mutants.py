@@ -10,8 +10,8 @@ import pytest
 
 from vmm.cli import mutants as command
 from vmm.conformance.cases import CASES
-from vmm.conformance.catalogue import select
 from vmm.conformance.contract.requirements import REQUIREMENTS
+from vmm.conformance.judge.selection import select
 from vmm.lab import kernel_mutants, mutants
 from vmm.lab.errors import LabError
 from vmm.lab.kernel_mutants import Change, DoesNotApply, Mutant, Tree

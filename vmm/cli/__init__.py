@@ -65,8 +65,8 @@ def _guarded(argv: list[str]) -> int:
 
 
 def _is_expected(error: Exception) -> bool:
-    from vmm.conformance.catalogue import UnknownCase
-    from vmm.conformance.check import Trouble
+    from vmm.conformance.judge.check import Trouble
+    from vmm.conformance.judge.selection import UnknownCase
     from vmm.conformance.records.results import ResultsError
 
     return isinstance(error, StdoutFailed | UnknownCase | Trouble | ResultsError | OSError)
@@ -124,10 +124,10 @@ def _check(args: argparse.Namespace) -> int:
 
     gc.freeze()
     gc.enable()
-    from vmm.conformance.catalogue import check_globs, select
-    from vmm.conformance.check import check
+    from vmm.conformance.judge.check import check
+    from vmm.conformance.judge.runner import Options
+    from vmm.conformance.judge.selection import check_globs, select
     from vmm.conformance.report.desk import View
-    from vmm.conformance.runner import Options
 
     check_globs(CASES, args.xfail)
     chosen = select(CASES, args.globs, args.exclude)
@@ -139,7 +139,7 @@ def _check(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     from vmm.conformance.cases import CASES
-    from vmm.conformance.catalogue import select
+    from vmm.conformance.judge.selection import select
     from vmm.conformance.report.listing import card
 
     say("\n\n".join("\n".join(card(case)) for case in select(CASES, [args.case])))

@@ -57,7 +57,7 @@ def status(argv: list[str], ended: int) -> int:
 
 
 def _asked(args: argparse.Namespace) -> Any:
-    from vmm.conformance.check import Trouble
+    from vmm.conformance.judge.check import Trouble
     from vmm.lab.verdict import Question, Step
 
     name, equals, value = (args.observe or "").partition("=")

@@ -14,7 +14,7 @@ def in_one_line(call: Call) -> Call:
 
     @wraps(call)
     def guarded(args: argparse.Namespace) -> int:
-        from vmm.conformance.check import Trouble
+        from vmm.conformance.judge.check import Trouble
         from vmm.lab.errors import LabError
 
         try:

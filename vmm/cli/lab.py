@@ -46,7 +46,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.tap and args.json == "-":
         return complain("--tap and --json both want stdout: give --json=FILE")
     from vmm.conformance.cases import CASES
-    from vmm.conformance.catalogue import check_globs, select
+    from vmm.conformance.judge.selection import check_globs, select
     from vmm.conformance.report.desk import View
     from vmm.lab import kernels
     from vmm.lab.check import Order, check

@@ -10,7 +10,7 @@ from vmm.cli.output import say
 def listed(args: argparse.Namespace) -> int:
     """Print the chosen cases and return the exit status."""
     from vmm.conformance.cases import CASES
-    from vmm.conformance.catalogue import select
+    from vmm.conformance.judge.selection import select
     from vmm.conformance.report.listing import by_requirement, listing
 
     chosen = select(CASES, args.globs, args.exclude)

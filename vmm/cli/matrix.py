@@ -46,7 +46,7 @@ def _vendors(text: str) -> list[str]:
 
 def _matrix(args: argparse.Namespace) -> int:
     from vmm.conformance.cases import CASES
-    from vmm.conformance.catalogue import select
+    from vmm.conformance.judge.selection import select
     from vmm.conformance.report import table
     from vmm.lab import check, matrix
 

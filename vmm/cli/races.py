@@ -44,7 +44,7 @@ def _seed(parser: argparse.ArgumentParser) -> None:
 
 
 def _stress(args: argparse.Namespace) -> int:
-    from vmm.conformance import stress
+    from vmm.conformance.stress import stress
     from vmm.errors import KvmError
 
     try:
@@ -65,7 +65,7 @@ def _stress(args: argparse.Namespace) -> int:
 
 
 def _churn(args: argparse.Namespace) -> int:
-    from vmm.conformance import churn
+    from vmm.conformance.churn import churn
     from vmm.errors import KvmError
 
     try:

@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
 
 
 def _fuzz(args: argparse.Namespace) -> int:
-    from vmm.conformance.check import kvm_capabilities
+    from vmm.conformance.judge.check import kvm_capabilities
     from vmm.conformance.kernel.backend import KvmBackend
     from vmm.conformance.random import fuzz
 
@@ -36,10 +36,10 @@ def _fuzz(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from vmm.conformance.check import check
+    from vmm.conformance.judge.check import check
+    from vmm.conformance.judge.runner import Options
     from vmm.conformance.language import codec
     from vmm.conformance.report.desk import View
-    from vmm.conformance.runner import Options
 
     try:
         case = codec.load(args.file.read_bytes())
@@ -54,7 +54,7 @@ def _run(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> int:
     from vmm.conformance.c.export import c_source
     from vmm.conformance.cases import CASES
-    from vmm.conformance.catalogue import select
+    from vmm.conformance.judge.selection import select
     from vmm.conformance.language import codec
 
     chosen = select(CASES, [args.case])

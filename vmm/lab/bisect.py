@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmm.conformance.cases import CASES
-from vmm.conformance.catalogue import select
+from vmm.conformance.judge.selection import select
 from vmm.conformance.records.saved import Saved
 from vmm.lab import kernels, matrix
 from vmm.lab.check import Order

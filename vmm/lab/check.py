@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vmm.conformance.check import Trouble
+from vmm.conformance.judge.check import Trouble
 from vmm.conformance.records.jsonl import Record, decode
 from vmm.conformance.records.results import FILE, Results, default_directory
 from vmm.conformance.records.saved import Saved, load

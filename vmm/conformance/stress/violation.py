@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from errno import errorcode
 
 from vmm.conformance.language.script import Access, Rdmsr
-from vmm.conformance.stress_plan import OUTCOMES
+from vmm.conformance.stress.plan import OUTCOMES
 from vmm.msr import msr_name
 
 

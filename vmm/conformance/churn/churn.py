@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vmm._native import ffi, lib
-from vmm.conformance.endings import ENDINGS, THICK, Stuck
+from vmm.conformance.churn.endings import ENDINGS, THICK, Stuck
+from vmm.conformance.churn.leak import Slope, measure
 from vmm.conformance.host.watch import Watch
-from vmm.conformance.leak import Slope, measure
 from vmm.errors import KvmError
 from vmm.kvm import Kvm, Vm
 from vmm.placed import PlacedFilter

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Protocol
 
 from vmm.conformance.host.klog import KernelLog, Splat
+from vmm.conformance.judge.worker import BackendFactory, Worker, code, spawn
 from vmm.conformance.language.case import Case
 from vmm.conformance.records.jsonl import Record
-from vmm.conformance.worker import BackendFactory, Worker, code, spawn
 
 DEATH_SECONDS = 1.0
 """How long a SIGKILLed worker may take to die before it counts as stuck in the kernel."""

@@ -13,8 +13,8 @@ from typing import Any, Self
 from vmm import x86
 from vmm._native import ffi, lib
 from vmm.conformance.language.script import Access, Rdmsr
-from vmm.conformance.stress_plan import OUTCOMES, REPLY, STORED, Plan, groups
-from vmm.conformance.stress_violation import (
+from vmm.conformance.stress.plan import OUTCOMES, REPLY, STORED, Plan, groups
+from vmm.conformance.stress.violation import (
     Impossible,
     Install,
     Mishap,

@@ -10,15 +10,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from vmm.conformance import runner
 from vmm.conformance.host import facts as host_facts
 from vmm.conformance.host.klog import KernelLog
+from vmm.conformance.judge import runner
+from vmm.conformance.judge.worker import BackendFactory
 from vmm.conformance.language.case import Case
 from vmm.conformance.records.jsonl import Record
 from vmm.conformance.records.results import Results, ResultsError
 from vmm.conformance.records.summary import end_record
 from vmm.conformance.report.desk import Desk, Output, View
-from vmm.conformance.worker import BackendFactory
 
 MODPROBE = "load a KVM module (modprobe kvm_intel or kvm_amd)"
 KVM_REMEDIES = {

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from vmm.conformance.host.watch import Watch
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.stress_arena import Arena
-from vmm.conformance.stress_plan import OUTCOMES, Plan, plan
-from vmm.conformance.stress_violation import Violation
+from vmm.conformance.stress.arena import Arena
+from vmm.conformance.stress.plan import OUTCOMES, Plan, plan
+from vmm.conformance.stress.violation import Violation
 from vmm.x86 import MAX_VCPUS
 
 TICK = 0.5

@@ -1,0 +1,1 @@
+"""Stress: filters swapped under running vCPUs. Imports `oracle`, `host` and below."""
