@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from vmm.lab import emulators, kernels
 from vmm.lab.errors import LabError
+from vmm.lab.kernels import kernels
+from vmm.lab.machines import emulators
 
 HANDFUL = ("plumbing.capability_*", "matching.*first*", "rollback.*slot_0")
 

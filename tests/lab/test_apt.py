@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from vmm.lab import kernels
 from vmm.lab.apt import AptRoot, Mirror, find_mirror
 from vmm.lab.errors import LabError
+from vmm.lab.kernels import kernels
 
 needs_apt = pytest.mark.skipif(
     not all(map(shutil.which, ("apt-get", "dpkg-deb"))), reason="no apt and dpkg on this machine"

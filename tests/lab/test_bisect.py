@@ -1,8 +1,8 @@
 import pytest
 
-from vmm.lab import bisect
 from vmm.lab.errors import LabError
-from vmm.lab.verdict import Evidence, Step
+from vmm.lab.search import bisect
+from vmm.lab.search.verdict import Evidence, Step
 
 NAMES = [f"debian:{number}" for number in range(20)]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import vmm.lab
-from vmm.lab import bochs, bochs_disk, machine
-from vmm.lab.bzimage import BzImage
+import vmm.lab.machines
 from vmm.lab.errors import LabError
+from vmm.lab.kernels.bzimage import BzImage
+from vmm.lab.machines import bochs, bochs_disk, machine
 
 KERNEL = BzImage("6.0", bytes(0x4000), b"S" * 100_000)
 
@@ -18,7 +18,7 @@ KERNEL = BzImage("6.0", bytes(0x4000), b"S" * 100_000)
     shutil.which("as") is None or shutil.which("objcopy") is None, reason="no binutils"
 )
 def test_the_boot_code_is_its_source_assembled(tmp_path):
-    source = Path(vmm.lab.__file__).with_name("bochs_boot.S")
+    source = Path(vmm.lab.machines.__file__).with_name("bochs_boot.S")
     subprocess.run(["as", "--32", "-o", tmp_path / "o", source], check=True)
     command = ["objcopy", "-O", "binary", "-j", ".text", tmp_path / "o", tmp_path / "bin"]
     subprocess.run(command, check=True)

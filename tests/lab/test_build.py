@@ -1,7 +1,7 @@
 import pytest
 
-from vmm.lab import build
 from vmm.lab.errors import LabError
+from vmm.lab.kernels import build
 
 pytestmark = pytest.mark.usefixtures("cache_root")
 

@@ -9,9 +9,10 @@ from vmm.conformance.judge.check import Trouble
 from vmm.conformance.records.results import ResultsError
 from vmm.conformance.records.saved import load
 from vmm.conformance.report.desk import View
-from vmm.lab import check, machine
-from vmm.lab.kernels import Kernel
-from vmm.lab.machine import LabResult, Outcome
+from vmm.lab.kernels.kernels import Kernel
+from vmm.lab.machines import machine
+from vmm.lab.machines.machine import LabResult, Outcome
+from vmm.lab.runs import check
 
 IDS = ("plumbing.a", "plumbing.b", "plumbing.c")
 HOST = {"release": "6.6.6", "hostname": "lab", "vendor_module": "kvm_amd"}

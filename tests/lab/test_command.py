@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vmm.lab.command import Command, run
-from vmm.lab.console import Console, Records
+from vmm.lab.machines.console import Console, Records
+from vmm.lab.machines.emulation import Command, run
 
 
 def script(text):
@@ -80,7 +80,7 @@ HAS_SETPRIV = shutil.which("setpriv") is not None
 )
 def test_an_interrupted_or_killed_msrward_leaves_no_emulator(tmp_path, how):
     program = (
-        "import signal, sys; from pathlib import Path; from vmm.lab.command import *\n"
+        "import signal, sys; from pathlib import Path; from vmm.lab.machines.emulation import *\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "command = Command(('sh', '-c', 'echo $$ >pid.new; mv pid.new pid; exec sleep 1000'))\n"
         "run(command, Path(sys.argv[1]), Console(), Records(), 60)"

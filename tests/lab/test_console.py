@@ -1,4 +1,4 @@
-from vmm.lab.console import Console, Records
+from vmm.lab.machines.console import Console, Records
 
 
 def fed(*chunks, on_line=None):

@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from vmm.lab import cpio
+from vmm.lab.initramfs import cpio
 
 needs_cpio = pytest.mark.skipif(shutil.which("cpio") is None, reason="no cpio on this machine")
 

@@ -7,10 +7,10 @@ from functools import partial
 
 import pytest
 
-from vmm.lab import git
-from vmm.lab.bisect import Place
 from vmm.lab.errors import LabError
-from vmm.lab.verdict import Evidence, Question, Step
+from vmm.lab.search import git
+from vmm.lab.search.bisect import Place
+from vmm.lab.search.verdict import Evidence, Question, Step
 
 # What a step does, told by the tree: a number is good below five, and anything else is 125. Like
 # a step, it writes down what it answered.

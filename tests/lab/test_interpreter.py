@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vmm.lab import interpreter
 from vmm.lab.errors import LabError
+from vmm.lab.initramfs import interpreter
 
 NAME = f"python3.{sys.version_info.minor}"
 

@@ -12,11 +12,11 @@ from vmm.cli import mutants as command
 from vmm.conformance.cases import CASES
 from vmm.conformance.contract.requirements import REQUIREMENTS
 from vmm.conformance.judge.selection import select
-from vmm.lab import kernel_mutants, mutants
 from vmm.lab.errors import LabError
-from vmm.lab.kernel_mutants import Change, DoesNotApply, Mutant, Tree
-from vmm.lab.machine import LabResult, Outcome
-from vmm.lab.mutant_findings import (
+from vmm.lab.machines.machine import LabResult, Outcome
+from vmm.lab.mutants import laboratory as mutants
+from vmm.lab.mutants import source as kernel_mutants
+from vmm.lab.mutants.findings import (
     Enough,
     Fate,
     Finding,
@@ -24,6 +24,7 @@ from vmm.lab.mutant_findings import (
     conclude_churn,
     fate_of,
 )
+from vmm.lab.mutants.source import Change, DoesNotApply, Mutant, Tree
 
 MUTANTS = kernel_mutants.load()
 PLACES = [

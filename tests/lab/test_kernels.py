@@ -3,9 +3,9 @@ import struct
 
 import pytest
 
-from vmm.lab import build, kernels, modules
 from vmm.lab.apt import Package
 from vmm.lab.errors import LabError
+from vmm.lab.kernels import build, kernels, modules
 
 
 def package(name, version):

@@ -2,8 +2,9 @@
 
 import pytest
 
-from vmm.lab import emulators, kernels, machine
 from vmm.lab.errors import LabError
+from vmm.lab.kernels import kernels
+from vmm.lab.machines import emulators, machine
 
 PROBE = (
     "import fcntl, os; kvm = os.open('/dev/kvm', os.O_RDWR); "

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from vmm.lab import check, initramfs, machine, matrix
 from vmm.lab.errors import LabError
-from vmm.lab.kernels import Kernel
-from vmm.lab.machine import LabResult, Outcome
+from vmm.lab.initramfs import archive as initramfs
+from vmm.lab.kernels.kernels import Kernel
+from vmm.lab.machines import machine
+from vmm.lab.machines.machine import LabResult, Outcome
+from vmm.lab.runs import check, matrix
 
 ORDERS = check.Orders(["plumbing.x"], 1, (), 5.0)
 
@@ -110,8 +112,11 @@ def test_resume_boots_only_what_is_unfinished(tmp_path, run):
 FOREVER = """
 import os, signal, sys, time
 from pathlib import Path
-from vmm.lab import check, initramfs, machine, matrix
-from vmm.lab.kernels import Kernel
+from vmm.lab.runs import check
+from vmm.lab.initramfs import archive as initramfs
+from vmm.lab.machines import machine
+from vmm.lab.runs import matrix
+from vmm.lab.kernels.kernels import Kernel
 
 place = Path(sys.argv[1])
 

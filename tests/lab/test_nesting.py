@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from vmm.lab import machine, nesting, qemu, vmlinux
-from vmm.lab.command import Guest
-from vmm.lab.emulators import Emulator
-from vmm.lab.kernels import Kernel
+from vmm.lab.kernels import vmlinux
+from vmm.lab.kernels.kernels import Kernel
+from vmm.lab.machines import machine, nesting, qemu
+from vmm.lab.machines.emulation import Guest
+from vmm.lab.machines.emulators import Emulator
 
 
 @pytest.fixture

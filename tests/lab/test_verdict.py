@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from vmm.conformance.records.saved import Saved
-from vmm.lab.machine import Outcome
-from vmm.lab.verdict import Evidence, Question, Step, combine, judge
+from vmm.lab.machines.machine import Outcome
+from vmm.lab.search.verdict import Evidence, Question, Step, combine, judge
 
 SPLAT = [["WARNING: CPU: 0 PID: 1 at kvm_main.c:1"]]
 

@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from vmm.lab import vmlinux
+from vmm.lab.kernels import vmlinux
 
 
 def elf(note_kind, owner=b"Xen\0"):

@@ -58,7 +58,7 @@ def status(argv: list[str], ended: int) -> int:
 
 def _asked(args: argparse.Namespace) -> Any:
     from vmm.conformance.judge.check import Trouble
-    from vmm.lab.verdict import Question, Step
+    from vmm.lab.search.verdict import Question, Step
 
     name, equals, value = (args.observe or "").partition("=")
     if args.observe and not equals:
@@ -73,7 +73,8 @@ def _step(args: argparse.Namespace) -> int:
     from contextlib import ExitStack
     from functools import cache
 
-    from vmm.lab import bisect, git, kernels, tree
+    from vmm.lab.kernels import kernels, tree
+    from vmm.lab.search import bisect, git
 
     @cache
     def kernel() -> Any:
@@ -104,7 +105,9 @@ def _tell(line: str) -> None:
 
 
 def _bisect(args: argparse.Namespace) -> int:
-    from vmm.lab import bisect, finding, kernels, matrix
+    from vmm.lab.kernels import kernels
+    from vmm.lab.runs import matrix
+    from vmm.lab.search import bisect, finding
 
     question = _asked(args)
     good, bad = (matrix.named(end) for end in (args.good, args.bad))
@@ -132,7 +135,8 @@ def _bisect(args: argparse.Namespace) -> int:
 def _among_packages(
     args: argparse.Namespace, question: Any, place: Any, good: str, bad: str
 ) -> Any:
-    from vmm.lab import bisect, kernels
+    from vmm.lab.kernels import kernels
+    from vmm.lab.search import bisect
 
     def ask(name: str) -> Any:
         key = name.replace(":", "-")
@@ -147,7 +151,8 @@ def _among_packages(
 def _among_commits(
     args: argparse.Namespace, question: Any, place: Any, between: tuple[str, str]
 ) -> tuple[Any, list[str]]:
-    from vmm.lab import git, kernels
+    from vmm.lab.kernels import kernels
+    from vmm.lab.search import git
 
     good, bad = (git.tag(args.tree, e) if kernels.is_packaged(e) else e for e in between)
     ends = git.Ends(git.commit(args.tree, good), git.commit(args.tree, bad))

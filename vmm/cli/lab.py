@@ -48,9 +48,9 @@ def _run(args: argparse.Namespace) -> int:
     from vmm.conformance.cases import CASES
     from vmm.conformance.judge.selection import check_globs, select
     from vmm.conformance.report.desk import View
-    from vmm.lab import kernels
-    from vmm.lab.check import Order, check
-    from vmm.lab.check import options as inner_options
+    from vmm.lab.kernels import kernels
+    from vmm.lab.runs.check import Order, check
+    from vmm.lab.runs.check import options as inner_options
 
     check_globs(CASES, args.xfail)
     ids = [case.id for case in select(CASES, args.globs, args.exclude)]
@@ -62,7 +62,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _kernels(args: argparse.Namespace) -> int:
-    from vmm.lab import kernels
+    from vmm.lab.kernels import kernels
 
     for kernel in kernels.reachable(refresh=args.refresh):
         gone = f"cannot be had: no {kernel.lacks} on the mirror" if kernel.lacks else ""
@@ -72,14 +72,14 @@ def _kernels(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> int:
-    from vmm.lab import build
+    from vmm.lab.kernels import build
 
     say(build.fragment(debug=args.debug).rstrip())
     return 0
 
 
 def _install(args: argparse.Namespace) -> int:
-    from vmm.lab import emulators
+    from vmm.lab.machines import emulators
 
     for name in args.emulators or ("qemu", "bochs"):
         say(f"{emulators.install(name).title} is in the cache")

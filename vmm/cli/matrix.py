@@ -48,7 +48,7 @@ def _matrix(args: argparse.Namespace) -> int:
     from vmm.conformance.cases import CASES
     from vmm.conformance.judge.selection import select
     from vmm.conformance.report import table
-    from vmm.lab import check, matrix
+    from vmm.lab.runs import check, matrix
 
     ids = [case.id for case in select(CASES, args.globs, args.exclude)]
     orders = check.Orders(ids, len(CASES), check.options(timeout=args.timeout), args.limit)

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from vmm.lab import cache, mutants
+from vmm.lab import cache
 from vmm.lab.errors import LabError
-from vmm.lab.kernel_mutants import Mutant, load
-from vmm.lab.mutant_findings import Fate, Finding
+from vmm.lab.mutants import laboratory as mutants
+from vmm.lab.mutants.findings import Fate, Finding
+from vmm.lab.mutants.source import Mutant, load
 
 _STATUSES = """exit status:
   0    every mutant was killed, or the data says why it survives

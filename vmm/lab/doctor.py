@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from vmm.conformance.host.doctor import Finding
-from vmm.lab import cache, emulators, kernels
+from vmm.lab import cache
+from vmm.lab.kernels import kernels
+from vmm.lab.machines import emulators
 
 _GIVES = {"qemu": "other kernels on SVM", "bochs": "other kernels on VMX, and SVM with NRIPS"}
 

@@ -17,10 +17,10 @@ from vmm.conformance.records.saved import Saved, load
 from vmm.conformance.records.summary import TROUBLE, end_record
 from vmm.conformance.report.desk import Desk, Output, View
 from vmm.conformance.report.progress import Progress
-from vmm.lab import machine
-from vmm.lab.command import Watcher
-from vmm.lab.kernels import Kernel
-from vmm.lab.machine import LabResult, Outcome
+from vmm.lab.kernels.kernels import Kernel
+from vmm.lab.machines import machine
+from vmm.lab.machines.emulation import Watcher
+from vmm.lab.machines.machine import LabResult, Outcome
 
 WORKERS_A_CPU = 2
 """Workers sleep in the kernel's grace periods, and an emulated CPU has no time to give away."""

@@ -13,15 +13,17 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
-from vmm.lab import cache, cpio, interpreter, modules
+from vmm.lab import cache
 from vmm.lab.apt import AptRoot, Package
 from vmm.lab.errors import LabError
-from vmm.lab.kernels import Kernel
+from vmm.lab.initramfs import cpio, interpreter
+from vmm.lab.kernels import modules
+from vmm.lab.kernels.kernels import Kernel
 
 _APPLETS = ("sh", "mount", "insmod", "stty", "cut", "cat", "awk", "poweroff", "dmesg")
 # The emulator path (R40-R42) and the preemption timer's fastpath (B12) depend on these.
 MODULE_ARGUMENTS = {"kvm": "force_emulation_prefix=1"}
-_INIT = resources.files("vmm.lab").joinpath("init.sh").read_text()
+_INIT = resources.files("vmm.lab.initramfs").joinpath("init.sh").read_text()
 _OTHER_VENDOR = {"svm": "kvm_intel", "svm-nrips": "kvm_intel", "vmx": "kvm_amd"}
 
 

@@ -10,7 +10,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from vmm.lab import bzimage, cache
+from vmm.lab import cache
+from vmm.lab.kernels import bzimage
 
 _PAYLOAD_FIELDS = 0x248
 _PVH_ENTRY_NOTE = 18

@@ -8,7 +8,7 @@ from enum import IntEnum
 
 from vmm.conformance.records.jsonl import Record
 from vmm.conformance.records.saved import Saved
-from vmm.lab.machine import Outcome
+from vmm.lab.machines.machine import Outcome
 
 
 class Step(IntEnum):

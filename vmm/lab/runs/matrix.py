@@ -22,9 +22,11 @@ from vmm.conformance.judge.check import Trouble
 from vmm.conformance.records.results import ResultsError
 from vmm.conformance.records.saved import Saved, load
 from vmm.conformance.report.desk import View
-from vmm.lab import check, initramfs, kernels
 from vmm.lab.errors import LabError
-from vmm.lab.kernels import Kernel
+from vmm.lab.initramfs import archive as initramfs
+from vmm.lab.kernels import kernels
+from vmm.lab.kernels.kernels import Kernel
+from vmm.lab.runs import check
 
 _PR_SET_PDEATHSIG = 1
 _PATIENCE = 10.0

@@ -14,8 +14,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vmm.lab.console import Console, Records
-from vmm.lab.kernels import Kernel
+from vmm.lab.kernels.kernels import Kernel
+from vmm.lab.machines.console import Console, Records
 
 _CHUNK = 1 << 16
 _TICK = 0.1

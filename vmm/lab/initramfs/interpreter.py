@@ -21,8 +21,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from vmm.conformance.host.facts import facts
-from vmm.lab import cpio
 from vmm.lab.errors import LabError
+from vmm.lab.initramfs import cpio
 
 PACKAGE_ROOT = "/msrward"
 _SYSTEM = Path("/usr")

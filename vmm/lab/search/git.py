@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmm.lab.bisect import Finding, Place
 from vmm.lab.errors import LabError
-from vmm.lab.verdict import Evidence, Question, Step
+from vmm.lab.search.bisect import Finding, Place
+from vmm.lab.search.verdict import Evidence, Question, Step
 
 Say = Callable[[str], None]
 

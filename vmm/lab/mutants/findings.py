@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from vmm.lab.kernel_mutants import Mutant
-from vmm.lab.machine import LabResult, Outcome
+from vmm.lab.machines.machine import LabResult, Outcome
+from vmm.lab.mutants.source import Mutant
 
 _FAILED = ("FAIL", "TIMEOUT", "ERROR", "XPASS")
 

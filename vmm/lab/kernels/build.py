@@ -47,7 +47,7 @@ def build(tree: Path, objects: Path, *, debug: bool = False, jobs: int | None = 
 def fragment(*, debug: bool = False) -> str:
     """Return the configuration that is merged over the tree's tinyconfig."""
     names = ("kernel.config", "kernel-debug.config") if debug else ("kernel.config",)
-    return "".join(resources.files("vmm.lab").joinpath(name).read_text() for name in names)
+    return "".join(resources.files("vmm.lab.kernels").joinpath(name).read_text() for name in names)
 
 
 def missing(wanted: str, config: str) -> list[str]:

@@ -15,11 +15,12 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from vmm.conformance.cases import CASES
-from vmm.lab import build, cache, kernels, machine
+from vmm.lab import cache
 from vmm.lab.errors import LabError
-from vmm.lab.kernel_mutants import DoesNotApply, Mutant, Tree, unpack
-from vmm.lab.machine import LabResult
-from vmm.lab.mutant_findings import (
+from vmm.lab.kernels import build, kernels
+from vmm.lab.machines import machine
+from vmm.lab.machines.machine import LabResult
+from vmm.lab.mutants.findings import (
     Enough,
     Fate,
     Finding,
@@ -28,6 +29,7 @@ from vmm.lab.mutant_findings import (
     conclude_churn,
     decided,
 )
+from vmm.lab.mutants.source import DoesNotApply, Mutant, Tree, unpack
 
 _PR_SET_PDEATHSIG = 1
 

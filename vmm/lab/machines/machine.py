@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from vmm.lab import bochs, cache, initramfs, nesting, qemu
-from vmm.lab.command import Command, Guest, Run, Watcher, run
-from vmm.lab.console import Console, Records
-from vmm.lab.emulators import Emulator, find
+from vmm.lab import cache
 from vmm.lab.errors import LabError
-from vmm.lab.kernels import Kernel
+from vmm.lab.initramfs import archive as initramfs
+from vmm.lab.kernels.kernels import Kernel
+from vmm.lab.machines import bochs, nesting, qemu
+from vmm.lab.machines.console import Console, Records
+from vmm.lab.machines.emulation import Command, Guest, Run, Watcher, run
+from vmm.lab.machines.emulators import Emulator, find
 
 CPUS = {"svm": 2, "vmx": 1, "svm-nrips": 1}
 """The vendors whose extensions can be had, and the guest's CPUs: Bochs has one."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vmm.lab import bochs_disk, bzimage
-from vmm.lab.command import Command, Guest
-from vmm.lab.emulators import Emulator
+from vmm.lab.kernels import bzimage
+from vmm.lab.machines import bochs_disk
+from vmm.lab.machines.emulation import Command, Guest
+from vmm.lab.machines.emulators import Emulator
 
 MODELS = {"vmx": "corei7_haswell_4770", "svm-nrips": "ryzen"}
 LOG = "bochs.log"

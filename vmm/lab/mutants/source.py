@@ -80,7 +80,7 @@ def package() -> str:
 
 
 def _document() -> dict[str, Any]:
-    text = resources.files("vmm.lab").joinpath("kernel_mutants.toml").read_text()
+    text = resources.files("vmm.lab.mutants").joinpath("kernel_mutants.toml").read_text()
     return tomllib.loads(text)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vmm.conformance.report.difference import lines as compared
-from vmm.lab.bisect import Finding
-from vmm.lab.verdict import Question
+from vmm.lab.search.bisect import Finding
+from vmm.lab.search.verdict import Question
 
 
 def page(stages: Sequence[Finding], question: Question, commands: Sequence[str]) -> str:

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmm.lab import bzimage, cache, modules
+from vmm.lab import cache
 from vmm.lab.apt import AptRoot, Package
 from vmm.lab.errors import LabError
+from vmm.lab.kernels import bzimage, modules
 
 _PACKAGE = "debian:"
 _SEARCH = r"^linux-(image|binary|modules)-([0-9]+[.][0-9]+[.][0-9].*-cloud-amd64)(-unsigned)?$"

@@ -10,12 +10,13 @@ from pathlib import Path
 from vmm.conformance.cases import CASES
 from vmm.conformance.judge.selection import select
 from vmm.conformance.records.saved import Saved
-from vmm.lab import kernels, matrix
-from vmm.lab.check import Order
 from vmm.lab.errors import LabError
-from vmm.lab.kernels import Kernel
-from vmm.lab.matrix import Cell
-from vmm.lab.verdict import Evidence, Question, Step, combine, judge
+from vmm.lab.kernels import kernels
+from vmm.lab.kernels.kernels import Kernel
+from vmm.lab.runs import matrix
+from vmm.lab.runs.check import Order
+from vmm.lab.runs.matrix import Cell
+from vmm.lab.search.verdict import Evidence, Question, Step, combine, judge
 
 Judge = Callable[[str], Evidence]
 

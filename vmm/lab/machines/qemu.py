@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vmm.lab import vmlinux
-from vmm.lab.command import Command, Guest
-from vmm.lab.emulators import Emulator
+from vmm.lab.kernels import vmlinux
+from vmm.lab.machines.emulation import Command, Guest
+from vmm.lab.machines.emulators import Emulator
 
 MEMORY_MIB = 1024
 _FIRMWARE = ("usr/share/seabios", "usr/share/qemu")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from vmm.lab.bzimage import BzImage
 from vmm.lab.errors import LabError
+from vmm.lab.kernels.bzimage import BzImage
 
 SECTOR = 512
 # A cylinder of the geometry that Bochs assumes: the disk must be a multiple of it.

@@ -6,8 +6,9 @@ import hashlib
 import subprocess
 from pathlib import Path
 
-from vmm.lab import build, bzimage, cache, kernels
-from vmm.lab.kernels import Kernel
+from vmm.lab import cache
+from vmm.lab.kernels import build, bzimage, kernels
+from vmm.lab.kernels.kernels import Kernel
 
 
 def kernel(tree: Path, command: str | None = None, *, debug: bool = False) -> Kernel:

@@ -1,0 +1,1 @@
+"""The guest's first file system. Imports `kernels`."""

@@ -1,0 +1,1 @@
+"""Emulated machines, and one boot of one. Imports `kernels` and `initramfs`."""

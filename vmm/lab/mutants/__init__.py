@@ -1,0 +1,1 @@
+"""Wrong kernels that the suite must kill. Imports `machines` and below."""

@@ -1,0 +1,1 @@
+"""Which kernel or commit broke a promise. Imports `runs` and below."""
