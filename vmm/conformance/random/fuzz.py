@@ -2,7 +2,8 @@
 
 What the Model predicts is the pattern, what the kernel leaves is held against it; the first script
 on which they differ is shrunk and comes out as a case that can be pasted into ``cases/``. A seed
-makes the same scripts everywhere. ``tests/conformance/test_fuzz.py`` lets Hypothesis draw them too.
+makes the same scripts everywhere. ``tests/conformance/random/test_fuzz.py`` lets Hypothesis draw
+them too.
 """
 
 from __future__ import annotations

@@ -231,7 +231,7 @@ def test_workers_die_with_a_master_that_is_killed(tmp_path):
     program = f"""
         import os, signal
         from pathlib import Path
-        from tests.conformance.test_runner import HANGS, StandIn, Watcher, case
+        from test_runner import HANGS, StandIn, Watcher, case
         from vmm.conformance.judge.runner import Options, run
         class Tells(StandIn):
             def run(self, script, *, expected=None):
@@ -239,8 +239,7 @@ def test_workers_die_with_a_master_that_is_killed(tmp_path):
                 return super().run(script)
         run([case("hang", HANGS)], Tells, Options(timeout=60), Watcher())
     """
-    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-    path = os.pathsep.join([root, *sys.path])
+    path = os.pathsep.join(sys.path)
     master = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(program)], env={**os.environ, "PYTHONPATH": path}
     )

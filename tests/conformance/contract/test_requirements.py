@@ -7,7 +7,7 @@ import pytest
 
 from vmm.conformance.contract.requirements import HISTORY, REQUIREMENTS, explain
 
-DOCUMENT = Path(__file__).resolve().parents[3] / "shared" / "CONTRACT.md"
+DOCUMENT = Path(__file__).resolve().parents[4] / "shared" / "CONTRACT.md"
 RELEASE = re.compile(r"\d+\.\d+")
 FIRST_BEHAVIOUR_CHANGE = "B26"
 
