@@ -9,7 +9,7 @@ class Fix:
     """One entry of the history: what was wrong, where, and the commit that ended it.
 
     `commit` is the commit that a kernel lacks ("" while the problem is open or never was
-    merged); entries B26 and later are changes of behaviour, and `commit` then made the change.
+    merged); entries B26 to B33 are changes of behaviour, and `commit` then made the change.
     `fixed_in` is the first release with it, "" while open. Both explain; neither decides.
     """
 
@@ -277,6 +277,46 @@ _FIXES = (
         "",
         "no known harm",
         "processor-trace intercepts are recomputed without need",
+    ),
+    Fix(
+        "B34",
+        "",
+        "SVM recalculates the LBR intercepts only when LBR virtualization itself changes",
+        "",
+        "6.17.13..newest (SVM with LBRV)",
+        "once the guest has set DEBUGCTL.LBR, 0x1db-0x1de ignore every filter that comes after",
+    ),
+    Fix(
+        "B35",
+        "",
+        "the VM-exit store list takes IA32_TSC from KVM's own slot and asks no filter",
+        "",
+        "6.12..newest (VMX)",
+        "L1 reads a denied IA32_TSC through its VM-exit MSR-store list",
+    ),
+    Fix(
+        "B36",
+        "",
+        "KVM_SET_NESTED_STATE merges L2's bitmap before the intercepts are recalculated",
+        "",
+        "6.12..newest",
+        "L2 that is restored after an install runs under the filter before it",
+    ),
+    Fix(
+        "B37",
+        "",
+        "INIT between exit and completion does not drop the completion",
+        "",
+        "7.3",
+        "a vCPU that INIT resets is completed afterwards: its RIP and registers are wrong",
+    ),
+    Fix(
+        "B38",
+        "",
+        "the copied bitmaps are not charged to the memory cgroup",
+        "",
+        "7.3",
+        "up to 16 bitmaps a VM are allocated without account (recorded, never failed)",
     ),
 )
 

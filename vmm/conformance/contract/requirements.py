@@ -114,7 +114,7 @@ _SCOPE = (
         "R37",
         "VMX MSR lists are filtered: a denied entry fails VM entry or shuts the VM down at exit",
         "6.12",
-        history=("B07",),
+        history=("B07", "B35"),
     ),
     _R("R38", "MSRs loaded from VMCS or VMCB fields are never filtered", history=("B06",)),
     _R("R39", "paravirtual MSRs are filtered before the kernel handles them"),
@@ -157,7 +157,7 @@ _COMPLETION = (
     _R("R61", "any non-zero error byte injects #GP(0) at the instruction, which is not skipped"),
     _R("R62", "an RDMSR answered with an error leaves RAX and RDX alone", history=("B25",)),
     _R("R63", "WRMSR completion changes no register and reads nothing but the error byte"),
-    _R("R64", "a completed access skips one instruction, once", history=("B04",)),
+    _R("R64", "a completed access skips one instruction, once", history=("B04", "B37")),
     _R(
         "R65",
         "re-entry with immediate_exit or a pending signal completes the access first,"
@@ -183,7 +183,7 @@ _ATOMICITY = (
     _R(
         "R72",
         "after the call, the next VM entry obeys the new filter, for passed-through MSRs too",
-        history=("B11", "B19"),
+        history=("B11", "B19", "B34", "B36"),
     ),
     _R(
         "R73",
@@ -202,16 +202,21 @@ _ATOMICITY = (
         "R76",
         "filters are freed when replaced and with the VM, not earlier and not twice",
         "5.12",
-        history=("B14", "B03"),
+        history=("B14", "B03", "B38"),
     ),
     _R("R77", "of concurrent calls one whole filter wins", "5.12", history=("B03",)),
     _R(
         "R78",
-        "a filter change while L2 runs reaches L2 at once or at its next entry",
+        "a filter change while L2 is active reaches L2's hardware bitmap at its next nested entry",
         quirk=True,
         history=("B20",),
     ),
     _R("R80", "SEV-ES and TDX guests report MSR exits by their own protocols; not tested"),
+    _R(
+        "R81",
+        "a filter installed while L2 is active governs L2 from that vCPU's next VM entry on",
+        history=("B20", "B36"),
+    ),
 )
 _TABLES = (_DISCOVERY, _VALIDATION, _MATCHING, _SCOPE, _EXIT, _COMPLETION, _ATOMICITY)
 
