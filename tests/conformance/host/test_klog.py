@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -210,6 +211,18 @@ SPLATS: dict[str, tuple[str, list[str], tuple[int, ...], tuple[str, ...]]] = {
         (7,),
         ("x",),
     ),
+    "lockdep_locks_held": (
+        "lockdep",
+        ["WARNING: msrward/4711 still has locks held!", "6.18.0 #1 Not tainted", *TRACE],
+        (4711,),
+        ("msrward",),
+    ),
+    "lockdep_chain": (
+        "lockdep",
+        ["WARNING: chain_key collision", "msrward/4711: ", "6.18.0 #1 Not tainted", *TRACE],
+        (),
+        (),
+    ),
     "rcu_usage": (
         "RCU usage",
         [
@@ -226,7 +239,10 @@ SPLATS: dict[str, tuple[str, list[str], tuple[int, ...], tuple[str, ...]]] = {
     ),
     "srcu": (
         "RCU usage",
-        ["cleanup_srcu_struct: Active srcu_struct 00000000a1b2c3d4 read state: 1 gp state: 8/12"],
+        [
+            "rcu: cleanup_srcu_struct: Active srcu_struct 00000000a1b2c3d4"
+            " read state: 1 gp state: 8/12"
+        ],
         (),
         (),
     ),
@@ -296,7 +312,7 @@ SPLATS: dict[str, tuple[str, list[str], tuple[int, ...], tuple[str, ...]]] = {
     ),
     "kmemleak": (
         "kmemleak",
-        ["kmemleak: 3 new suspicious memory leaks (see /sys/kernel/debug/kmemleak)"],
+        ["kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)"],
         (),
         (),
     ),
@@ -447,6 +463,17 @@ def test_a_warning_is_named_by_its_warning_line_not_by_the_text_before_it() -> N
 @pytest.mark.parametrize("line", HEALTHY)
 def test_a_healthy_line_is_no_splat(line: str) -> None:
     assert find_splats([line]) == []
+
+
+@pytest.mark.parametrize(("kind", "pattern", "file"), klog._HEADERS)
+def test_each_pattern_stands_in_the_source_that_prints_it(kind: str, pattern: str, file: str):
+    source = Path(os.environ.get("MSRWARD_LINUX_SOURCE", ""), file)
+    if not source.is_absolute():
+        pytest.skip("MSRWARD_LINUX_SOURCE names no kernel tree to look the messages up in")
+    optional = re.sub(r"\(\?:[^()]*\)\?", "", pattern)  # what pr_fmt puts before it
+    words = re.split(r"\(\?.|\\[a-z]|: |[][\\^$.|?*+(){}]", optional)
+    words = [word for word in words if len(word) > 4] or ["%04lx [#%d]" * ("#" in pattern)]
+    assert any(word in source.read_text() for word in words), f"{kind}: {words}"
 
 
 ENDED = [name for name, splat in SPLATS.items() if splat[1][-1] in (BAR, END, TRACE[-1])]

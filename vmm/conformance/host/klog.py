@@ -14,40 +14,64 @@ SETTLE_SECONDS = 0.05  # the kernel prints a splat line by line: time for the re
 _CHUNK = 16384  # one read of /dev/kmsg is one whole record of at most 8 KiB, else EINVAL
 _MAX_READS = 100_000  # of one poll: a log that floods must not hold the run
 _CUT = "cut here"
+MSR_ACCESS = "MSR access"
 
-# What the first line of a splat begins with. Always anchored: a healthy boot log says "bugs :",
-# "[Firmware Bug]:" and "Speculative Return Stack Overflow: WARNING: See ...". No groups in here.
+# What the first line of a splat begins with, and the source file that prints it (a test looks it up
+# there). Always anchored: a healthy boot log says "bugs :", "[Firmware Bug]:" and "Speculative
+# Return Stack Overflow: WARNING: See ...". No groups in here.
 _HEADERS = (
-    (_CUT, r"-+\[ cut here \]-+$"),
-    ("KASAN", r"BUG: KASAN: "),
-    ("KMSAN", r"BUG: KMSAN: "),
-    ("KCSAN", r"BUG: KCSAN: "),
-    ("KFENCE", r"BUG: KFENCE: "),
-    ("UBSAN", r"UBSAN: "),
-    ("RCU usage", r"WARNING: suspicious RCU usage|cleanup_srcu_struct: Active srcu"),
-    ("RCU stall", r"(?:rcu: )?INFO: rcu_\w+ .*\bstall"),
-    ("RCU stall", r"(?:rcu: )?rcu_\w+ kthread (?:starved|timer wakeup)"),
-    ("lockdep", r"WARNING: .*\b(?:un)?lock(?:ing)?\b.* (?:detected|state|freed|taken|space)"),
-    ("lockdep", r"WARNING: bad contention|\[ BUG: |INFO: trying to register non-static key"),
-    ("WARN", r"WARNING: (?:CPU: \d+ PID: \d+ |at |.* CPU#\d+: )"),
-    ("scheduling while atomic", r"BUG: scheduling while atomic"),
-    ("soft lockup", r"(?:watchdog: )?BUG: soft lockup"),
-    ("hard lockup", r"(?:NMI )?[Ww]atchdog: (?:CPU\d+: )?Watchdog detected hard LOCKUP"),
-    ("hung task", r"INFO: task .+:\d+ .*blocked .*for more than"),
-    ("list corruption", r"list_(?:add|del)\w* (?:corruption|double add)"),
-    ("refcount_t", r"refcount_t: "),
-    ("kmemleak", r"kmemleak: \d+ new suspicious"),
-    ("general protection fault", r"(?:Oops: )?general protection (?:fault|error)\b"),
-    ("Oops", r"Oops: |BUG: unable to handle |BUG: kernel NULL pointer |(?:traps: )?PANIC: "),
-    ("Oops", r"[a-z][\w -]*: [0-9a-f]{4} \[#\d+\]"),
-    ("panic", r"Kernel panic - not syncing"),
-    ("MSR access", r"unchecked MSR access error: "),
-    ("BUG", r"kernel BUG at |BUG: (?!MAX_)|BUG \S.* \(.*\): "),  # MAX_: lockdep's tables are full
+    (_CUT, r"-+\[ cut here \]-+$", "include/asm-generic/bug.h"),
+    ("KASAN", r"BUG: KASAN: ", "mm/kasan/report.c"),
+    ("KMSAN", r"BUG: KMSAN: ", "mm/kmsan/report.c"),
+    ("KCSAN", r"BUG: KCSAN: ", "kernel/kcsan/report.c"),
+    ("KFENCE", r"BUG: KFENCE: ", "mm/kfence/report.c"),
+    ("UBSAN", r"UBSAN: ", "lib/ubsan.c"),
+    ("RCU usage", r"WARNING: suspicious RCU usage", "kernel/locking/lockdep.c"),
+    ("RCU usage", r"(?:rcu: )?cleanup_srcu_struct: Active srcu_struct", "kernel/rcu/srcutree.c"),
+    ("RCU stall", r"(?:rcu: )?INFO: rcu_\w+ .*\bstall", "kernel/rcu/tree_stall.h"),
+    ("RCU stall", r"(?:rcu: )?rcu_\w+ kthread starved", "kernel/rcu/tree_stall.h"),
+    ("RCU stall", r"(?:rcu: )?rcu_\w+ kthread timer wakeup", "kernel/rcu/tree_stall.h"),
+    (
+        "lockdep",
+        r"WARNING: .*\b(?:un)?lock(?:ing)?\b.* (?:detected|state|freed|taken|space)",
+        "kernel/locking/lockdep.c",
+    ),
+    ("lockdep", r"WARNING: .* still has locks held", "kernel/locking/lockdep.c"),
+    ("lockdep", r"WARNING: chain_key collision", "kernel/locking/lockdep.c"),
+    ("lockdep", r"WARNING: bad contention", "kernel/locking/lockdep.c"),
+    ("lockdep", r"\[ BUG: ", "kernel/locking/lockdep.c"),
+    ("lockdep", r"INFO: trying to register non-static key", "kernel/locking/lockdep.c"),
+    ("WARN", r"WARNING: (?:CPU: \d+ PID: \d+ |at |.* CPU#\d+: )", "kernel/panic.c"),
+    ("scheduling while atomic", r"BUG: scheduling while atomic", "kernel/sched/core.c"),
+    ("soft lockup", r"(?:watchdog: )?BUG: soft lockup", "kernel/watchdog.c"),
+    (
+        "hard lockup",
+        r"(?:NMI )?[Ww]atchdog: (?:CPU\d+: )?Watchdog detected hard LOCKUP",
+        "kernel/watchdog_hld.c",
+    ),
+    ("hung task", r"INFO: task .+:\d+ .*blocked .*for more than", "kernel/hung_task.c"),
+    ("list corruption", r"list_(?:add|del)\w* (?:corruption|double add)", "lib/list_debug.c"),
+    ("refcount_t", r"refcount_t: ", "lib/refcount.c"),
+    ("kmemleak", r"kmemleak: \d+ new suspected memory leaks", "mm/kmemleak.c"),
+    (
+        "general protection fault",
+        r"(?:Oops: )?general protection (?:fault|error)\b",
+        "arch/x86/kernel/traps.c",
+    ),
+    ("Oops", r"(?:traps: )?PANIC: ", "arch/x86/kernel/traps.c"),
+    ("Oops", r"Oops: |BUG: unable to handle |BUG: kernel NULL pointer ", "arch/x86/mm/fault.c"),
+    ("Oops", r"[a-z][\w -]*: [0-9a-f]{4} \[#\d+\]", "arch/x86/kernel/dumpstack.c"),
+    ("panic", r"Kernel panic - not syncing", "kernel/panic.c"),
+    (MSR_ACCESS, r"unchecked MSR access error: ", "arch/x86/mm/extable.c"),
+    ("BUG", r"kernel BUG at ", "lib/bug.c"),
+    # Tables of lockdep that are full begin with MAX_: they are no splat.
+    ("BUG", r"BUG: (?!MAX_)", "kernel/locking/spinlock_debug.c"),
+    ("BUG", r"BUG \S.* \(.*\): ", "mm/slub.c"),
 )
 # These go on after their first stack trace, to "---[ end trace" or to a bar of "=".
 _LONG = {_CUT, "KASAN", "KMSAN", "KCSAN", "KFENCE", "UBSAN", "general protection fault", "Oops"}
 # The last line of a splat, or the only one.
-_END = r"---\[ end |={20,}$|kmemleak: |cleanup_srcu_struct: |BUG: (?:Bad rss|non-zero )"
+_END = r"---\[ end |={20,}$|kmemleak: |(?:rcu: )?cleanup_srcu_struct: |BUG: (?:Bad rss|non-zero )"
 _IN_TRACE = r"\s|$|Call Trace|Modules linked|RIP|R[A-Z0-9]{2}:|Code:|CS:|FS:|CR2:|DR\d:|PKRU:"
 _TIMESTAMP = r"^(?:<\d+>)?\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? |\r$"  # serial consoles have them
 _TASKS = (
@@ -58,7 +82,7 @@ _TASKS = (
     r"INFO: task (?P<comm>.+):(?P<pid>\d+) .*blocked",
     r"while atomic: (?P<comm>.+)/(?P<pid>\d+)/0x",
     r"\bpid: (?P<pid>\d+), name: (?P<comm>.+)",
-    r"^(?P<comm>\S.*)/(?P<pid>\d+) (?:is |just changed|\[HC|still has)",
+    r"^(?:WARNING: )?(?P<comm>\S.*)/(?P<pid>\d+) (?:is |just changed|\[HC|still has)",
     r"\bheld by (?P<comm>.+)/(?P<pid>\d+)[:.]",
     r"\bcode: (?P<comm>.+)/(?P<pid>\d+)$",
     r"^task:(?P<comm>\S+) .*\bpid:\s*(?P<pid>\d+)",
@@ -240,7 +264,7 @@ def _splat(lines: list[str]) -> Splat:
 
 
 def _kind(line: str) -> str:
-    found = _pattern("|".join(f"({text})" for _, text in _HEADERS)).match(line)
+    found = _pattern("|".join(f"({text})" for _, text, _ in _HEADERS)).match(line)
     return _HEADERS[found.lastindex - 1][0] if found and found.lastindex else ""
 
 
