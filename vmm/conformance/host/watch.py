@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Self
 
 from vmm.conformance.host.facts import taint_letters
-from vmm.conformance.host.klog import KernelLog
+from vmm.conformance.host.foreign import Ours, foreign_taint, why_foreign
+from vmm.conformance.host.klog import KernelLog, Splat
 
 TAINTED = Path("/proc/sys/kernel/tainted")
 
@@ -14,7 +16,8 @@ TAINTED = Path("/proc/sys/kernel/tainted")
 class Watch:
     """A context manager; ``complaints`` tells what came up since it was entered.
 
-    ``blind`` is "" or why the log cannot be watched here.
+    ``blind`` is "" or why the log cannot be watched here; ``foreign`` has what came up of other
+    processes' doing so far, one text each: it says nothing of the kernel under test.
     """
 
     def __init__(self, log: str = "/dev/kmsg", tainted: Path = TAINTED) -> None:
@@ -22,7 +25,9 @@ class Watch:
         opened = KernelLog.open_or_reason(log)
         self.blind = opened if isinstance(opened, str) else ""
         self._log = None if isinstance(opened, str) else opened
-        self._tainted = tainted
+        self.ours = Ours(os.getpid())
+        self.foreign: list[str] = []
+        self._tainted, self._theirs = tainted, ""
         self._before = self._taint()
 
     def __enter__(self) -> Self:
@@ -32,11 +37,26 @@ class Watch:
         self.close()
 
     def complaints(self) -> tuple[str, ...]:
-        """Return each new splat as the kernel's lines, and one line for new taint bits."""
+        """Return each new splat as the kernel's lines, and one line for new taint bits.
+
+        Every call goes back to the start for the taint. What other processes did goes to
+        ``foreign``; the taint that comes with their splats alone is theirs.
+        """
         splats = self._log.poll() if self._log else []
-        new = self._taint() & ~self._before
-        tainted = [f"the kernel is tainted now: {taint_letters(new)}"] if new else []
-        return (*("\n".join(each.lines) for each in splats), *tainted)
+        mine = [each for each in splats if not self._is_foreign(each)]
+        new = taint_letters(self._taint() & ~self._before)
+        theirs = new if splats and not mine else foreign_taint(new)
+        fresh = "".join(letter for letter in theirs if letter not in self._theirs)
+        self.foreign += _tainted(fresh)
+        self._theirs += fresh
+        left = "".join(letter for letter in new if letter not in self._theirs)
+        return (*("\n".join(each.lines) for each in mine), *_tainted(left))
+
+    def _is_foreign(self, splat: Splat) -> bool:
+        why = why_foreign(splat, self.ours)
+        if why:
+            self.foreign.append(f"{why}: {splat.first}")
+        return why is not None
 
     def close(self) -> None:
         """Close the log."""
@@ -48,3 +68,7 @@ class Watch:
             return int(self._tainted.read_text())
         except (OSError, ValueError):
             return 0
+
+
+def _tainted(letters: str) -> list[str]:
+    return [f"the kernel is tainted now: {letters}"] if letters else []
