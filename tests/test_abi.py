@@ -102,6 +102,7 @@ def test_offsets_of_the_filter_struct_are_the_compilers():
     [
         "KVM_CAP_X86_USER_SPACE_MSR",
         "KVM_CAP_X86_MSR_FILTER",
+        "KVM_CAP_SPLIT_IRQCHIP",
         "KVM_MSR_FILTER_READ",
         "KVM_MSR_FILTER_WRITE",
         "KVM_MSR_FILTER_DEFAULT_ALLOW",

@@ -13,6 +13,7 @@ SHIM_READERS = [
     "kernel.program",
     "kernel.execution",
     "kernel.threads",
+    "host.needs",
     "churn.churn",
     "churn.endings",
     "stress.arena",

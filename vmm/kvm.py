@@ -15,11 +15,12 @@ from vmm.errors import KvmError
 from vmm.filter import MsrFilter
 from vmm.ioctl import KvmFile
 from vmm.memory import GuestMemory
-from vmm.msr import KVM_CAP_X86_USER_SPACE_MSR
+from vmm.msr import KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X86_USER_SPACE_MSR
 from vmm.placed import PlacedFilter
 from vmm.vcpu import Vcpu
 
 MAX_CPUID_ENTRIES = 512
+IOAPIC_PINS = 24
 
 
 class Kvm(KvmFile):
@@ -132,6 +133,19 @@ class Vm(KvmFile):
     def create_irqchip(self) -> None:
         """Create the in-kernel interrupt controllers; only before the first vCPU."""
         self.ioctl(lib.KVM_CREATE_IRQCHIP, 0, "KVM_CREATE_IRQCHIP")
+
+    def create_any_irqchip(self) -> None:
+        """Create the interrupt controllers; a kernel without CONFIG_KVM_IOAPIC has but the APICs.
+
+        Such a kernel reports KVM_CAP_IRQCHIP all the same and answers KVM_CREATE_IRQCHIP with
+        ENOTTY; the local APICs come with KVM_CAP_SPLIT_IRQCHIP (api.rst 7.5) there.
+        """
+        try:
+            self.create_irqchip()
+        except KvmError as error:
+            if error.errno != errno.ENOTTY:
+                raise
+            self.enable_cap(KVM_CAP_SPLIT_IRQCHIP, IOAPIC_PINS)
 
     def set_tss_addr(self, address: int) -> None:
         """Give VMX three pages below 4 GiB for guests in real mode (api.rst 4.29)."""

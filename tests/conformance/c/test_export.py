@@ -77,7 +77,7 @@ def selection():
     """All cases with MSRWARD_EXPORT_ALL=1, else the chosen ones and a few of every theme."""
     if os.environ.get("MSRWARD_EXPORT_ALL") == "1":
         return EXPORTABLE
-    irqchip = [case for case in EXPORTABLE if "irqchip" in case.needs][:1]
+    irqchip = [case for case in EXPORTABLE if "irqchip" in case.all_needs][:1]
     chosen = [case for case in CASES if case.id in CHOSEN or case.id == "stepping.denied"]
     host = [case for case in CASES if case.id.startswith("scope.")][:3]
     emulated = [case for case in CASES if case.id == "emulated.in_turns_with_native"]
@@ -119,7 +119,7 @@ def test_exported_cases_agree_with_the_kernel(has_kvm, build):
         ran = list(pool.map(export, selection()))
     assert len(ran) >= 25
     for case, (status, lines, complaint) in ran:
-        if "force_emulation_prefix" in case.needs and not FORCED_EMULATION:
+        if "force_emulation_prefix" in case.all_needs and not FORCED_EMULATION:
             assert status == 2 and "force_emulation_prefix is off" in complaint
             continue
         verdict = "OBSERVED" if case.observes else "PASS"

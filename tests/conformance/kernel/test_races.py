@@ -293,7 +293,7 @@ def test_after_the_whole_catalogue_nothing_is_left(has_kvm):
         random.Random(number).shuffle(cases)
         with KvmBackend() as backend:
             for case in cases:
-                if not any(backend.lacks(need) for need in case.needs):
+                if not any(backend.lacks(need) for need in case.all_needs):
                     backend.run(case.actions)
     assert returns_to(before) is True
     assert threading.active_count() == 1

@@ -610,7 +610,13 @@ static void set_msr(int id, __u32 index, __u64 data)
 /*** create_irqchip ***/
 static void create_irqchip(void)
 {
-	saw_result(ioctl(vm, KVM_CREATE_IRQCHIP, 0));
+	/* Without CONFIG_KVM_IOAPIC there are only the local APICs, which KVM_CAP_SPLIT_IRQCHIP makes. */
+	struct kvm_enable_cap split = { .cap = KVM_CAP_SPLIT_IRQCHIP, .args = { 24 } };
+	int result = ioctl(vm, KVM_CREATE_IRQCHIP, 0);
+
+	if (result < 0 && errno == ENOTTY)
+		result = ioctl(vm, KVM_ENABLE_CAP, &split);
+	saw_result(result);
 }
 
 /*** create_vcpu ***/

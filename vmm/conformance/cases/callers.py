@@ -103,7 +103,6 @@ CASES = (
             resumes(),
             *as_new(),
         ),
-        needs=("userfaultfd",),
     ),
     Case(
         "callers.native_struct_by_the_ia32_entry",
@@ -123,7 +122,6 @@ CASES = (
             *(allowed(A + i) for i in range(16)),
             write_denied(A + 16),
         ),
-        needs=("compat",),
     ),
     *(
         Case(
@@ -138,7 +136,6 @@ CASES = (
                 (install(bad, caller="compat"), rejected(errno)),
                 *as_old(),
             ),
-            needs=("compat",),
         )
         for name, (errno, bad) in _REFUSED.items()
     ),
@@ -155,7 +152,6 @@ CASES = (
                 (action, rejected(EFAULT)),
                 *as_old(),
             ),
-            needs=("compat",),
         )
         for pointer in (Pointer.NULL, Pointer.UNMAPPED)
         for kind, checks, action in (
@@ -177,7 +173,6 @@ CASES = (
             (install(NEW, KVM_X86_SET_MSR_FILTER_COMPAT), rejected(ENOTTY)),
             *as_old(),
         ),
-        needs=("compat",),
     ),
     Case(
         "callers.in_turns",
@@ -200,14 +195,12 @@ CASES = (
             done_install(NEW),
             *as_new(),
         ),
-        needs=("compat",),
     ),
     Case(
         "callers.compat_on_every_vcpu",
         "A 32-bit caller's filter holds on every vCPU.",
         "R05 R71",
         *play(TELL, compat(OLD), *as_old(), *as_old(1), compat(NEW), *as_new(1), *as_new()),
-        needs=("compat", "vcpus"),
     ),
     Case(
         "callers.compat_bitmap_lost",
@@ -222,6 +215,5 @@ CASES = (
             loses_its_bitmap(),
             *as_old(),
         ),
-        needs=("userfaultfd", "compat"),
     ),
 )

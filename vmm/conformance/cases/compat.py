@@ -49,7 +49,6 @@ CASES = tuple(
         f"R05 {case.checks}",
         [_as_32_bit(action) for action in case.script],
         case.trace,
-        needs=(*case.needs, "compat"),
     )
     for case in _tables()
     if not any(part in case.id for part in _LEFT_OUT)

@@ -212,6 +212,5 @@ CASES = (
             (finish(fault(), vcpu=1), gp),
             allowed(B, vcpu=1),
         ),
-        needs=("vcpus",),
     ),
 )

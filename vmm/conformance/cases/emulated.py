@@ -27,7 +27,6 @@ from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import Action, Begin, Rdmsr, Wrmsr
 from vmm.filter import default_allow, default_deny
 
-NEEDS = ("force_emulation_prefix",)
 _OF_SCOPE = ("scope.denied_", "scope.allowed_")
 
 
@@ -58,7 +57,6 @@ CASES = (
             f"{requirements} {case.checks}",
             [_emulated(action) for action in case.script],
             case.trace,
-            needs=(*case.needs, *NEEDS),
         )
         for requirements, case in _tables()
     ),
@@ -75,7 +73,6 @@ CASES = (
                 for made in (_row, _native, _row, _row, _native)
             ),
         ),
-        needs=NEEDS,
     ),
     Case(
         "emulated.sees_each_new_filter",
@@ -93,6 +90,5 @@ CASES = (
             _row(denied(A)),
             _row(denied(B)),
         ),
-        needs=NEEDS,
     ),
 )

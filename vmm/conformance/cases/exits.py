@@ -131,7 +131,6 @@ CASES = (
             (enable_exits(7), done),
             (rdmsr(Msr.APIC_ID), RdmsrExit(Msr.APIC_ID, INVAL), returned(REPLY)),
         ),
-        needs=("irqchip",),
     ),
     *(
         Case(

@@ -102,9 +102,8 @@ def _made(apic: str, has_deadline: bool) -> tuple[Row, ...]:
 
 
 def _case(name: str, sentence: str, apic: str, *rows: Row, on: bool = True, of: str = "") -> Case:
-    needs = () if apic == "no_apic" else ("irqchip",)
     script_and_trace = play(*_made(apic, on), *rows)
-    return Case(f"fastpath.{name}", sentence, f"R33 {of}".strip(), *script_and_trace, needs=needs)
+    return Case(f"fastpath.{name}", sentence, f"R33 {of}".strip(), *script_and_trace)
 
 
 def _only(way: str) -> tuple[Row, ...]:
@@ -260,7 +259,6 @@ CASES = (
             f"{'an x2APIC' if has_apic else 'no APIC'}, TSC-deadline or not.",
             "R33 R72",
             *play(*_passed_through(msr, has_apic)),
-            needs=("irqchip", "vcpus") if has_apic else ("vcpus",),
         )
         for msr, has_apic in product((Msr.IA32_TSC, *PASSED_THROUGH), (True, False))
     ),

@@ -81,10 +81,6 @@ def _with_a_loss(order: Sequence[str], lost: str) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _needs(compat: str) -> tuple[str, ...]:
-    return ("userfaultfd", "compat") if compat else ("userfaultfd",)
-
-
 CASES = (
     *(
         Case(
@@ -93,7 +89,6 @@ CASES = (
             f"{f' ({compat} being 32-bit)' if compat else ''} take effect in it, each whole.",
             "R77 R16 R05" if compat else "R77 R16",
             *play(*_in_order(names, order, compat)),
-            needs=_needs(compat),
         )
         for names in ("ab", "abc")
         for order in permutations(names)
@@ -106,7 +101,6 @@ CASES = (
             "changes nothing.",
             "R77 R14",
             *play(*_with_a_loss(order, lost)),
-            needs=("userfaultfd",),
         )
         for order in (*permutations("ab"), *permutations("abc"))
         for lost in (order[0], order[-1])
@@ -128,7 +122,6 @@ CASES = (
                 resumes(second),
                 *(each(msr) for msr, each in zip((A, B, C), seen_last, strict=True)),
             ),
-            needs=("userfaultfd",),
         )
         for first, second, seen_first, seen_last in (
             ("a", "b", (allowed, denied, allowed), (allowed, allowed, denied)),
@@ -151,7 +144,6 @@ CASES = (
             fails_to_resume(EINVAL, "b"),
             *in_force(""),
         ),
-        needs=("userfaultfd",),
     ),
     *(
         Case(
@@ -170,7 +162,6 @@ CASES = (
                 resumes("a"),
                 *in_force("a"),
             ),
-            needs=("userfaultfd",),
         )
         for slot in (0, 15)
     ),
@@ -188,7 +179,6 @@ CASES = (
                 resumes("b"),
                 *in_force("b"),
             ),
-            needs=("userfaultfd",),
         )
         for name, errno, bad in (
             ("einval", EINVAL, default_deny().range(A, 1, b"\0", 0).allow(A)),
@@ -209,6 +199,5 @@ CASES = (
                 for row in (resumes(name), *in_force(name, 1), *in_force(name, 0))
             ),
         ),
-        needs=("userfaultfd", "vcpus"),
     ),
 )

@@ -86,7 +86,6 @@ CASES = (
                 *as_new(1),
                 *as_new(),
             ),
-            needs=("userfaultfd", "vcpus"),
         )
         for slot in (0, 1)
     ),
@@ -110,7 +109,6 @@ CASES = (
             resumes(),
             *(row for vcpu in (3, 2, 1, 0) for row in as_new(vcpu)),
         ),
-        needs=("userfaultfd", "vcpus"),
     ),
     Case(
         "locks.create_vcpu_and_fail",
@@ -126,7 +124,6 @@ CASES = (
             *as_old(1),
             *as_old(),
         ),
-        needs=("userfaultfd", "vcpus"),
     ),
     *(
         Case(
@@ -143,7 +140,6 @@ CASES = (
                 resumes(),
                 *rows[name],
             ),
-            needs=("userfaultfd", "vcpus"),
         )
         for msr in (Msr.STAR, Msr.FS_BASE, Msr.KERNEL_GS_BASE)
         for one in (STORAGE[msr][0],)
@@ -173,7 +169,6 @@ CASES = (
             resumes(),
             *as_new(),
         ),
-        needs=("userfaultfd", "irqchip"),
     ),
     *(
         Case(
@@ -192,7 +187,6 @@ CASES = (
                 TELL,
                 *as_new(),
             ),
-            needs=("userfaultfd",),
         )
         for name, (action, event, meantime) in _MASKS.items()
     ),
@@ -212,7 +206,6 @@ CASES = (
             denied(B),
             denied(C),
         ),
-        needs=("userfaultfd",),
     ),
     Case(
         "locks.msrs_of_the_host",
@@ -234,6 +227,5 @@ CASES = (
             allowed(A),
             denied(B),
         ),
-        needs=("userfaultfd",),
     ),
 )

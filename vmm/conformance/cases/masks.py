@@ -80,7 +80,6 @@ CASES = (
                 (enable_exits(mask), done),
                 exits_as(reason, access) if mask & reason else (access, gp),
             ),
-            needs=("irqchip",) if _IRQCHIP in before else (),
         )
         for mask in range(8)
         for name, (checks, before, access, reason) in _FAILING.items()
@@ -181,6 +180,5 @@ CASES = (
             allowed(B, vcpu=1),
             allowed(B, vcpu=0),
         ),
-        needs=("vcpus",),
     ),
 )

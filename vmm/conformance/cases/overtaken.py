@@ -77,10 +77,6 @@ _OVERTAKING: dict[str, tuple[Install, Event, tuple[Row, ...]]] = {
 }
 
 
-def _needs(action: Install) -> tuple[str, ...]:
-    return ("userfaultfd", "compat") if action.caller == "compat" else ("userfaultfd",)
-
-
 CASES = (
     *(
         Case(
@@ -98,7 +94,6 @@ CASES = (
                 resumes(),
                 *as_new(),
             ),
-            needs=_needs(action),
         )
         for name, (action, event, meantime) in _OVERTAKING.items()
     ),
@@ -125,7 +120,6 @@ CASES = (
             resumes(),
             *as_new(),
         ),
-        needs=("userfaultfd",),
     ),
     *(
         Case(
@@ -142,7 +136,6 @@ CASES = (
                 end,
                 *meantime,
             ),
-            needs=_needs(action),
         )
         for name, new, end in (
             ("another_filter", NEW, loses_its_bitmap()),

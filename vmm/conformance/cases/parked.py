@@ -77,7 +77,6 @@ CASES = (
         "vCPU obeys the new one.",
         "R74 R71",
         *play(*_STARTED, parks(1), _BLOCKS, *as_new(), releases(1), _ENDS, *as_new(1), *as_new()),
-        needs=("userfaultfd", "vcpus"),
     ),
     Case(
         "parked.clear_waits",
@@ -93,7 +92,6 @@ CASES = (
             allowed(A, 1),
             allowed(A),
         ),
-        needs=("userfaultfd", "vcpus"),
     ),
     Case(
         "parked.stalled_install_waits",
@@ -110,7 +108,6 @@ CASES = (
             _ENDS,
             *as_new(1),
         ),
-        needs=("userfaultfd", "vcpus"),
     ),
     Case(
         "parked.two_readers",
@@ -130,7 +127,6 @@ CASES = (
             _ENDS,
             *as_new(2),
         ),
-        needs=("userfaultfd", "vcpus"),
     ),
     Case(
         "parked.compat_install_waits",
@@ -145,7 +141,6 @@ CASES = (
             _ENDS,
             *as_new(1),
         ),
-        needs=("userfaultfd", "compat", "vcpus"),
     ),
     Case(
         "parked.refused_installs_do_not_wait",
@@ -164,7 +159,6 @@ CASES = (
             releases(1),
             *as_old(1),
         ),
-        needs=("userfaultfd", "vcpus"),
     ),
     Case(
         "parked.copying_does_not_wait_for_readers",
@@ -185,7 +179,6 @@ CASES = (
             *as_new(1),
             *as_new(),
         ),
-        needs=("userfaultfd", "vcpus"),
     ),
     Case(
         "parked.mask_and_msrs_do_not_wait",
@@ -204,7 +197,6 @@ CASES = (
             denied(B, 1),
             denied(C, 1),
         ),
-        needs=("userfaultfd", "vcpus"),
     ),
     Case(
         "parked.allowed_before_hardware_knows",
@@ -227,7 +219,6 @@ CASES = (
             denied(A),
             denied(A, 1),
         ),
-        needs=("userfaultfd", "vcpus"),
     ),
     Case(
         "parked.without_an_install",
@@ -244,7 +235,6 @@ CASES = (
             *as_old(1),
             *as_old(2),
         ),
-        needs=("userfaultfd", "vcpus"),
     ),
     Case(
         "parked.create_vcpu_waits_or_not",
@@ -261,7 +251,6 @@ CASES = (
             await_meanwhile(),
         ],
         OBSERVE,
-        needs=("userfaultfd", "vcpus"),
     ),
     Case(
         "parked.second_install_in_force_or_not",
@@ -280,6 +269,5 @@ CASES = (
             await_install("b"),
         ],
         OBSERVE,
-        needs=("userfaultfd", "vcpus"),
     ),
 )

@@ -197,7 +197,6 @@ CASES = (
                 fails_to_resume(errno),
                 *_OLD,
             ),
-            needs=("userfaultfd",),
         )
         for slot, (name, (errno, bad)) in zip(range(15), cycle(BAD_RANGES.items()), strict=False)
         for bad_slot in sorted({slot + 1, 15})
@@ -220,7 +219,6 @@ CASES = (
                 denied(B),
                 denied(C),
             ),
-            needs=("userfaultfd",),
         )
         for slot in range(16)
     ),

@@ -100,7 +100,6 @@ CASES = (
             "by itself.",
             "R72 R71",
             *play(*_turns(rdmsr(msr, vcpu=1))),
-            needs=("cpus", "vcpus"),
         )
         for msr in (Msr.IA32_TSC, *PASSED_THROUGH)
     ),
@@ -111,7 +110,6 @@ CASES = (
             "by itself.",
             "R72 R71",
             *play(*_turns(wrmsr(msr, data, vcpu=1))),
-            needs=("cpus", "vcpus"),
         )
         for msr, data in PASSED_THROUGH.items()
     ),
@@ -121,7 +119,6 @@ CASES = (
             f"Two vCPUs in loops that {kind} {msr.name} both obey each new filter.",
             "R72 R71",
             *play(*_turns(*accesses)),
-            needs=("cpus", "vcpus"),
         )
         for msr, data in _SOME.items()
         for kind, accesses in (
@@ -150,7 +147,6 @@ CASES = (
             denied(Msr.FS_BASE, 1),
             denied(Msr.FS_BASE),
         ),
-        needs=("cpus", "vcpus"),
     ),
     *(
         Case(
@@ -176,7 +172,6 @@ CASES = (
                 stops(),
                 denied(B),
             ),
-            needs=("userfaultfd", "cpus", "vcpus"),
         )
         for msr in (*_SOME, Msr.IA32_TSC)
     ),
@@ -206,7 +201,6 @@ CASES = (
                 stops(),
                 allowed(B),
             ),
-            needs=("cpus", "vcpus"),
         )
         for access in (_READ_B, _WRITE_B)
     ),
@@ -227,7 +221,6 @@ CASES = (
             stops(),
             denied(A),
         ),
-        needs=("userfaultfd", "cpus", "vcpus"),
     ),
     Case(
         "running.compat_install",
@@ -244,6 +237,5 @@ CASES = (
             stops(),
             denied(B),
         ),
-        needs=("cpus", "compat", "vcpus"),
     ),
 )

@@ -111,7 +111,6 @@ CASES = (
             "every access is as before; then all is as it says.",
             "R70 R71",
             *play(*_swap(slot, 1 - new, new)),
-            needs=("userfaultfd", "vcpus"),
         )
         for name, new in DEFAULTS.items()
         for slot in range(16)
@@ -123,7 +122,6 @@ CASES = (
             f"{slot} is waited for.",
             "R70 R71",
             *play(*_swap(slot, default, default)),
-            needs=("userfaultfd", "vcpus"),
         )
         for name, default in DEFAULTS.items()
         for slot in (0, 8, 15)
@@ -135,7 +133,6 @@ CASES = (
             f"slot {slot}, has changed nothing.",
             "R70 R71 R05",
             *play(*_swap(slot, 1 - new, new, "compat")),
-            needs=("userfaultfd", "compat", "vcpus"),
         )
         for name, new in DEFAULTS.items()
         for slot in (0, 1, 8, 15)
@@ -153,7 +150,6 @@ CASES = (
                 resumes(),
                 *under(new, NEW, (0, 15)),
             ),
-            needs=("userfaultfd",),
         )
         for name, new in DEFAULTS.items()
         for slot in (0, 15)
@@ -173,7 +169,6 @@ CASES = (
                 resumes(),
                 *after,
             ),
-            needs=("userfaultfd",),
         )
         for name, old, before, new, after in (
             ("default_allow", _ALL_DENIED, (allowed(A), denied(B)), 0, (denied(A), allowed(B))),
@@ -195,7 +190,6 @@ CASES = (
             *(allowed(BASE + bit) for bit in (0, 63, 64, 0x17FF, 0x1800, MAX_NMSRS - 1)),
             denied(BASE + MAX_NMSRS),
         ),
-        needs=("userfaultfd",),
     ),
     Case(
         "stalled.reads_and_writes_apart",
@@ -209,7 +203,6 @@ CASES = (
             resumes(),
             *(row for msr in (A, B) for row in (allowed(msr), write_denied(msr))),
         ),
-        needs=("userfaultfd",),
     ),
     Case(
         "stalled.lower_slot_takes_over",
@@ -227,7 +220,6 @@ CASES = (
             denied(B),
             denied(C),
         ),
-        needs=("userfaultfd",),
     ),
     Case(
         "stalled.mask_of_zero",
@@ -243,7 +235,6 @@ CASES = (
             (rdmsr(Msr.LSTAR), gp),
             (wrmsr(Msr.STAR, STORAGE[Msr.STAR][1]), wrote),
         ),
-        needs=("userfaultfd",),
     ),
     Case(
         "stalled.passed_through_msrs_to_deny",
@@ -261,7 +252,6 @@ CASES = (
             *(denied(msr) for msr in PASSED_THROUGH),
             *(write_denied(msr, data) for msr, data in PASSED_THROUGH.items()),
         ),
-        needs=("userfaultfd",),
     ),
     Case(
         "stalled.passed_through_msrs_to_allow",
@@ -280,7 +270,6 @@ CASES = (
             *(passes(msr) for msr in PASSED_THROUGH),
             denied(A),
         ),
-        needs=("userfaultfd",),
     ),
     Case(
         "stalled.exit_before_and_answer_after",
@@ -301,6 +290,5 @@ CASES = (
             denied(B),
             denied(B, 1),
         ),
-        needs=("userfaultfd", "vcpus"),
     ),
 )

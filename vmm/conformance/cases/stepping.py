@@ -43,10 +43,7 @@ LOW = 0xFFFF_FFFF
 _ANSWER = value(REPLY)
 _STAR = STORAGE[Msr.STAR][0]
 _DENY_A = done_install(default_allow().deny(A))
-_WAYS = {
-    "": (False, ("single_step",)),
-    "emulated_": (True, ("single_step", "force_emulation_prefix")),
-}
+_WAYS = {"": False, "emulated_": True}
 
 
 def _read(index: int, emulated: bool, reply: Reply = _ANSWER) -> Access:
@@ -116,8 +113,7 @@ CASES = tuple(
         sentence,
         "R42 R66" if emulated else "R66",
         *play(TELL, _DENY_A, *rows),
-        needs=needs,
     )
-    for way, (emulated, needs) in _WAYS.items()
+    for way, emulated in _WAYS.items()
     for name, sentence, rows in _cases(emulated)
 )

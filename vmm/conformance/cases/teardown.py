@@ -89,7 +89,6 @@ CASES = (
             *as_old(1),
             *as_old(0),
         ),
-        needs=("vcpus",),
     ),
     Case(
         "teardown.vm_with_passed_through_msrs",
@@ -137,7 +136,6 @@ CASES = (
                 *as_new(1),
                 *as_new(),
             ),
-            needs=("userfaultfd", "vcpus"),
         )
         for slot in (0, 1)
     ),
@@ -146,7 +144,6 @@ CASES = (
         "An install that fails after the VM's descriptor was closed leaves the old filter whole.",
         "R76 R14",
         *play(TELL, done_install(OLD), stalls(NEW, 0), _CLOSED, loses_its_bitmap(), *as_old()),
-        needs=("userfaultfd",),
     ),
     Case(
         "teardown.vm_during_two_installs",
@@ -163,7 +160,6 @@ CASES = (
             resumes("a"),
             *as_new(),
         ),
-        needs=("userfaultfd",),
     ),
     Case(
         "teardown.vm_during_a_compat_install",
@@ -178,7 +174,6 @@ CASES = (
             resumes(),
             *as_new(),
         ),
-        needs=("userfaultfd", "compat"),
     ),
     Case(
         "teardown.vm_during_an_install_that_waits_for_a_reader",
@@ -196,7 +191,6 @@ CASES = (
             (await_install(), done),
             *as_new(1),
         ),
-        needs=("userfaultfd", "vcpus"),
     ),
     Case(
         "teardown.vm_while_a_vcpu_is_in_the_kernel",
@@ -204,7 +198,6 @@ CASES = (
         "filtered as before.",
         "R76 R71",
         *play(TELL, done_install(OLD), parks(1), _CLOSED, *as_old(), releases(1), *as_old(1)),
-        needs=("userfaultfd", "vcpus"),
     ),
     Case(
         "teardown.vm_while_a_vcpu_is_in_the_guest",
@@ -221,7 +214,6 @@ CASES = (
             *as_old(1),
             *as_old(),
         ),
-        needs=("cpus", "vcpus"),
     ),
     Case(
         "teardown.vcpu_first",
@@ -237,7 +229,6 @@ CASES = (
             *as_new(),
             *as_new(2),
         ),
-        needs=("vcpus",),
     ),
     Case(
         "teardown.every_vcpu_first",
@@ -255,7 +246,6 @@ CASES = (
             (create_vcpu(2), done),
             *as_new(2),
         ),
-        needs=("vcpus",),
     ),
     Case(
         "teardown.vcpu_between_exit_and_answer",
@@ -269,7 +259,6 @@ CASES = (
             done_install(NEW),
             *as_new(),
         ),
-        needs=("vcpus",),
     ),
     Case(
         "teardown.vcpu_during_an_install",
@@ -287,6 +276,5 @@ CASES = (
             *as_new(2),
             *as_new(),
         ),
-        needs=("userfaultfd", "vcpus"),
     ),
 )

@@ -42,7 +42,6 @@ CASES = (
             done_install(default_allow().deny(B)),
             *(row for vcpu in (2, 1, 0) for row in (allowed(A, vcpu), write_denied(B, vcpu=vcpu))),
         ),
-        needs=("vcpus",),
     ),
     *(
         Case(
@@ -67,7 +66,6 @@ CASES = (
                 (rdmsr(msr, vcpu=1), returned(two)),
                 (rdmsr(msr, vcpu=0), returned(one)),
             ),
-            needs=("vcpus",),
         )
         for msr, (one, two) in _SOME.items()
     ),
@@ -88,7 +86,6 @@ CASES = (
             denied(A, 1),
             denied(A, 0),
         ),
-        needs=("vcpus",),
     ),
     *(
         Case(
@@ -107,7 +104,6 @@ CASES = (
                 denied(A, 0),
                 allowed(B, 0),
             ),
-            needs=("vcpus",),
         )
         for name, ranges in (
             ("default_allow", default_allow().deny(A)),
@@ -136,7 +132,6 @@ CASES = (
                 (rdmsr(msr, vcpu=2), returned(two)),
                 denied(A, 2),
             ),
-            needs=("vcpus",),
         )
         for msr, (one, two) in _SOME.items()
     ),
@@ -156,7 +151,6 @@ CASES = (
             allowed(A, 1),
             denied(B, 1),
         ),
-        needs=("vcpus",),
     ),
     Case(
         "vcpus.made_after_filter_and_before_mask",
@@ -174,6 +168,5 @@ CASES = (
             (rdmsr(A, vcpu=1), gp),
             (rdmsr(A, vcpu=2), gp),
         ),
-        needs=("vcpus",),
     ),
 )

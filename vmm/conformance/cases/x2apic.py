@@ -72,7 +72,6 @@ CASES = (
                 denied(0x900),
                 write_denied(0x900),
             ),
-            needs=("irqchip",),
         )
         for name, over_window in _OVER_WINDOW.items()
     ),
@@ -106,7 +105,6 @@ CASES = (
             *(passes(index) for index in range(0x800, 0x900)),
             denied(0x900),
         ),
-        needs=("irqchip",),
     ),
     *(
         Case(
@@ -138,7 +136,6 @@ CASES = (
                 (rdmsr(Msr.APIC_ID), RdmsrExit(Msr.APIC_ID, INVAL), returned(REPLY)),
                 denied(0x7FF) if mask & FILTER else (rdmsr(0x7FF), gp),
             ),
-            needs=("irqchip",),
         )
         for mask in (int(INVAL), 7)
     ),
@@ -154,6 +151,5 @@ CASES = (
             (rdmsr(Msr.APIC_ID), gp),
             denied(0x900),
         ),
-        needs=("irqchip",),
     ),
 )

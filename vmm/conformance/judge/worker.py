@@ -192,7 +192,7 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def _skip(case: Case, backend: Backend) -> Record | None:
-    for need in case.needs:
+    for need in case.all_needs:
         reason = backend.lacks(need)
         if reason is not None:
             return {"verdict": "SKIP", "need": need, "reason": reason}

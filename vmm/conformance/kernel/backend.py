@@ -11,15 +11,15 @@ from types import TracebackType
 from typing import Self
 
 from vmm._native import lib
+from vmm.conformance.host.needs import PROBES
 from vmm.conformance.kernel.execution import Execution, makes_vcpus, needs_its_own_vm
 from vmm.conformance.kernel.pool import PooledVm
-from vmm.conformance.language.script import Script, Trace
+from vmm.conformance.language.script import Returned, Script, Trace, rdmsr
 from vmm.errors import KvmError
 from vmm.kvm import Kvm, Vm
-from vmm.uffd import Userfaultfd
+from vmm.msr import Msr
 
 IGNORE_MSRS = Path("/sys/module/kvm/parameters/ignore_msrs")
-FORCED_EMULATION = IGNORE_MSRS.with_name("force_emulation_prefix")
 POOLED = 2
 """VMs taken in turns: an install right after another of the same VM waits 4-20 ms (DESIGN 6)."""
 
@@ -40,10 +40,15 @@ class KvmBackend:
     def lacks(self, need: str) -> str | None:
         """Return why this host does not have what ``Case.needs`` names, or None when it has."""
         if need not in self._lacks:
-            known = need in NEEDS
-            why = NEEDS[need](self) if known else f"{need}: not known to this version"
-            self._lacks[need] = told_lacks().get(need, why)
+            self._lacks[need] = told_lacks().get(need) or self._probe(need)
         return self._lacks[need]
+
+    def _probe(self, need: str) -> str | None:
+        if need in BY_A_GUEST:
+            return BY_A_GUEST[need](self)
+        if need in PROBES:
+            return PROBES[need](self.kvm)
+        return f"{need}: not known to this version"
 
     def run(self, script: Script, *, expected: Trace | None = None) -> Trace:
         """Return what was seen; the trace ends with ``Lost`` where the guest did.
@@ -126,50 +131,16 @@ def _ignores_msrs(_: KvmBackend) -> str | None:
     return "kvm.ignore_msrs=1: unknown MSRs succeed here" if on else None
 
 
-def _no_forced_emulation(_: KvmBackend) -> str | None:
-    try:
-        on = FORCED_EMULATION.read_text().strip() not in ("N", "0")
-    except OSError:
-        on = False
-    return None if on else "kvm.force_emulation_prefix is 0: load kvm with force_emulation_prefix=1"
+def _no_forced_emulation(backend: KvmBackend) -> str | None:
+    # Without the parameter the prefix is an undefined instruction.
+    seen = backend.run((rdmsr(Msr.IA32_TSC, emulated=True),))
+    if isinstance(seen[-1], Returned):
+        return None
+    return "kvm.force_emulation_prefix is 0: load kvm with force_emulation_prefix=1"
 
 
-def _no_userfaultfd(_: KvmBackend) -> str | None:
-    try:
-        Userfaultfd().close()
-    except KvmError as error:
-        return f"userfaultfd for the kernel's own faults: {error.strerror}; run as root"
-    return None
-
-
-def _no_compat(backend: KvmBackend) -> str | None:
-    # Without ia32 emulation int $0x80 is a fault, which only a child can try.
-    child = os.fork()
-    if child == 0:
-        version = lib.mw_ioctl_compat(backend.kvm.fd, lib.KVM_GET_API_VERSION, 0)
-        os._exit(0 if version == lib.KVM_API_VERSION else 1)
-    has = os.waitpid(child, 0)[1] == 0
-    return None if has else "compat syscalls: this kernel has no ia32 emulation"
-
-
-def _one_cpu(_: KvmBackend) -> str | None:
-    return None if len(os.sched_getaffinity(0)) > 1 else "a second CPU is not there"
-
-
-def _missing_cap(cap: int, least: int, what: str) -> Callable[[KvmBackend], str | None]:
-    def reason(backend: KvmBackend) -> str | None:
-        return None if backend.kvm.check_extension(cap) >= least else f"{what} is not there"
-
-    return reason
-
-
-NEEDS: dict[str, Callable[[KvmBackend], str | None]] = {
+BY_A_GUEST: dict[str, Callable[[KvmBackend], str | None]] = {
     "no_ignore_msrs": _ignores_msrs,
     "force_emulation_prefix": _no_forced_emulation,
-    "single_step": lambda _: None,
-    "irqchip": _missing_cap(lib.KVM_CAP_IRQCHIP, 1, "KVM_CAP_IRQCHIP"),
-    "vcpus": _missing_cap(lib.KVM_CAP_MAX_VCPUS, 2, "a second vCPU"),
-    "userfaultfd": _no_userfaultfd,
-    "compat": _no_compat,
-    "cpus": _one_cpu,
 }
+"""The probes of needs that take more than descriptors, beside those of ``host.needs``."""

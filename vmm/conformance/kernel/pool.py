@@ -47,7 +47,7 @@ class PooledVm:
 
     def create_irqchip(self) -> None:
         """Create the in-kernel interrupt controller."""
-        self.vm.create_irqchip()
+        self.vm.create_any_irqchip()
 
     def program(self, vcpu_id: int) -> Program:
         """Return the program area of the vCPU, creating it at its first use."""

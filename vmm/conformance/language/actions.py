@@ -159,7 +159,7 @@ class SetMsr(Word):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class CreateIrqchip(Word):
-    """``KVM_CREATE_IRQCHIP``; only before any vCPU exists."""
+    """``KVM_CREATE_IRQCHIP``, or what the kernel has in its place; only before any vCPU exists."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vmm.conformance.language.needs import needs_of
 from vmm.conformance.language.script import Action, Event, Script, Trace
 
 
@@ -21,8 +22,8 @@ class Case:
     """One row of the catalogue.
 
     ``id`` is ``theme.name`` in ``[a-z0-9_.]``; ``checks`` names requirements ("R23 R24");
-    ``trace`` is what a human expects, or OBSERVE; ``needs`` names what the host must have
-    ("irqchip", "vcpus", ...), without which the case is SKIP with that word.
+    ``trace`` is what a human expects, or OBSERVE; ``needs`` names what the host must have beyond
+    what the words of the script say (``all_needs``), without which the case is SKIP with that word.
     """
 
     id: str
@@ -36,6 +37,11 @@ class Case:
     def requirements(self) -> tuple[str, ...]:
         """Return the requirement ids, in the order the case names them."""
         return tuple(self.checks.split())
+
+    @property
+    def all_needs(self) -> tuple[str, ...]:
+        """Return all that the host must have: what the script's words say, then ``needs``."""
+        return tuple(dict.fromkeys((*needs_of(self.actions), *self.needs)))
 
     @property
     def observes(self) -> bool:

@@ -15,7 +15,7 @@ XFAIL XPASS ERROR TIMEOUT), ``ms``, and, where they apply:
 - ``trace``, all events seen, of a case that saw others than expected; ``step`` (from 1) is where
   they first differ, with its ``action``, ``expected`` and ``seen`` events;
 - ``observation``: what an ``observe`` case saw, one line;
-- ``reason``: why it was skipped; ``need``: the word of ``Case.needs`` that this host lacks;
+- ``reason``: why it was skipped; ``need``: the word of ``Case.all_needs`` that this host lacks;
 - ``error`` (one line) and ``traceback`` when the harness failed; ``splats``: kernel log lines of
   each splat that fell in the case.
 

@@ -36,8 +36,8 @@ def card(case: Case) -> list[str]:
         entry = REQUIREMENTS.get(name)
         since = f" (since {entry.since})" if entry and entry.since else ""
         lines.append(f"  {name}: {entry.sentence if entry else 'not in the contract'}{since}")
-    if case.needs:
-        lines.append(f"  needs: {', '.join(case.needs)}")
+    if case.all_needs:
+        lines.append(f"  needs: {', '.join(case.all_needs)}")
     if case.observes:
         lines.append("  observes: what is seen is recorded, and never fails")
     return [*lines, *_script(case)]

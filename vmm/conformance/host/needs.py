@@ -1,0 +1,99 @@
+"""What scripts need of a host, found by doing it: a capability that is reported may still fail.
+
+Each probe returns None where the host has it, else why not, with what to do about it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from vmm._native import lib
+from vmm.errors import KvmError
+from vmm.kvm import Kvm
+from vmm.uffd import Userfaultfd
+
+ROOT_WITHOUT_USERFAULTFD = (
+    "this root is a container's: pass it /dev/userfaultfd, a seccomp profile that allows"
+    " userfaultfd, or CAP_SYS_PTRACE"
+)
+
+Probe = Callable[[Kvm], str | None]
+
+
+def no_irqchip(kvm: Kvm) -> str | None:
+    """Try to make the in-kernel irqchip, whole or split, in a VM of its own."""
+    with kvm.create_vm() as vm:
+        try:
+            vm.create_any_irqchip()
+        except KvmError as error:
+            return f"no in-kernel irqchip: {error}"
+    return None
+
+
+def no_second_vcpu(kvm: Kvm) -> str | None:
+    """Try to make two vCPUs in a VM of their own."""
+    with kvm.create_vm() as vm:
+        try:
+            for vcpu_id in range(2):
+                vm.create_vcpu(vcpu_id).close()
+        except KvmError as error:
+            busy = error.errno == errno.EBUSY
+            hint = "; a mediated PMU and a perf event are at odds: end the perf" if busy else ""
+            return f"a second vCPU cannot be made: {error}{hint}"
+    return None
+
+
+def no_userfaultfd(_: Kvm) -> str | None:
+    """Try to get a userfaultfd that sees the kernel's own faults."""
+    try:
+        Userfaultfd().close()
+    except KvmError as error:
+        hint = "run as root" if os.geteuid() else ROOT_WITHOUT_USERFAULTFD
+        return f"userfaultfd for the kernel's own faults: {error.strerror}; {hint}"
+    return None
+
+
+def no_compat(kvm: Kvm) -> str | None:
+    """Try ``int $0x80``; without ia32 emulation it is a fault, which only a child can take."""
+    child = os.fork()
+    if child == 0:
+        version = lib.mw_ioctl_compat(kvm.fd, lib.KVM_GET_API_VERSION, 0)
+        os._exit(0 if version == lib.KVM_API_VERSION else 1)
+    status = os.waitpid(child, 0)[1]
+    if status == 0:
+        return None
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSEGV:
+        return "compat syscalls: this kernel has no ia32 emulation"
+    return "compat syscalls: int $0x80 is refused here, as a seccomp profile does"
+
+
+def no_second_cpu(_: Kvm) -> str | None:
+    """Look whether two threads can run at once."""
+    return None if len(os.sched_getaffinity(0)) > 1 else "a second CPU is not there"
+
+
+def no_task_syscall(_: Kvm, tasks: Path = Path("/proc/self/task")) -> str | None:
+    """Try to read in which system call a thread of ours sleeps: only so is ``blocked`` seen."""
+    try:
+        (tasks / str(threading.get_native_id()) / "syscall").read_bytes()
+    except OSError as error:
+        hint = "; a program with file capabilities may not look at itself: run as root"
+        return f"{tasks}/*/syscall: {error.strerror}{hint if error.errno == errno.EACCES else ''}"
+    return None
+
+
+PROBES: dict[str, Probe] = {
+    "irqchip": no_irqchip,
+    "vcpus": no_second_vcpu,
+    "userfaultfd": no_userfaultfd,
+    "compat": no_compat,
+    "cpus": no_second_cpu,
+    "task_syscall": no_task_syscall,
+    "single_step": lambda _: None,
+}
+"""The probe of each need that no guest must run for (``kernel.backend`` has the others)."""

@@ -1,0 +1,42 @@
+"""What a script needs of the host, read off its words: never left to whoever writes the script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from vmm.conformance.language import script as words
+from vmm.conformance.language.script import Action
+
+THREADS = (words.Meanwhile, words.BeginInstall, words.AwaitInstall, words.AwaitMeanwhile)
+"""What may end as ``blocked``, which only /proc/self/task/TID/syscall tells."""
+
+SPINS = (words.Spin, words.UntilExits, words.UntilRuns)
+
+
+def needs_of(script: Sequence[Action]) -> tuple[str, ...]:
+    """Return the words of all that ``script`` needs, each once, in the order of the script.
+
+    ``host.needs`` has the probe of each.
+    """
+    return tuple(dict.fromkeys(need for each in script for need in _needs(each)))
+
+
+def _needs(action: Action) -> Iterator[str]:
+    if isinstance(action, words.Meanwhile):
+        yield from _needs(action.action)
+    access = action.access if isinstance(action, words.Begin | words.Spin) else action
+    if isinstance(access, words.Rdmsr | words.Wrmsr):
+        yield from ["force_emulation_prefix"] * access.emulated
+        yield from ["single_step"] * access.single_step
+    if isinstance(action, words.CreateIrqchip):
+        yield "irqchip"
+    if isinstance(action, words.Park) or getattr(action, "stall_at", None) is not None:
+        yield "userfaultfd"
+    if getattr(action, "caller", "") == "compat":
+        yield "compat"
+    if isinstance(action, SPINS):
+        yield "cpus"
+    if isinstance(action, THREADS):
+        yield "task_syscall"
+    if getattr(access, "vcpu", 0):
+        yield "vcpus"
