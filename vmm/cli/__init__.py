@@ -94,7 +94,7 @@ def command_line() -> argparse.ArgumentParser:
         title="commands", dest="command", metavar="COMMAND", required=True
     )
     judged = add_command(commands, "check", _check, "judge the kernel of this host", STATUSES)
-    options.judging(judged, jobs="one a core", timeout=10.0)
+    options.judging(judged, jobs="one a core of the cgroup's quota, at most 16", timeout=10.0)
     lists = add_command(commands, "list", listing.listed, "list the cases")
     options.choice(lists)
     lists.add_argument(
@@ -124,6 +124,7 @@ def _check(args: argparse.Namespace) -> int:
 
     gc.freeze()
     gc.enable()
+    from vmm.conformance.host.cpus import default_jobs
     from vmm.conformance.judge.check import check
     from vmm.conformance.judge.runner import Options
     from vmm.conformance.judge.selection import check_globs, select
@@ -131,7 +132,7 @@ def _check(args: argparse.Namespace) -> int:
 
     check_globs(CASES, args.xfail)
     chosen = select(CASES, args.globs, args.exclude)
-    jobs = min(args.jobs or len(os.sched_getaffinity(0)), len(chosen))
+    jobs = min(args.jobs or default_jobs(), len(chosen))
     how = Options(jobs, args.timeout, tuple(args.xfail))
     view = View(args.json, args.tap, args.verbose, args.quiet)
     return check(chosen, len(CASES), how, view, directory=args.output, resume=args.resume)
