@@ -12,6 +12,7 @@ from vmm.cli import options
 from vmm.cli.guarded import in_one_line
 from vmm.cli.output import complain, say
 from vmm.cli.parser import add_command
+from vmm.lab.vendors import VENDORS
 
 STEP = "bisect-step"
 STATUSES = "exit status: 0 good, 1 bad, 125 cannot be tested; never anything else"
@@ -42,7 +43,7 @@ def _question(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("case", nargs="?", metavar="CASE", help="good where it passes")
     add("--observe", metavar="CASE=VALUE", help="good where CASE observes VALUE")
-    add("--vendor", choices=options.VENDORS, default="svm", help="what to emulate (svm)")
+    add("--vendor", choices=VENDORS, default="svm", help="what to emulate (svm)")
     add("--repeat", type=options.count, default=1, metavar="N", help="boots a kernel, for races")
     debug = "build a kernel that checks itself: KASAN, lockdep, RCU, kmemleak"
     add("--debug", action="store_true", help=debug)

@@ -9,6 +9,7 @@ from vmm.cli import listing, matrix, options
 from vmm.cli.guarded import Call, in_one_line
 from vmm.cli.output import complain, say
 from vmm.cli.parser import add_command
+from vmm.lab.vendors import VENDORS
 
 KERNEL_HELP = "a bzImage, a built tree, an installed release, or debian:SERIES (debian:newest)"
 
@@ -19,9 +20,7 @@ def add(commands: Any) -> None:
     inner = lab.add_subparsers(title="commands", dest="lab", metavar="COMMAND", required=True)
     run = _command(inner, "run", _run, "judge one kernel in the lab, as `check` does on a host")
     run.add_argument("--kernel", "-k", required=True, metavar="K", help=KERNEL_HELP)
-    run.add_argument(
-        "--vendor", choices=options.VENDORS, default="svm", help="what to emulate (svm)"
-    )
+    run.add_argument("--vendor", choices=VENDORS, default="svm", help="what to emulate (svm)")
     limit = "seconds the whole guest may take (900)"
     run.add_argument("--limit", type=options.seconds, default=900.0, metavar="S", help=limit)
     options.judging(run, jobs="two a CPU of the guest", timeout=60.0)

@@ -10,6 +10,7 @@ from vmm.cli import options
 from vmm.cli.guarded import in_one_line
 from vmm.cli.output import complain, say
 from vmm.cli.parser import add_command
+from vmm.lab.vendors import VENDORS
 
 STATUSES = "exit status: 0 all conform, 1 one or more do not, 2 one or more have no verdict"
 
@@ -24,7 +25,13 @@ def add(commands: Any) -> None:
     add = matrix.add_argument
     names = "5.10,6.1,newest: packaged series, or whatever --kernel takes"
     add("--kernels", required=True, type=_words, metavar="K,K...", help=names)
-    add("--vendors", type=_vendors, default=["svm"], metavar="V,V...", help="svm,vmx (svm)")
+    add(
+        "--vendors",
+        type=_vendors,
+        default=["svm"],
+        metavar="V,V...",
+        help=f"of {','.join(VENDORS)} (svm)",
+    )
     add("-j", "--jobs", type=options.count, metavar="N", help="machines at once (one a core)")
     add("--timeout", type=options.seconds, default=60.0, metavar="S", help="seconds a case (60)")
     add("--limit", type=options.seconds, default=1800.0, metavar="S", help="seconds a guest (1800)")
@@ -39,8 +46,8 @@ def _words(text: str) -> list[str]:
 
 def _vendors(text: str) -> list[str]:
     for word in _words(text):
-        if word not in options.VENDORS:
-            raise argparse.ArgumentTypeError(f"{word!r} is not one of {', '.join(options.VENDORS)}")
+        if word not in VENDORS:
+            raise argparse.ArgumentTypeError(f"{word!r} is not one of {', '.join(VENDORS)}")
     return _words(text)
 
 

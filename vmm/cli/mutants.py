@@ -11,7 +11,7 @@ from pathlib import Path
 from vmm.lab import cache
 from vmm.lab.errors import LabError
 from vmm.lab.mutants import laboratory as mutants
-from vmm.lab.mutants.findings import Fate, Finding
+from vmm.lab.mutants.findings import Fate, MutantRecord
 from vmm.lab.mutants.source import Mutant, load
 
 _STATUSES = """exit status:
@@ -100,13 +100,13 @@ def _run(chosen: Sequence[Mutant], args: argparse.Namespace) -> int:
     return _status(found, explained)
 
 
-def _row(finding: Finding, explained: dict[str, str]) -> str:
+def _row(finding: MutantRecord, explained: dict[str, str]) -> str:
     seconds = finding.build_seconds + finding.boot_seconds + finding.suite_seconds
     row = f"{finding.name:34} {finding.fate:13} {seconds:4.0f} s  {_why(finding, explained)}"
     return f"{row}\n    {finding.evidence}" if finding.evidence else row
 
 
-def _why(finding: Finding, explained: dict[str, str]) -> str:
+def _why(finding: MutantRecord, explained: dict[str, str]) -> str:
     if finding.fate is Fate.SURVIVED:
         return explained.get(finding.name) or f"{finding.ran} cases pass"
     if not finding.killers:
@@ -116,7 +116,7 @@ def _why(finding: Finding, explained: dict[str, str]) -> str:
     return ", ".join(finding.killers[:3]) + more
 
 
-def _summary(found: Sequence[Finding], explained: dict[str, str], results: Path) -> str:
+def _summary(found: Sequence[MutantRecord], explained: dict[str, str], results: Path) -> str:
     judged = [finding for finding in found if finding.name != "control"]
     counts = [f"{n} {fate}" for fate in Fate if (n := sum(f.fate is fate for f in judged))]
     open_ = [f.name for f in judged if f.fate is Fate.SURVIVED and not explained[f.name]]
@@ -126,7 +126,7 @@ def _summary(found: Sequence[Finding], explained: dict[str, str], results: Path)
     return "\n".join(lines)
 
 
-def _status(found: Sequence[Finding], explained: dict[str, str]) -> int:
+def _status(found: Sequence[MutantRecord], explained: dict[str, str]) -> int:
     if any(finding.fate in (Fate.LOST, Fate.UNBUILT) for finding in found):
         return 2
     judged = [finding for finding in found if finding.name != "control"]

@@ -7,8 +7,6 @@ from pathlib import Path
 
 GLOB_HELP = "a case id or requirement, wildcards allowed: 'match.*', R14 (default: every case)"
 
-VENDORS = ("svm", "vmx", "svm-nrips")
-
 
 def choice(parser: argparse.ArgumentParser) -> None:
     """Add what chooses cases."""

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from vmm.conformance.host.doctor import Finding
-from vmm.lab import cache
+from vmm.lab import cache, vendors
 from vmm.lab.kernels import kernels
 from vmm.lab.machines import emulators
-
-_GIVES = {"qemu": "other kernels on SVM", "bochs": "other kernels on VMX, and SVM with NRIPS"}
 
 
 def examine() -> dict[str, Finding]:
     """Return a finding for each emulator and one for the cache; nothing is fetched."""
-    found = {f"lab: {name}": _emulator(name, gives) for name, gives in _GIVES.items()}
-    return {**found, "lab: kernels": _kernels()}
+    names = dict.fromkeys(row.emulator for row in vendors.VENDORS.values())
+    return {**{f"lab: {name}": _emulator(name) for name in names}, "lab: kernels": _kernels()}
 
 
-def _emulator(name: str, gives: str) -> Finding:
+def _emulator(name: str) -> Finding:
+    machines = [row.gives for row in vendors.VENDORS.values() if row.emulator == name]
+    gives = f"other kernels on {' and on '.join(machines)}"
     here = [emulator for emulator in emulators.emulators() if emulator.name == name]
     if not here:
         return Finding("WARN", f"not here: it would judge {gives}", "msrward lab install")

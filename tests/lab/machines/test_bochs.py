@@ -8,7 +8,7 @@ import pytest
 
 import vmm.lab.machines
 from vmm.lab.errors import LabError
-from vmm.lab.kernels.bzimage import BzImage
+from vmm.lab.kernels.images import BzImage
 from vmm.lab.machines import bochs, bochs_disk, machine
 
 KERNEL = BzImage("6.0", bytes(0x4000), b"S" * 100_000)

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from vmm.lab.kernels import vmlinux
+from vmm.lab import vendors
+from vmm.lab.kernels import images
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import machine, nesting, qemu
-from vmm.lab.machines.emulation import Guest
+from vmm.lab.machines.emulation import Boot
 from vmm.lab.machines.emulators import Emulator
 
 
@@ -24,7 +25,7 @@ def host(tmp_path, monkeypatch):
         for module, value in nested.items():
             (tmp_path / module / "parameters").mkdir(parents=True)
             (tmp_path / module / "parameters/nested").write_text(f"{value}\n")
-        return {vendor for vendor in machine.VENDORS if nesting.offers(vendor)}
+        return {vendor for vendor in vendors.VENDORS if nesting.offers(vendor)}
 
     return make
 
@@ -60,9 +61,9 @@ def test_qemu_is_asked_for_what_the_host_offers(
 ):
     host(**{module: "1"})
     monkeypatch.setattr(machine, "find", lambda name: Emulator(name, (10, 0), (name,), Path("/")))
-    monkeypatch.setattr(vmlinux, "pvh", lambda image, work: None)
+    monkeypatch.setattr(images, "pvh", lambda image, work: None)
     emulator = machine.emulator_of(vendor)
-    guest = Guest(Kernel("k", "6.6", tmp_path), vendor, b"", "quiet", 2)
+    guest = Boot(Kernel("k", "6.6", tmp_path), vendor, b"", "quiet", 2)
     argv = qemu.command(emulator, guest, tmp_path).argv
     assert emulator.title == title
     assert argv[argv.index("-cpu") + 1] == cpu

@@ -17,10 +17,10 @@ from vmm.lab.machines.machine import LabResult, Outcome
 from vmm.lab.mutants import laboratory as mutants
 from vmm.lab.mutants import source as kernel_mutants
 from vmm.lab.mutants.findings import (
+    Collector,
     Enough,
     Fate,
-    Finding,
-    Watch,
+    MutantRecord,
     conclude_churn,
     fate_of,
 )
@@ -139,15 +139,15 @@ def result(outcome=Outcome.DONE, status=0, reason=""):
     return LabResult(outcome, status, (), ("last words",), 1.0, 2.0, "qemu 10", 1, reason)
 
 
-def watch(*lines, enough=0):
-    watching = Watch(enough)
+def collector(*lines, enough=0):
+    watching = Collector(enough)
     for line in lines:
         watching.line(line)
     return watching
 
 
 def test_a_failed_case_kills():
-    seen = watch(record("a.b", "PASS"), record("a.c", "FAIL"), record("a.d", "SKIP"), "noise")
+    seen = collector(record("a.b", "PASS"), record("a.c", "FAIL"), record("a.d", "SKIP"), "noise")
     assert (seen.killers, seen.ran) == (["a.c"], 2)
     assert fate_of(seen, result(status=1))[0] is Fate.KILLED
 
@@ -158,26 +158,26 @@ def test_the_first_killer_says_what_it_saw():
         json.dumps({"type": "case", "id": "a.b", "verdict": "FAIL", **differs}),
         record("a.c", "TIMEOUT"),
     ]
-    assert watch(*lines).evidence == "step 3, rdmsr(1): expected gp, seen nothing"
+    assert collector(*lines).evidence == "step 3, rdmsr(1): expected gp, seen nothing"
     late = json.dumps({"type": "case", "id": "a.c", "verdict": "TIMEOUT", "reason": "10 s"})
-    assert watch(late, *lines).evidence == "TIMEOUT 10 s"
+    assert collector(late, *lines).evidence == "TIMEOUT 10 s"
 
 
 def test_enough_is_enough():
     with pytest.raises(Enough):
-        watch(record("a.b", "FAIL"), record("a.c", "TIMEOUT"), enough=2)
+        collector(record("a.b", "FAIL"), record("a.c", "TIMEOUT"), enough=2)
 
 
 @pytest.mark.parametrize(
     ("seen", "result", "fate"),
     [
-        (watch(record("a.b", "PASS")), result(), Fate.SURVIVED),
-        (watch(record("a.b", "PASS")), result(status=1), Fate.KILLED),
-        (watch(), result(status=4), Fate.LOST),
-        (watch(record("a.b", "PASS")), result(Outcome.PANIC, None), Fate.KILLED),
-        (watch(), result(Outcome.PANIC, None), Fate.LOST),
-        (watch(), result(Outcome.NO_KVM, None), Fate.LOST),
-        (watch(record("a.b", "FAIL")), None, Fate.KILLED),
+        (collector(record("a.b", "PASS")), result(), Fate.SURVIVED),
+        (collector(record("a.b", "PASS")), result(status=1), Fate.KILLED),
+        (collector(), result(status=4), Fate.LOST),
+        (collector(record("a.b", "PASS")), result(Outcome.PANIC, None), Fate.KILLED),
+        (collector(), result(Outcome.PANIC, None), Fate.LOST),
+        (collector(), result(Outcome.NO_KVM, None), Fate.LOST),
+        (collector(record("a.b", "FAIL")), None, Fate.KILLED),
     ],
 )
 def test_fates(seen, result, fate):
@@ -195,7 +195,7 @@ def test_fates(seen, result, fate):
 )
 def test_fates_of_a_churn(result, fate, killers, reason):
     result = replace(result, lines=("churn: FAILED", "  installs: LEAK: +536.0 bytes"))
-    found = conclude_churn(ONE, Watch(5), result, 1.0)
+    found = conclude_churn(ONE, Collector(5), result, 1.0)
     assert (found.fate, found.killers, found.reason) == (fate, killers, reason)
 
 
@@ -207,14 +207,14 @@ class Bench:
         self.options = mutants.Options()
 
     def control(self, mutant):
-        return Finding("control", "", mutant.vendor, Fate.SURVIVED, ran=1)
+        return MutantRecord("control", "", mutant.vendor, Fate.SURVIVED, ran=1)
 
     def judge(self, chosen):
         for mutant in chosen:
             self.asked.append(mutant.name)
             if self.fates[mutant.name] is None:
                 raise KeyboardInterrupt
-            yield Finding(mutant.name, mutant.digest, mutant.vendor, self.fates[mutant.name])
+            yield MutantRecord(mutant.name, mutant.digest, mutant.vendor, self.fates[mutant.name])
 
 
 def make(name, new="count--;"):
@@ -271,7 +271,7 @@ def test_each_mutant_is_booted_from_an_image_of_its_own(source, cache_root, monk
         fate = (
             Fate.KILLED if mutant.changes[0].new.encode() in built.image.read_bytes() else Fate.LOST
         )
-        return Finding(mutant.name, mutant.digest, mutant.vendor, fate, cases)
+        return MutantRecord(mutant.name, mutant.digest, mutant.vendor, fate, cases)
 
     monkeypatch.setattr(mutants, "_boot", boot)
     lab = laboratory(source, cache_root, monkeypatch, compiler)
@@ -286,7 +286,7 @@ def test_a_survivor_faces_all_themes(monkeypatch, tmp_path):
 
     def boot(mutant, built, cases, options):
         asked.append(cases)
-        return Finding(mutant.name, mutant.digest, mutant.vendor, Fate.SURVIVED)
+        return MutantRecord(mutant.name, mutant.digest, mutant.vendor, Fate.SURVIVED)
 
     monkeypatch.setattr(mutants, "_boot", boot)
     (tmp_path / "image").touch()
@@ -296,7 +296,7 @@ def test_a_survivor_faces_all_themes(monkeypatch, tmp_path):
 
 def test_a_control_that_fails_is_trouble(source, cache_root, monkeypatch):
     lab = laboratory(source, cache_root, monkeypatch, None)
-    failed = Finding("control", "", "svm", Fate.KILLED, ("rollback.x",), ran=3)
+    failed = MutantRecord("control", "", "svm", Fate.KILLED, ("rollback.x",), ran=3)
     monkeypatch.setattr(lab, "judge", lambda chosen: iter([failed]))
     with pytest.raises(LabError, match=r"unchanged kernel does not pass on svm: rollback\.x"):
         lab.control(ONE)
@@ -312,12 +312,12 @@ def test_a_control_that_fails_is_trouble(source, cache_root, monkeypatch):
     ],
 )
 def test_exit_status(fates, status):
-    found = [Finding(str(n), "", "svm", fate) for n, fate in enumerate(fates)]
+    found = [MutantRecord(str(n), "", "svm", fate) for n, fate in enumerate(fates)]
     assert command._status(found, dict.fromkeys(map(str, range(len(fates))), "")) == status
 
 
 def test_an_explained_survivor_is_no_failure():
-    assert command._status([Finding("n", "", "svm", Fate.SURVIVED)], {"n": "needs an L2"}) == 0
+    assert command._status([MutantRecord("n", "", "svm", Fate.SURVIVED)], {"n": "needs an L2"}) == 0
 
 
 def test_the_command_lists_and_complains(capsys):

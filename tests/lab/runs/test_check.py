@@ -29,13 +29,13 @@ class Guest:
     def __init__(self):
         self.asked, self.dies_before, self.fails, self.host = [], None, None, HOST
 
-    def boot(self, kernel, vendor, argv, *, timeout, watcher):
+    def boot(self, kernel, vendor, argv, *, timeout, listener):
         names = [word for word in argv[len(check.CHECK) :] if word in IDS] or IDS
         self.asked.append(tuple(names))
-        watcher.start(1.0)
+        listener.start(1.0)
         ran = []
         run = {"cases": len(names), "catalogue": 3, "resumed": 0, "kernel_log": "watched"}
-        self.say(watcher, {"type": "run", **run})
+        self.say(listener, {"type": "run", **run})
         for name in names:
             if name == self.dies_before:
                 return LabResult(Outcome.PANIC, None, (), ("oops",), 1.0, 2.0, "q", 1, "panicked")
@@ -44,15 +44,15 @@ class Guest:
             case = {"id": name, "sentence": "S.", "requirements": ["R01"], "ms": 1.0}
             shown = {"script": ["x"], "step": 1, "expected": ["a"], "seen": ["b"]}
             more = shown if verdict == "FAIL" else {}
-            self.say(watcher, {"type": "case", "verdict": verdict, **case, **more})
+            self.say(listener, {"type": "case", "verdict": verdict, **case, **more})
         counts = {verdict: ran.count(verdict) for verdict in ran}
         status = int("FAIL" in ran)
         end = {"seconds": 1.0, "interrupted": False, "status": status, "fingerprint": ""}
-        self.say(watcher, {"type": "end", "counts": counts, "splats": [], "lost": 0, **end})
+        self.say(listener, {"type": "end", "counts": counts, "splats": [], "lost": 0, **end})
         return LabResult(Outcome.DONE, status, (), ("tail",), 1.0, 2.0, "qemu")
 
-    def say(self, watcher, record):
-        watcher.line(json.dumps({"schema": 1, **record, "host": self.host}))
+    def say(self, listener, record):
+        listener.line(json.dumps({"schema": 1, **record, "host": self.host}))
 
 
 @pytest.fixture

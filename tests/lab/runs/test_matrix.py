@@ -36,14 +36,14 @@ def records(release):
         yield json.dumps({"schema": 1, **record, "host": host})
 
 
-def pretend(kernel, vendor, argv, *, timeout, watcher):
+def pretend(kernel, vendor, argv, *, timeout, listener):
     """Stands for a boot."""
     if vendor == "vmx":
         return LabResult(Outcome.HANG, None, (), ("stuck", ""), None, timeout, "bochs", 2, "hung")
-    watcher.start(1.0)
+    listener.start(1.0)
     for line in records(kernel.release):
-        watcher.line(line)
-        watcher.tick()
+        listener.line(line)
+        listener.tick()
     return LabResult(Outcome.DONE, 0, (), ("tail",), 1.0, 2.0, "qemu")
 
 
@@ -124,7 +124,7 @@ class Emulator:
     title = "qemu 11"
     accelerated = False
 
-def boot(kernel, vendor, argv, *, timeout, watcher):
+def boot(kernel, vendor, argv, *, timeout, listener):
     (place / f"{kernel.release}.pid").write_text(str(os.getpid()))
     try:
         time.sleep(300)

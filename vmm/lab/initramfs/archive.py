@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
-from vmm.lab import cache
+from vmm.lab import cache, vendors
 from vmm.lab.apt import AptRoot, Package
 from vmm.lab.errors import LabError
 from vmm.lab.initramfs import cpio, interpreter
@@ -24,7 +24,6 @@ _APPLETS = ("sh", "mount", "insmod", "stty", "cut", "cat", "awk", "poweroff", "d
 # The emulator path (R40-R42) and the preemption timer's fastpath (B12) depend on these.
 MODULE_ARGUMENTS = {"kvm": "force_emulation_prefix=1"}
 _INIT = resources.files("vmm.lab.initramfs").joinpath("init.sh").read_text()
-_OTHER_VENDOR = {"svm": "kvm_intel", "svm-nrips": "kvm_intel", "vmx": "kvm_amd"}
 
 
 def build(kernel: Kernel, vendor: str, argv: Sequence[str]) -> bytes:
@@ -98,7 +97,8 @@ def _newest(packages: list[Package]) -> list[Package]:
 
 
 def _module_archive(kernel: Kernel, vendor: str) -> bytes:
-    wanted = [p for p in kernel.modules if modules.name_of(p) != _OTHER_VENDOR[vendor]]
+    others = {*vendors.MODULES} - {vendors.of(vendor).module}
+    wanted = [path for path in kernel.modules if modules.name_of(path) not in others]
     files = [cpio.file(f"modules/{path.name}", path.read_bytes()) for path in wanted]
     arguments = [
         cpio.file(f"modules/{path.stem}.args", MODULE_ARGUMENTS[name].encode())

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmm.lab import cache
+from vmm.lab import cache, vendors
 from vmm.lab.apt import AptRoot, Package
 from vmm.lab.errors import LabError
-from vmm.lab.kernels import bzimage, modules
+from vmm.lab.kernels import images, modules
 
 _PACKAGE = "debian:"
 _SEARCH = r"^linux-(image|binary|modules)-([0-9]+[.][0-9]+[.][0-9].*-cloud-amd64)(-unsigned)?$"
@@ -24,7 +24,7 @@ NEEDED = (
     *("DEVTMPFS", "PROC_FS", "SYSFS", "FUTEX", "EPOLL", "POSIX_TIMERS", "KVM"),
 )
 """Options without which the lab's init, Python or the suite do not get as far as a record."""
-_VENDORS = ("KVM_AMD", "KVM_INTEL")
+_VENDORS = tuple(module.upper() for module in vendors.MODULES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,13 +222,13 @@ def _tree(wish: str, tree: Path) -> Kernel:
     image = tree / "arch/x86/boot/bzImage"
     if not image.is_file():
         raise LabError(f"{tree} has no arch/x86/boot/bzImage; build the tree first (make bzImage)")
-    release = bzimage.read(image).release
+    release = images.read(image).release
     _require_options(tree, tree / ".config")
     return Kernel(wish, release, image.absolute(), _modules_of(tree, release))
 
 
 def _image(wish: str, image: Path) -> Kernel:
-    release = bzimage.read(image).release
+    release = images.read(image).release
     return Kernel(
         wish, release, image.absolute(), _modules_of(_installed_modules(release), release)
     )

@@ -10,9 +10,10 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from vmm.lab import vendors
 from vmm.lab.errors import LabError
 
-WANTED = ("irqbypass", "kvm", "kvm_amd", "kvm_intel")
+WANTED = ("irqbypass", "kvm", *vendors.MODULES)
 _SIGNATURE_MAGIC = b"~Module signature appended~\n"
 _SUFFIXES = ("", ".xz", ".gz", ".zst")
 

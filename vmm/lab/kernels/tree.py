@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from vmm.lab import cache
-from vmm.lab.kernels import build, bzimage, kernels
+from vmm.lab.kernels import build, images, kernels
 from vmm.lab.kernels.kernels import Kernel
 
 
@@ -22,7 +22,7 @@ def kernel(tree: Path, command: str | None = None, *, debug: bool = False) -> Ke
         _run(tree, command)
         return kernels.resolve(str(tree))
     image = build.build(tree, objects(tree, debug=debug), debug=debug)
-    return Kernel(str(image), bzimage.read(image).release, image)
+    return Kernel(str(image), images.read(image).release, image)
 
 
 def objects(tree: Path, *, debug: bool = False) -> Path:

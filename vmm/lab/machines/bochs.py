@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vmm.lab.kernels import bzimage
+from vmm.lab import vendors
+from vmm.lab.kernels import images
 from vmm.lab.machines import bochs_disk
-from vmm.lab.machines.emulation import Command, Guest
+from vmm.lab.machines.emulation import Boot, Command
 from vmm.lab.machines.emulators import Emulator
 
-MODELS = {"vmx": "corei7_haswell_4770", "svm-nrips": "ryzen"}
 LOG = "bochs.log"
 MEMORY_MIB = 1024
 # Instructions per emulated second. More make the guest's waits dearer (an idle guest is emulated
@@ -34,16 +34,16 @@ error: action=ignore
 """
 
 
-def command(emulator: Emulator, guest: Guest, work: Path) -> Command:
-    """Return the command that boots `guest`; writes its disk and configuration below `work`."""
-    image = bochs_disk.disk(bzimage.read(guest.kernel.image), guest.initramfs, guest.cmdline)
+def command(emulator: Emulator, boot: Boot, work: Path) -> Command:
+    """Return the command that boots it; writes its disk and configuration below `work`."""
+    image = bochs_disk.disk(images.read(boot.kernel.image), boot.initramfs, boot.cmdline)
     (work / "disk").write_bytes(image)
     (work / "bochsrc").write_text(
         _CONFIGURATION.format(
             memory=MEMORY_MIB,
             share=emulator.root / "usr/share",
             log=LOG,
-            model=MODELS[guest.vendor],
+            model=vendors.of(boot.vendor).cpu,
             speed=_SPEED,
         )
     )

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 
 from vmm.lab.errors import LabError
-from vmm.lab.kernels.bzimage import BzImage
+from vmm.lab.kernels.images import BzImage
 
 SECTOR = 512
 # A cylinder of the geometry that Bochs assumes: the disk must be a multiple of it.

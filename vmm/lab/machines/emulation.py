@@ -22,7 +22,7 @@ _TICK = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Guest:
+class Boot:
     """What an emulator is to boot: a kernel, its initramfs, its command line, its CPUs."""
 
     kernel: Kernel
@@ -41,7 +41,7 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True)
-class Watcher:
+class Listener:
     """Who is told of a boot as it goes on.
 
     `line` gets each line of the payload's output, `start` the seconds to the payload's start,
@@ -73,7 +73,7 @@ def run(
     records: Records,
     timeout: float,
     *,
-    watcher: Watcher | None = None,
+    listener: Listener | None = None,
 ) -> Run:
     """Run the emulator, whose serial ports are the files ttyS0 and ttyS1 in `work`.
 
@@ -89,11 +89,11 @@ def run(
         for descriptor in (*serial, terminal, exited):
             watch.register(descriptor, selectors.EVENT_READ)
         descriptors = (serial[0], serial[1], terminal, exited)
-        return _Watch(*descriptors, watch, console, records, watcher or Watcher()).go(timeout)
+        return _Running(*descriptors, watch, console, records, listener or Listener()).go(timeout)
 
 
 @dataclass
-class _Watch:
+class _Running:
     console_fd: int
     records_fd: int
     terminal_fd: int
@@ -101,7 +101,7 @@ class _Watch:
     selector: selectors.BaseSelector
     console: Console
     records: Records
-    watcher: Watcher
+    listener: Listener
     said: bytes = b""
     gone: bool = False
     boot_seconds: float | None = None
@@ -112,13 +112,13 @@ class _Watch:
         while (left := begin + timeout - time.monotonic()) > 0 and not self._over():
             for key, _ in self.selector.select(min(left, _TICK)):
                 self._take(key.fd)
-            self.watcher.tick()
+            self.listener.tick()
         text = self.said.decode(errors="replace")
         return Run(self.boot_seconds, time.monotonic() - begin, left <= 0, text)
 
     def _start(self, seconds: float) -> None:
         self.boot_seconds = seconds
-        self.watcher.start(seconds)
+        self.listener.start(seconds)
 
     def _over(self) -> bool:
         return self.gone or self.records.finished or self.console.panicked

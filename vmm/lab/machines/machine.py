@@ -11,18 +11,14 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from vmm.lab import cache
-from vmm.lab.errors import LabError
+from vmm.lab import cache, vendors
 from vmm.lab.initramfs import archive as initramfs
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import bochs, nesting, qemu
 from vmm.lab.machines.console import Console, Records
-from vmm.lab.machines.emulation import Command, Guest, Run, Watcher, run
+from vmm.lab.machines.emulation import Boot, Command, Listener, Run, run
 from vmm.lab.machines.emulators import Emulator, find
 
-CPUS = {"svm": 2, "vmx": 1, "svm-nrips": 1}
-"""The vendors whose extensions can be had, and the guest's CPUs: Bochs has one."""
-VENDORS = tuple(CPUS)
 # quiet: every console byte is an exit. nokaslr: backtraces that can be compared between boots.
 # The blacklisted self tests of the crypto layer take a second under emulation, and a kernel
 # that has no such function ignores the name.
@@ -74,22 +70,23 @@ def boot(
     timeout: float = 300.0,
     cmdline: str = "",
     smp: int | None = None,
-    watcher: Watcher | None = None,
+    listener: Listener | None = None,
 ) -> LabResult:
     """Boot `kernel` with the vendor's virtualization extensions and run `argv` inside.
 
     `on_line` gets each line of the payload's standard output as it comes. `timeout` is seconds of
     wall time per attempt; a boot that is lost before the payload starts is repeated once.
-    `cmdline` is added to the kernel's; `smp` is the number of QEMU's CPUs. `watcher` is
+    `cmdline` is added to the kernel's; `smp` is the number of QEMU's CPUs. `listener` is
     told more than `on_line`, and goes before it.
     Raises :class:`LabError` where nothing can be booted at all.
     """
     emulator_of(vendor)
     with cache.in_use(), cache.no_space_in_one_line(), _work_directory() as work:
         archive = initramfs.build(kernel, vendor, argv)
-        guest = Guest(kernel, vendor, archive, f"{_COMMAND_LINE} {cmdline}", smp or CPUS[vendor])
-        told = watcher or (Watcher(on_line) if on_line else Watcher())
-        command, emulator = _prepare(guest, work)
+        cpus = smp or vendors.of(vendor).cpus
+        what = Boot(kernel, vendor, archive, f"{_COMMAND_LINE} {cmdline}", cpus)
+        told = listener or (Listener(on_line) if on_line else Listener())
+        command, emulator = _prepare(what, work)
         first = _attempt(command, work, emulator, timeout, told)
         if first.outcome not in (Outcome.PANIC, Outcome.HANG, Outcome.LOST) or _started(first):
             return first
@@ -101,19 +98,18 @@ def _started(result: LabResult) -> bool:
     return result.boot_seconds is not None
 
 
-def _prepare(guest: Guest, work: Path) -> tuple[Command, str]:
-    emulator = emulator_of(guest.vendor)
+def _prepare(boot: Boot, work: Path) -> tuple[Command, str]:
+    emulator = emulator_of(boot.vendor)
     build = qemu.command if emulator.name == "qemu" else bochs.command
-    return build(emulator, guest, work), emulator.title
+    return build(emulator, boot, work), emulator.title
 
 
 def emulator_of(vendor: str) -> Emulator:
     """Return the emulator that has the vendor's extensions; LabError if it is not here."""
-    if vendor not in VENDORS:
-        raise LabError(f"no vendor {vendor}; choose one of {', '.join(VENDORS)}")
+    row = vendors.of(vendor)
     if nesting.offers(vendor):
         return replace(find("qemu"), accelerated=True)
-    return find("qemu" if vendor == "svm" else "bochs")
+    return find(row.emulator)
 
 
 def _attempt(
@@ -121,10 +117,10 @@ def _attempt(
     work: Path,
     emulator: str,
     timeout: float,
-    watcher: Watcher,
+    listener: Listener,
 ) -> LabResult:
-    console, records = Console(), Records(watcher.line)
-    went = run(command, work, console, records, timeout, watcher=watcher)
+    console, records = Console(), Records(listener.line)
+    went = run(command, work, console, records, timeout, listener=listener)
     outcome, reason = _judge(console, records, went)
     if outcome is Outcome.LOST and (panic := _emulator_panic(work)):
         reason += f": {panic}"

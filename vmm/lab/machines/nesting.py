@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-MODULES = {"svm": "kvm_amd", "svm-nrips": "kvm_amd", "vmx": "kvm_intel"}
-"""The module of the host that can give its guests the vendor's extensions."""
+from vmm.lab import vendors
 
 _KVM = Path("/dev/kvm")
 _PARAMETERS = Path("/sys/module")
@@ -21,7 +20,7 @@ def offers(vendor: str) -> bool:
     """Whether a guest of this host's KVM would have the vendor's extensions of its own."""
     if os.environ.get("MSRWARD_EMULATE"):
         return False
-    nested = _PARAMETERS / MODULES[vendor] / "parameters" / "nested"
+    nested = _PARAMETERS / vendors.of(vendor).module / "parameters" / "nested"
     try:
         on = nested.read_text().strip() in ("1", "Y")
     except OSError:

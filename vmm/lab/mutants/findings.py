@@ -25,7 +25,7 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class MutantRecord:
     """One mutant's fate: which cases killed it (`more`: others were not run), or the reason.
 
     `ran` is the number of cases that gave a verdict, the seconds are wall time. `evidence` is what
@@ -51,7 +51,7 @@ class Enough(Exception):
 
 
 @dataclass
-class Watch:
+class Collector:
     """Collects the records of a boot as they come, and ends it when it has seen enough."""
 
     enough: int
@@ -93,49 +93,49 @@ def record(text: str) -> dict[str, Any]:
 
 
 def conclude(
-    mutant: Mutant, watch: Watch, result: LabResult | None, build_seconds: float
-) -> Finding:
+    mutant: Mutant, collector: Collector, result: LabResult | None, build_seconds: float
+) -> MutantRecord:
     """Return what a boot says about a mutant; no result: it was ended with enough killers."""
-    fate, reason = fate_of(watch, result)
-    started = watch.started or time.monotonic()
-    return Finding(
+    fate, reason = fate_of(collector, result)
+    started = collector.started or time.monotonic()
+    return MutantRecord(
         mutant.name,
         mutant.digest,
         mutant.vendor,
         fate,
-        tuple(watch.killers),
+        tuple(collector.killers),
         result is None,
-        watch.ran,
+        collector.ran,
         reason,
         round(build_seconds, 1),
-        round(started - watch.begin, 1),
+        round(started - collector.begin, 1),
         round(time.monotonic() - started, 1),
-        watch.evidence,
+        collector.evidence,
     )
 
 
 def conclude_churn(
-    mutant: Mutant, watch: Watch, result: LabResult, build_seconds: float
-) -> Finding:
+    mutant: Mutant, collector: Collector, result: LabResult, build_seconds: float
+) -> MutantRecord:
     """Return what a churn says about a mutant: its status, and the line that says what leaks."""
     leaks = [line.strip() for line in result.lines if "LEAK" in line]
-    watch.ran = int(result.outcome is Outcome.DONE)
-    found = conclude(mutant, watch, result, build_seconds)
+    collector.ran = int(result.outcome is Outcome.DONE)
+    found = conclude(mutant, collector, result, build_seconds)
     if result.outcome is Outcome.DONE and result.status == 1:
         return replace(found, killers=("churn",), reason="; ".join(leaks) or "a VM got stuck")
     return found
 
 
-def fate_of(watch: Watch, result: LabResult | None) -> tuple[Fate, str]:
+def fate_of(collector: Collector, result: LabResult | None) -> tuple[Fate, str]:
     """Return the fate, and the reason where no case is one."""
     if result is None:
         return Fate.KILLED, ""
     if result.outcome is not Outcome.DONE:
         # A kernel that goes down under the suite is as good as a failed case; one that never
         # got there says nothing.
-        dead = watch.started is not None or bool(watch.killers)
+        dead = collector.started is not None or bool(collector.killers)
         return (Fate.KILLED if dead else Fate.LOST), result.reason
-    if watch.killers:
+    if collector.killers:
         return Fate.KILLED, ""
     if result.status == 1:
         return Fate.KILLED, "the kernel log has a splat"
@@ -145,10 +145,10 @@ def fate_of(watch: Watch, result: LabResult | None) -> tuple[Fate, str]:
     return Fate.SURVIVED, ""
 
 
-def decided(lines: Iterable[str]) -> dict[tuple[str, str], Finding]:
+def decided(lines: Iterable[str]) -> dict[tuple[str, str], MutantRecord]:
     """Read findings back: those with a verdict, by name and digest."""
     found = [
-        Finding(**{**read, "fate": Fate(read["fate"]), "killers": tuple(read["killers"])})
+        MutantRecord(**{**read, "fate": Fate(read["fate"]), "killers": tuple(read["killers"])})
         for line in lines
         if (read := record(line))
     ]

@@ -21,10 +21,10 @@ from vmm.lab.kernels import build, kernels
 from vmm.lab.machines import machine
 from vmm.lab.machines.machine import LabResult
 from vmm.lab.mutants.findings import (
+    Collector,
     Enough,
     Fate,
-    Finding,
-    Watch,
+    MutantRecord,
     conclude,
     conclude_churn,
     decided,
@@ -83,7 +83,7 @@ class Laboratory:
         for leftover in self._objects.parent.glob("bzImage-*"):
             leftover.unlink()
 
-    def control(self, mutant: Mutant) -> Finding:
+    def control(self, mutant: Mutant) -> MutantRecord:
         """Judge the source as it is the way `mutant` is; :class:`LabError` unless all passes."""
         vendor = mutant.vendor
         unchanged = replace(mutant, name="control", violates=(), changes=(), explained="")
@@ -93,10 +93,10 @@ class Laboratory:
             raise LabError(f"the unchanged kernel does not pass on {vendor}: {said}")
         return finding
 
-    def judge(self, mutants: Iterable[Mutant]) -> Iterator[Finding]:
+    def judge(self, mutants: Iterable[Mutant]) -> Iterator[MutantRecord]:
         """Build and boot mutants, each building while the one before it is judged."""
         with ProcessPoolExecutor(1, get_context("fork"), _die_with_parent) as booter:
-            before: Future[Finding] | None = None
+            before: Future[MutantRecord] | None = None
             for mutant in mutants:
                 built = self._build(mutant)
                 if before:
@@ -118,10 +118,10 @@ class Laboratory:
             return Built(None, time.monotonic() - begin, str(error))
 
 
-def _judge(mutant: Mutant, built: Built, options: Options) -> Finding:
+def _judge(mutant: Mutant, built: Built, options: Options) -> MutantRecord:
     """Ask the cases of the requirements it violates first; they are few and to the point."""
     if built.image is None:
-        blank = Finding(mutant.name, mutant.digest, mutant.vendor, Fate.UNBUILT)
+        blank = MutantRecord(mutant.name, mutant.digest, mutant.vendor, Fate.UNBUILT)
         return replace(blank, reason=built.complaint, build_seconds=round(built.seconds, 1))
     try:
         if mutant.churn:
@@ -136,24 +136,26 @@ def _judge(mutant: Mutant, built: Built, options: Options) -> Finding:
         built.image.unlink()
 
 
-def _boot(mutant: Mutant, built: Built, cases: tuple[str, ...], options: Options) -> Finding:
+def _boot(mutant: Mutant, built: Built, cases: tuple[str, ...], options: Options) -> MutantRecord:
     limit = str(options.case_timeout)
     argv = ("python3", "-m", "vmm", "check", "--json", "--timeout", limit, *cases)
-    watch = Watch(options.enough)
+    collector = Collector(options.enough)
     result: LabResult | None = None
     with suppress(Enough):
         kernel = kernels.resolve(str(built.image))
         result = machine.boot(
-            kernel, mutant.vendor, argv, on_line=watch.line, timeout=options.timeout
+            kernel, mutant.vendor, argv, on_line=collector.line, timeout=options.timeout
         )
-    return conclude(mutant, watch, result, built.seconds)
+    return conclude(mutant, collector, result, built.seconds)
 
 
-def _churn(mutant: Mutant, built: Built, options: Options) -> Finding:
-    watch = Watch(options.enough)
+def _churn(mutant: Mutant, built: Built, options: Options) -> MutantRecord:
+    collector = Collector(options.enough)
     kernel = kernels.resolve(str(built.image))
-    result = machine.boot(kernel, mutant.vendor, CHURN, on_line=watch.line, timeout=options.timeout)
-    return conclude_churn(mutant, watch, result, built.seconds)
+    result = machine.boot(
+        kernel, mutant.vendor, CHURN, on_line=collector.line, timeout=options.timeout
+    )
+    return conclude_churn(mutant, collector, result, built.seconds)
 
 
 def _die_with_parent() -> None:
@@ -185,10 +187,10 @@ def run(
     lab: Laboratory,
     mutants: Sequence[Mutant],
     results: Path,
-    on_finding: Callable[[Finding], None],
+    on_finding: Callable[[MutantRecord], None],
     *,
     resume: bool = False,
-) -> list[Finding]:
+) -> list[MutantRecord]:
     """Judge the mutants after their controls; each finding is written as it comes.
 
     With `resume` a mutant that `results` has a verdict for, and that has not changed since, is
@@ -208,7 +210,7 @@ def run(
     return found
 
 
-def _judged(lab: Laboratory, todo: Sequence[Mutant]) -> Iterator[Finding]:
+def _judged(lab: Laboratory, todo: Sequence[Mutant]) -> Iterator[MutantRecord]:
     if lab.options.control:
         alike = {(mutant.vendor, mutant.cases, mutant.churn): mutant for mutant in todo}
         for mutant in alike.values():

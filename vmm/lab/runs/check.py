@@ -17,9 +17,10 @@ from vmm.conformance.records.saved import Saved, load
 from vmm.conformance.records.summary import TROUBLE, end_record
 from vmm.conformance.report.desk import Desk, Output, View
 from vmm.conformance.report.progress import Progress
+from vmm.lab import vendors
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import machine
-from vmm.lab.machines.emulation import Watcher
+from vmm.lab.machines.emulation import Listener
 from vmm.lab.machines.machine import LabResult, Outcome
 
 WORKERS_A_CPU = 2
@@ -27,12 +28,8 @@ WORKERS_A_CPU = 2
 CHECK = ("python3", "-m", "vmm", "check", "--json", "-q")
 
 
-LACKS = {"svm-nrips": "single_step=Bochs ends when a guest under its SVM single-steps"}
-"""What a vendor's emulator cannot do, as $MSRWARD_LACKS has it."""
-
-
 def _told(vendor: str) -> tuple[str, ...]:
-    lacks = "" if machine.emulator_of(vendor).accelerated else LACKS.get(vendor, "")
+    lacks = "" if machine.emulator_of(vendor).accelerated else vendors.of(vendor).lacks
     return ("/bin/busybox", "env", f"MSRWARD_LACKS={lacks}") if lacks else ()
 
 
@@ -59,7 +56,7 @@ class Order:
     def argv(self, recorded: Container[str] = ()) -> tuple[str, ...]:
         """Return the command that judges the kernel it runs on, by what is not ``recorded``."""
         todo = [name for name in self.ids if name not in recorded]
-        workers = f"-j{WORKERS_A_CPU * machine.CPUS[self.vendor]}"
+        workers = f"-j{WORKERS_A_CPU * vendors.of(self.vendor).cpus}"
         asked = todo if len(todo) < self.catalogue else ()
         return (*_told(self.vendor), *CHECK, workers, *self.options, *asked)
 
@@ -100,11 +97,11 @@ def check(order: Order, view: View, directory: Path | None = None, *, resume: bo
         inside = _Inside(order, view, directory, stack, before)
         if before and set(order.ids) <= set(before.cases):
             return inside.finish(None)
-        watcher = Watcher(inside.line, inside.start, inside.tick)
+        listener = Listener(inside.line, inside.start, inside.tick)
         argv = order.argv(before.cases if before else ())
         try:
             result = machine.boot(
-                order.kernel, order.vendor, argv, timeout=order.timeout, watcher=watcher
+                order.kernel, order.vendor, argv, timeout=order.timeout, listener=listener
             )
         except KeyboardInterrupt:
             inside.interrupted = True

@@ -72,7 +72,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Boundary:
     """Two kernels that differ, and what was seen of each kernel that was asked, in order.
 
     `untested` are those between the two that could not be tested; without any, they are neighbours.
@@ -159,7 +159,7 @@ def _position(ordered: Sequence[str], wish: str) -> int:
 
 def search(
     names: Sequence[str], answer: Judge, on_step: Callable[[str, Evidence], None]
-) -> Finding:
+) -> Boundary:
     """Find two neighbours, the first good and the second bad; the ends are asked as well.
 
     A kernel that cannot be tested is passed over for the nearest one that can.
@@ -178,7 +178,7 @@ def search(
             seen = f"{got.name.lower()} ({asked[-1][1].line})"
             raise LabError(f"{names[index]} should be {wanted.name.lower()}, but is {seen}")
     low, high = _narrow(0, len(names) - 1, ask)
-    return Finding(names[low], names[high], tuple(names[low + 1 : high]), tuple(asked))
+    return Boundary(names[low], names[high], tuple(names[low + 1 : high]), tuple(asked))
 
 
 def _asked(answer: Judge, name: str) -> Evidence:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vmm.conformance.report.difference import lines as compared
-from vmm.lab.search.bisect import Finding
+from vmm.lab.search.bisect import Boundary
 from vmm.lab.search.verdict import Question
 
 
-def page(stages: Sequence[Finding], question: Question, commands: Sequence[str]) -> str:
+def page(stages: Sequence[Boundary], question: Question, commands: Sequence[str]) -> str:
     """Return the page; `stages` are the searches, the finest last, and `commands` repeat them."""
     found = stages[-1]
     answers = dict(found.asked)
@@ -29,7 +29,7 @@ def page(stages: Sequence[Finding], question: Question, commands: Sequence[str])
     return "\n".join([*lines, "", "to repeat it:", *(f"  {each}" for each in commands)]) + "\n"
 
 
-def _before_and_after(stages: Sequence[Finding]) -> list[str]:
+def _before_and_after(stages: Sequence[Boundary]) -> list[str]:
     """Compare the neighbours of the finest search that has the records of both."""
     for found in reversed(stages):
         answers = dict(found.asked)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmm.lab.errors import LabError
-from vmm.lab.search.bisect import Finding, Place
+from vmm.lab.search.bisect import Boundary, Place
 from vmm.lab.search.verdict import Evidence, Question, Step
 
 Say = Callable[[str], None]
@@ -78,7 +78,7 @@ def step_command(question: Question, place: Place, repeat: int) -> tuple[str, ..
 
 def search(
     tree: Path, ends: Ends, ask: tuple[Place, Question], command: Sequence[str], say: Say
-) -> Finding:
+) -> Boundary:
     """Find the first bad commit between two: git chooses, `command` is what it runs in the tree.
 
     `ask` is where and what the command asks. `say` gets what git and the steps say, as they say
@@ -123,7 +123,7 @@ def _ask_end(tree: Path, end: str, wanted: Step, command: Sequence[str], say: Sa
         raise LabError(f"{describe(tree, end)} should be {wanted.name.lower()}: {last}")
 
 
-def _finding(tree: Path, said: str, place: Place, question: Question) -> Finding:
+def _finding(tree: Path, said: str, place: Place, question: Question) -> Boundary:
     marks = _MARK.findall(_git(tree, "bisect", "log"))
     last = dict(marks)
     several = "first bad commit could be" in said
@@ -133,7 +133,7 @@ def _finding(tree: Path, said: str, place: Place, question: Question) -> Finding
     answers, marked = place.answers(question), dict.fromkeys(name for _, name in marks)
     asked = [*(name for name in answers if name in marked), *(marked.keys() - answers)]
     unknown = Evidence(Step.SKIP, "no answer is on record")
-    return Finding(
+    return Boundary(
         describe(tree, last["good"]),
         describe(tree, last["bad"]),
         tuple(describe(tree, name) for mark, name in marks if mark == "skip" and name in between),

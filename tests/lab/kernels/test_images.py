@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from vmm.lab.kernels import vmlinux
+from vmm.lab.kernels import images
 
 
 def elf(note_kind, owner=b"Xen\0"):
@@ -45,15 +45,15 @@ def size_appended(content):
 )
 def test_a_kernel_with_a_pvh_entry_comes_out_whole(tmp_path, image, pack):
     packed = image(pack(elf(18)))
-    assert vmlinux.pvh(packed, tmp_path).read_bytes() == elf(18)
+    assert images.pvh(packed, tmp_path).read_bytes() == elf(18)
 
 
 @pytest.mark.parametrize("other", [elf(17), elf(18, b"GNU\0")])
 def test_a_kernel_without_one_boots_as_a_bzimage(tmp_path, image, other):
     packed = image(size_appended(gzip.compress(other)))
-    assert vmlinux.pvh(packed, tmp_path) is None
+    assert images.pvh(packed, tmp_path) is None
 
 
 @pytest.mark.parametrize("payload", [b"unknown compression", b"\x1f\x8b damaged", b"\xfd7zXZ bad"])
 def test_what_cannot_be_unpacked_boots_as_a_bzimage(tmp_path, image, payload):
-    assert vmlinux.pvh(image(payload), tmp_path) is None
+    assert images.pvh(image(payload), tmp_path) is None

@@ -1,0 +1,52 @@
+"""The machines of the lab: one row a vendor, which is all that differs between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vmm.lab.errors import LabError
+
+
+@dataclass(frozen=True, slots=True)
+class Vendor:
+    """A machine whose CPU has one vendor's virtualization extensions.
+
+    `module` is the KVM module that uses them, `gives` what they are to a person. Emulated, it is
+    `emulator`'s CPU model `cpu`, `cpus` times; `lacks` is what that cannot do, as $MSRWARD_LACKS
+    has it (``need=reason``).
+    """
+
+    name: str
+    module: str
+    gives: str
+    emulator: str
+    cpu: str
+    cpus: int
+    lacks: str = ""
+
+
+VENDORS: dict[str, Vendor] = {
+    row.name: row
+    for row in (
+        # Five-level page tables make each of a nested guest's page walks dearer: an eighth of a
+        # suite.
+        Vendor("svm", "kvm_amd", "SVM", "qemu", "max,la57=off", 2),
+        Vendor("vmx", "kvm_intel", "VMX", "bochs", "corei7_haswell_4770", 1),
+        Vendor(
+            *("svm-nrips", "kvm_amd", "SVM with NRIPS", "bochs", "ryzen", 1),
+            "single_step=Bochs ends when a guest under its SVM single-steps",
+        ),
+    )
+}
+"""By what ``--vendor`` calls them."""
+
+MODULES = tuple(dict.fromkeys(row.module for row in VENDORS.values()))
+"""The KVM modules of all vendors; a machine loads its own."""
+
+
+def of(name: str) -> Vendor:
+    """Return the row; a :class:`LabError` names those there are."""
+    try:
+        return VENDORS[name]
+    except KeyError:
+        raise LabError(f"no vendor {name}; choose one of {', '.join(VENDORS)}") from None
