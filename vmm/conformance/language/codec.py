@@ -25,6 +25,7 @@ from typing import Any
 
 from vmm.conformance.language import script as language
 from vmm.conformance.language.case import OBSERVE, Case
+from vmm.conformance.language.soundness import first_unsound
 from vmm.conformance.language.vocabulary import (
     bad,
     decode,
@@ -35,7 +36,6 @@ from vmm.conformance.language.vocabulary import (
     text,
     word_of,
 )
-from vmm.conformance.random.shrink import first_unsound
 
 VERSION = 1
 CASE_ID = re.compile(r"[a-z0-9_.-]+")

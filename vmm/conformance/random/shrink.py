@@ -6,23 +6,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields, replace
 from typing import Any
 
-from vmm.conformance.language.script import (
-    Access,
-    Action,
-    Begin,
-    BeginInstall,
-    Complete,
-    Finish,
-    GetRegs,
-    Install,
-    ScribbleBitmaps,
-    Script,
-    SetRegs,
-)
+from vmm.conformance.language.script import Action, Begin, Finish, Script
+from vmm.conformance.language.soundness import is_sound
 from vmm.filter import READ_WRITE, MsrFilter, MsrRange, bitmap_size
 
 Shows = Callable[[Script], bool]
-INSTALLS = Install | BeginInstall
 
 
 def shrink(script: Script, shows: Shows) -> Script:
@@ -45,35 +33,6 @@ def shrink(script: Script, shows: Shows) -> Script:
         for step in (_without_actions, _without_stops, _plainer_actions):
             script = step(script, is_worth)
     return script
-
-
-def is_sound(script: Script) -> bool:
-    """Say whether a backend can run the script: nothing in it is without what it goes on with."""
-    return first_unsound(script) is None
-
-
-def first_unsound(script: Script) -> int | None:
-    """Return the first action (from 0) that lacks the ``begin`` or the install it goes on with.
-
-    A vCPU that stopped in an access begins no other before it has finished the one.
-    """
-    begun: set[int] = set()
-    for at, action in enumerate(script):
-        access = action.access if isinstance(action, Begin) else action
-        if isinstance(access, Access):
-            is_bad = access.vcpu in begun
-        elif isinstance(action, GetRegs | SetRegs | Complete | Finish):
-            is_bad = action.vcpu not in begun
-        else:
-            is_scribble = isinstance(action, ScribbleBitmaps)
-            is_bad = is_scribble and not any(isinstance(each, INSTALLS) for each in script[:at])
-        if is_bad:
-            return at
-        if isinstance(action, Begin):
-            begun.add(action.access.vcpu)
-        if isinstance(action, Finish):
-            begun.discard(action.vcpu)
-    return None
 
 
 def _without_actions(script: Script, shows: Shows) -> Script:
