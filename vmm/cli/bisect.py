@@ -47,6 +47,7 @@ def _question(parser: argparse.ArgumentParser) -> None:
     add("--repeat", type=options.count, default=1, metavar="N", help="boots a kernel, for races")
     debug = "build a kernel that checks itself: KASAN, lockdep, RCU, kmemleak"
     add("--debug", action="store_true", help=debug)
+    options.append(parser)
     lost = "what a kernel is that panics, hangs, or has a splat (skip)"
     add("--lost-status", choices=LOST, default="skip", help=lost)
     add("--limit", type=options.seconds, default=600.0, metavar="S", help="seconds a guest (600)")
@@ -95,7 +96,7 @@ def _step(args: argparse.Namespace) -> int:
             name = None if args.kernel else git.checked_out(args.tree)
             scratch = stack.enter_context(tempfile.TemporaryDirectory())
             directory = args.output if args.output and name else Path(scratch)
-            place = bisect.Place(args.vendor, directory, args.limit, args.debug)
+            place = bisect.Place(args.vendor, directory, args.limit, args.debug, args.append)
             return bisect.step(place, question, name or "kernel", kernel, repeat=args.repeat)
 
     return bisect.step_status(answer, _tell)
@@ -107,7 +108,7 @@ def _tell(line: str) -> None:
 
 def _bisect(args: argparse.Namespace) -> int:
     from vmm.lab.kernels import kernels
-    from vmm.lab.runs import matrix
+    from vmm.lab.runs import check, matrix
     from vmm.lab.search import bisect, finding
 
     question = _asked(args)
@@ -116,13 +117,13 @@ def _bisect(args: argparse.Namespace) -> int:
     if any(packaged) != all(packaged) or not (packaged[0] or args.tree):
         return complain("give two packaged kernels (debian:6.1), or --tree and two revisions of it")
     directory = args.output or Path(f"bisect-{question.case.replace('*', '_')}-{args.vendor}")
-    place = bisect.Place(args.vendor, directory, args.limit, args.debug)
+    place = bisect.Place(args.vendor, directory, args.limit, args.debug, args.append)
     commands, stages = [shlex.join(["msrward", *sys.argv[1:]])], []
     if packaged[0]:
         stages.append(_among_packages(args, question, place, good, bad))
         good, bad = stages[0].last_good, stages[0].first_bad
-        options = f"--vendor {args.vendor} '{question.case}'"
-        commands += [f"msrward lab run --kernel {name} {options}" for name in (good, bad)]
+        again = [check.rerun(name, args.vendor, args.append) for name in (good, bad)]
+        commands += [f"{each} {shlex.quote(question.case)}" for each in again]
     if args.tree:
         found, repeat = _among_commits(args, question, place, (good, bad))
         stages.append(found)

@@ -23,6 +23,7 @@ def add(commands: Any) -> None:
     run.add_argument("--vendor", choices=VENDORS, default="svm", help="what to emulate (svm)")
     limit = "seconds the whole guest may take (900)"
     run.add_argument("--limit", type=options.seconds, default=900.0, metavar="S", help=limit)
+    options.append(run)
     options.judging(run, jobs="two a CPU of the guest", timeout=60.0)
     matrix.add(inner)
     listing = _command(inner, "kernels", _kernels, "list the kernels that can be had by name")
@@ -55,7 +56,7 @@ def _run(args: argparse.Namespace) -> int:
     ids = [case.id for case in select(CASES, args.globs, args.exclude)]
     words = inner_options(args.xfail, jobs=args.jobs, timeout=args.timeout)
     kernel = kernels.resolve(args.kernel)
-    order = Order(kernel, args.vendor, ids, len(CASES), words, args.limit)
+    order = Order(kernel, args.vendor, ids, len(CASES), words, args.limit, args.append)
     view = View(args.json, args.tap, args.verbose, args.quiet)
     return check(order, view, args.output, resume=args.resume)
 

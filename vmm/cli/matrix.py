@@ -32,6 +32,7 @@ def add(commands: Any) -> None:
         metavar="V,V...",
         help=f"of {','.join(VENDORS)} (svm)",
     )
+    options.append(matrix)
     add("-j", "--jobs", type=options.count, metavar="N", help="machines at once (one a core)")
     add("--timeout", type=options.seconds, default=60.0, metavar="S", help="seconds a case (60)")
     add("--limit", type=options.seconds, default=1800.0, metavar="S", help="seconds a guest (1800)")
@@ -58,16 +59,19 @@ def _matrix(args: argparse.Namespace) -> int:
     from vmm.lab.runs import check, matrix
 
     ids = [case.id for case in select(CASES, args.globs, args.exclude)]
-    orders = check.Orders(ids, len(CASES), check.options(timeout=args.timeout), args.limit)
+    how = (args.limit, args.append)
+    orders = check.Orders(ids, len(CASES), check.options(timeout=args.timeout), *how)
     directory = args.output or matrix.default_directory()
     missing: list[str] = []
     cells = matrix.cells(
-        args.kernels, args.vendors, directory, lambda wish, why: missing.append(f"{wish}: {why}")
+        *(args.kernels, args.vendors, directory),
+        lambda wish, why: missing.append(f"{wish}: {why}"),
+        args.append,
     )
     for line in missing:
         complain(line)
     matrix.run(cells, orders, on_cell=_say_cell, jobs=args.jobs, resume=args.resume)
-    columns = [table.Column(cell.kernel.release, cell.vendor, cell.saved) for cell in cells]
+    columns = [table.Column(cell.kernel.release, cell.title, cell.saved) for cell in cells]
     say("\n".join(table.report(columns, by_case=args.by_case)))
     say(f"\nrecords: {directory}; page: {_write_page(columns, directory)}")
     return table.status(columns) if not missing else 2
@@ -76,7 +80,7 @@ def _matrix(args: argparse.Namespace) -> int:
 def _say_cell(cell: Any, trouble: str) -> None:
     report = (cell.directory / "report.txt").read_text().splitlines()
     said = f"no verdict: {trouble}" if trouble else (report or [""])[-1]
-    say(f"{cell.kernel.release} {cell.vendor}: {said}")
+    say(f"{cell.kernel.release} {cell.title}: {said}")
 
 
 def _write_page(columns: Any, directory: Path) -> Path:

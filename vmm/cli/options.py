@@ -38,6 +38,22 @@ def judging(parser: argparse.ArgumentParser, *, jobs: str, timeout: float) -> No
     add("-q", "--quiet", action="store_true", help="show only failures' names and the verdict")
 
 
+def append(parser: argparse.ArgumentParser) -> None:
+    """Add what adds to the command line of a kernel in the lab."""
+    text = "add to the kernel's command line: 'kvm.ignore_msrs=1 kvm_intel.preemption_timer=0'"
+    parser.add_argument("--append", type=_line, default="", metavar="WORDS", help=text)
+
+
+def _line(text: str) -> str:
+    from vmm.lab.append import normal
+    from vmm.lab.errors import LabError
+
+    try:
+        return normal(text)
+    except LabError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def count(text: str) -> int:
     """Return a whole number from 1 up."""
     return int(_positive(text, int, "a whole number from 1 up"))

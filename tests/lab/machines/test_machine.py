@@ -35,7 +35,7 @@ def test_a_distribution_kernel_runs_a_command_on_its_own_kvm(kernel):
 
 
 def test_a_kernel_that_panics_says_so(kernel):
-    result = machine.boot(kernel, "svm", ["true"], cmdline="rdinit=/nothing", timeout=120)
+    result = machine.boot(kernel, "svm", ["true"], append="rdinit=/nothing", timeout=120)
     assert (result.outcome, result.status) == ("panic", None)
     assert result.attempts == 2
     assert any("Kernel panic" in line for line in result.console_tail)

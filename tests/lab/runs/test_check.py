@@ -29,9 +29,10 @@ class Guest:
     def __init__(self):
         self.asked, self.dies_before, self.fails, self.host = [], None, None, HOST
 
-    def boot(self, kernel, vendor, argv, *, timeout, listener):
+    def boot(self, kernel, vendor, argv, *, timeout, append, listener):
         names = [word for word in argv[len(check.CHECK) :] if word in IDS] or IDS
         self.asked.append(tuple(names))
+        self.append = append
         listener.start(1.0)
         ran = []
         run = {"cases": len(names), "catalogue": 3, "resumed": 0, "kernel_log": "watched"}
@@ -121,3 +122,56 @@ def test_records_of_another_kernel_are_not_continued(guest, order, tmp_path):
 def test_resuming_nothing_is_a_run(guest, order, tmp_path):
     assert check.check(order, View(), tmp_path / "o", resume=True) == 0
     assert guest.asked == [IDS]
+
+
+def test_what_is_added_to_the_command_line_reaches_the_guest_and_the_records(
+    guest, order, tmp_path, capsys
+):
+    guest.host = {**HOST, "parameters": {"kvm": {"ignore_msrs": "Y"}}}
+    guest.fails, line = "plumbing.a", "kvm.ignore_msrs=1 quiet"
+    assert check.check(replace(order, append=line), View(), tmp_path / "o") == 1
+    assert guest.append == line
+    saved = load(tmp_path / "o")
+    assert saved.host["lab"]["append"] == line
+    assert f"(svm, {line})" in saved.name
+    rerun = f"msrward lab run --kernel debian:6.6 --vendor svm --append '{line}'"
+    assert saved.cases["plumbing.a"]["rerun"] == rerun
+    said = capsys.readouterr().out
+    assert f"rerun: {rerun} plumbing.a" in said
+    assert f"in the lab (qemu 11, {line})" in said
+
+
+def test_runs_that_differ_by_it_are_not_continued_by_each_other(guest, order, tmp_path):
+    guest.dies_before = "plumbing.b"
+    with pytest.raises(Trouble):
+        check.check(order, View(), tmp_path / "o")
+    guest.dies_before = None
+    added = replace(order, append="kvm.ignore_msrs=1")
+    with pytest.raises(ResultsError, match=r"lab\.append '', here 'kvm.ignore_msrs=1'"):
+        check.check(added, View(), tmp_path / "o", resume=True)
+    assert check.check(order, View(), tmp_path / "o", resume=True) == 0
+    with pytest.raises(ResultsError, match=r"lab\.append"):  # complete: nothing would boot
+        check.check(added, View(), tmp_path / "o", resume=True)
+
+
+def test_runs_that_differ_by_it_have_directories_of_their_own(guest, order, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    for line in ("", "kvm.a=1", "kvm.a=2"):
+        assert check.check(replace(order, append=line), View()) == 0
+    assert len(list(tmp_path.glob("msrward/lab-6.6.6-svm*"))) == 3
+
+
+def test_a_parameter_that_the_kernel_does_not_have_ends_the_run(guest, order, tmp_path):
+    guest.host = {**HOST, "parameters": {"kvm": {"ignore_msrs": "N"}}}
+    with pytest.raises(Trouble, match=r"debian:6\.6 has no parameter kvm\.ignoremsrs"):
+        check.check(replace(order, append="kvm.ignoremsrs=1"), View(), tmp_path / "o")
+
+
+def test_records_are_not_continued_under_other_parameters(guest, order, tmp_path):
+    guest.host = {**HOST, "parameters": {"kvm": {"ignore_msrs": "N"}}}
+    guest.dies_before = "plumbing.b"
+    with pytest.raises(Trouble):
+        check.check(order, View(), tmp_path / "o")
+    guest.dies_before, guest.host = None, {**HOST, "parameters": {"kvm": {"ignore_msrs": "Y"}}}
+    with pytest.raises(ResultsError, match=r"kvm\.ignore_msrs 'N', here 'Y'"):
+        check.check(order, View(), tmp_path / "o", resume=True)

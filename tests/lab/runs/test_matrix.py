@@ -36,7 +36,7 @@ def records(release):
         yield json.dumps({"schema": 1, **record, "host": host})
 
 
-def pretend(kernel, vendor, argv, *, timeout, listener):
+def pretend(kernel, vendor, argv, *, timeout, append, listener):
     """Stands for a boot."""
     if vendor == "vmx":
         return LabResult(Outcome.HANG, None, (), ("stuck", ""), None, timeout, "bochs", 2, "hung")
@@ -97,6 +97,18 @@ def test_every_cell_keeps_what_it_said(tmp_path, run):
     assert "passed" in (tmp_path / "b-svm/report.txt").read_text()
 
 
+def test_cells_that_differ_by_the_command_line_are_told_apart(tmp_path, bzimage):
+    image = tmp_path / "bzImage"
+    image.write_bytes(bzimage())
+    lines = ("", "kvm.ignore_msrs=1", "kvm.ignore_msrs=0")
+    made = [matrix.cells([str(image)], ["svm"], tmp_path, print, line)[0] for line in lines]
+    assert len({cell.directory for cell in made}) == 3
+    assert [cell.title for cell in made] == ["svm", *(f"svm {line}" for line in lines[1:])]
+    assert ORDERS.of(made[0].kernel, "svm").append == ""
+    added = check.Orders(["plumbing.x"], 1, (), 5.0, lines[1])
+    assert added.of(made[1].kernel, "svm").append == lines[1]
+
+
 def test_resume_boots_only_what_is_unfinished(tmp_path, run):
     cells = [cell(tmp_path, release, "svm") for release in "abc"]
     run(cells[:2])
@@ -124,7 +136,7 @@ class Emulator:
     title = "qemu 11"
     accelerated = False
 
-def boot(kernel, vendor, argv, *, timeout, listener):
+def boot(kernel, vendor, argv, *, timeout, append, listener):
     (place / f"{kernel.release}.pid").write_text(str(os.getpid()))
     try:
         time.sleep(300)

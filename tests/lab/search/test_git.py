@@ -19,7 +19,7 @@ import json, subprocess, sys
 name = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
 text = open("state").read()
 status = (int(text) >= 5) if text.isdigit() else 125
-about = {"case": "r.a", "observe": None, "vendor": "svm", "debug": False}
+about = {"case": "r.a", "observe": None, "vendor": "svm", "debug": False, "append": ""}
 step = {0: "GOOD", 1: "BAD", 125: "SKIP"}[status]
 answer = {**about, "name": name, "step": step, "line": "saw " + text}
 open(sys.argv[1], "a").write(json.dumps(answer) + "\\n")
@@ -160,6 +160,13 @@ def test_answers_are_kept_by_name_and_the_last_one_counts(place):
 def test_answers_to_another_question_or_of_another_machine_do_not_count(place):
     place.note(ASKED, "a", Evidence(Step.GOOD, "passed"))
     debug, other = replace(place, debug=True), replace(place, vendor="vmx")
-    assert not debug.answers(ASKED) and not other.answers(ASKED)
+    added = replace(place, append="kvm.ignore_msrs=1")
+    assert not any(each.answers(ASKED) for each in (debug, other, added))
     assert not place.answers(Question("r.b")) and not place.answers(Question("r.a", "x"))
-    assert len({each.records("a") for each in (place, debug, other)}) == 3
+    assert len({each.records("a") for each in (place, debug, other, added)}) == 4
+
+
+def test_a_step_that_git_runs_asks_with_the_same_command_line(place):
+    added = replace(place, append="kvm.a=1 kvm.b=2")
+    assert "--append=kvm.a=1 kvm.b=2" in git.step_command(ASKED, added, 1)
+    assert not [word for word in git.step_command(ASKED, place, 1) if "append" in word]

@@ -20,8 +20,9 @@ XFAIL XPASS ERROR TIMEOUT), ``ms``, and, where they apply:
   each splat that fell in the case.
 
 In the lab ``host`` has ``lab`` as well: ``kernel`` (what the user called it), ``vendor``,
-``emulator``, ``boot_seconds``, ``attempts``; a case has ``rerun``, the command that takes its id;
-``end`` has ``lab``: ``outcome``, ``reason``, seconds, and the ``console``'s end when it matters.
+``emulator``, ``append`` (what its command line has besides), ``boot_seconds``, ``attempts``; a case
+has ``rerun``, the command that takes its id; ``end`` has ``lab``: ``outcome``, ``reason``, seconds,
+and the ``console``'s end when it matters.
 
 ``end`` closes a run: ``counts`` (by verdict, and ``observed``), ``seconds``, ``interrupted``,
 ``status`` (the exit status), ``fingerprint`` (12 hex digits over all observations), ``splats``

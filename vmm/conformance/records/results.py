@@ -16,7 +16,8 @@ from vmm.conformance.records.jsonl import Record, decode, encoder
 
 FILE = "results.jsonl"
 SAME_HOST = ("release", "version", "hostname", "vendor_module", "cpu_model")
-"""The host facts that must not have changed for a run to go on with ``--resume``."""
+"""The host facts that must not have changed for a run to go on with ``--resume``: these, the
+parameters of KVM's modules, and what was added to the command line of a kernel in the lab."""
 
 
 class ResultsError(Exception):
@@ -143,9 +144,19 @@ def _decode(path: Path, number: int, line: bytes) -> Record:
 
 
 def _check_host(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    for fact in SAME_HOST:
-        if theirs.get(fact) != ours.get(fact):
+    before, here = _identity(theirs), _identity(ours)
+    for fact in {**before, **here}:
+        if before.get(fact) != here.get(fact):
             raise ResultsError(
-                f"{path} is of another kernel or host ({fact} {theirs.get(fact)!r}, here"
-                f" {ours.get(fact)!r}); run without --resume to start anew"
+                f"{path} is of another kernel or host ({fact} {before.get(fact)!r}, here"
+                f" {here.get(fact)!r}); run without --resume to start anew"
             )
+
+
+def _identity(host: Mapping[str, Any]) -> dict[str, Any]:
+    modules = host.get("parameters") or {}
+    return {
+        **{fact: host.get(fact) for fact in SAME_HOST},
+        "lab.append": host.get("lab", {}).get("append", ""),
+        **{f"{m}.{name}": value for m in modules for name, value in modules[m].items()},
+    }

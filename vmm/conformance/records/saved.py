@@ -22,10 +22,11 @@ class Saved:
 
     @property
     def name(self) -> str:
-        """The kernel, and the vendor's KVM module or the lab's machine."""
+        """The kernel, the vendor's KVM module or the lab's machine, what its command line adds."""
         lab = self.host.get("lab")
         where = lab["vendor"] if lab else self.host.get("vendor_module") or "kvm"
-        return f"{self.host.get('release')} ({where})"
+        added = f", {lab['append']}" if lab and lab.get("append") else ""
+        return f"{self.host.get('release')} ({where}{added})"
 
     @property
     def trouble(self) -> str:

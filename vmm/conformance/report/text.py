@@ -40,7 +40,8 @@ def header(run: Record, host: Mapping[str, Any]) -> list[str]:
 def kernel(host: Mapping[str, Any]) -> str:
     """Return "kernel 6.12.9 (kvm_amd)", and that it ran in the lab if it did."""
     lab = host.get("lab")
-    where = f" in the lab ({lab['emulator']})" if lab else ""
+    added = f", {lab['append']}" if lab and lab.get("append") else ""
+    where = f" in the lab ({lab['emulator']}{added})" if lab else ""
     return f"kernel {host.get('release')} ({host.get('vendor_module') or 'kvm'}){where}"
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
-from vmm.lab import cache, vendors
+from vmm.lab import append, cache, vendors
 from vmm.lab.apt import AptRoot, Package
 from vmm.lab.errors import LabError
 from vmm.lab.initramfs import cpio, interpreter
@@ -22,13 +22,16 @@ from vmm.lab.kernels.kernels import Kernel
 
 _APPLETS = ("sh", "mount", "insmod", "stty", "cut", "cat", "awk", "poweroff", "dmesg")
 # The emulator path (R40-R42) and the preemption timer's fastpath (B12) depend on these.
-MODULE_ARGUMENTS = {"kvm": "force_emulation_prefix=1"}
+MODULE_ARGUMENTS = {"kvm": ("force_emulation_prefix=1",)}
 _INIT = resources.files("vmm.lab.initramfs").joinpath("init.sh").read_text()
 
 
-def build(kernel: Kernel, vendor: str, argv: Sequence[str]) -> bytes:
-    """Return the initramfs that boots `kernel`, loads the vendor's KVM and runs `argv`."""
-    return b"".join((base(), _module_archive(kernel, vendor), _payload(argv)))
+def build(kernel: Kernel, vendor: str, argv: Sequence[str], line: str = "") -> bytes:
+    """Return the initramfs that boots `kernel`, loads the vendor's KVM and runs `argv`.
+
+    The modules get what the command line `line` has for them.
+    """
+    return b"".join((base(), _module_archive(kernel, vendor, line), _payload(argv)))
 
 
 def base() -> bytes:
@@ -96,16 +99,24 @@ def _newest(packages: list[Package]) -> list[Package]:
     return packages[:1]
 
 
-def _module_archive(kernel: Kernel, vendor: str) -> bytes:
+def _module_archive(kernel: Kernel, vendor: str, line: str) -> bytes:
     others = {*vendors.MODULES} - {vendors.of(vendor).module}
     wanted = [path for path in kernel.modules if modules.name_of(path) not in others]
     files = [cpio.file(f"modules/{path.name}", path.read_bytes()) for path in wanted]
     arguments = [
-        cpio.file(f"modules/{path.stem}.args", MODULE_ARGUMENTS[name].encode())
+        cpio.file(f"modules/{path.stem}.args", "\n".join(words).encode())
         for path in wanted
-        if (name := modules.name_of(path)) in MODULE_ARGUMENTS
+        if (words := _arguments(modules.name_of(path), line))
     ]
     return cpio.pack((*files, *arguments))
+
+
+def _arguments(module: str, line: str) -> list[str]:
+    words = [*MODULE_ARGUMENTS.get(module, ()), *append.arguments(line, module)]
+    for word in words:
+        if any(character in word for character in " *?["):
+            raise LabError(f"the guest's shell cannot give {word!r} to the module {module}")
+    return words
 
 
 def _payload(argv: Sequence[str]) -> bytes:

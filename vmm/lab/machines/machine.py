@@ -68,7 +68,7 @@ def boot(
     *,
     on_line: Callable[[str], None] | None = None,
     timeout: float = 300.0,
-    cmdline: str = "",
+    append: str = "",
     smp: int | None = None,
     listener: Listener | None = None,
 ) -> LabResult:
@@ -76,15 +76,16 @@ def boot(
 
     `on_line` gets each line of the payload's standard output as it comes. `timeout` is seconds of
     wall time per attempt; a boot that is lost before the payload starts is repeated once.
-    `cmdline` is added to the kernel's; `smp` is the number of QEMU's CPUs. `listener` is
+    `append` is added to the kernel's command line, and given to the modules it is for;
+    `smp` is the number of QEMU's CPUs. `listener` is
     told more than `on_line`, and goes before it.
     Raises :class:`LabError` where nothing can be booted at all.
     """
     emulator_of(vendor)
     with cache.in_use(), cache.no_space_in_one_line(), _work_directory() as work:
-        archive = initramfs.build(kernel, vendor, argv)
+        archive = initramfs.build(kernel, vendor, argv, append)
         cpus = smp or vendors.of(vendor).cpus
-        what = Boot(kernel, vendor, archive, f"{_COMMAND_LINE} {cmdline}", cpus)
+        what = Boot(kernel, vendor, archive, f"{_COMMAND_LINE} {append}", cpus)
         told = listener or (Listener(on_line) if on_line else Listener())
         command, emulator = _prepare(what, work)
         first = _attempt(command, work, emulator, timeout, told)

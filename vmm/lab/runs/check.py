@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Container, Mapping, Sequence
@@ -17,7 +18,7 @@ from vmm.conformance.records.saved import Saved, load
 from vmm.conformance.records.summary import TROUBLE, end_record
 from vmm.conformance.report.desk import Desk, Output, View
 from vmm.conformance.report.progress import Progress
-from vmm.lab import vendors
+from vmm.lab import append, vendors
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import machine
 from vmm.lab.machines.emulation import Listener
@@ -33,12 +34,18 @@ def _told(vendor: str) -> tuple[str, ...]:
     return ("/bin/busybox", "env", f"MSRWARD_LACKS={lacks}") if lacks else ()
 
 
+def rerun(kernel: str, vendor: str, line: str = "") -> str:
+    """Return the command that takes the id of a case to run it in the lab."""
+    added = f" --append {shlex.quote(line)}" if line else ""
+    return f"msrward lab run --kernel {shlex.quote(kernel)} --vendor {vendor}{added}"
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """What is to be run where: the kernel and vendor, the cases' ids in order, and the options.
 
     `catalogue` is the number of all cases, `options` are those of the check inside (see
-    :func:`options`), `timeout` is seconds for the guest.
+    :func:`options`), `timeout` is seconds for the guest, `append` is added to its command line.
     """
 
     kernel: Kernel
@@ -47,11 +54,12 @@ class Order:
     catalogue: int
     options: Sequence[str] = ()
     timeout: float = 900.0
+    append: str = ""
 
     @property
     def rerun(self) -> str:
         """The command that takes the id of a case to run it again."""
-        return f"msrward lab run --kernel {self.kernel.name} --vendor {self.vendor}"
+        return rerun(self.kernel.name, self.vendor, self.append)
 
     def argv(self, recorded: Container[str] = ()) -> tuple[str, ...]:
         """Return the command that judges the kernel it runs on, by what is not ``recorded``."""
@@ -69,10 +77,12 @@ class Orders:
     catalogue: int
     options: Sequence[str] = ()
     timeout: float = 900.0
+    append: str = ""
 
     def of(self, kernel: Kernel, vendor: str) -> Order:
         """Return the order for one of them."""
-        return Order(kernel, vendor, self.ids, self.catalogue, self.options, self.timeout)
+        how = (self.options, self.timeout, self.append)
+        return Order(kernel, vendor, self.ids, self.catalogue, *how)
 
 
 def options(
@@ -101,7 +111,10 @@ def check(order: Order, view: View, directory: Path | None = None, *, resume: bo
         argv = order.argv(before.cases if before else ())
         try:
             result = machine.boot(
-                order.kernel, order.vendor, argv, timeout=order.timeout, listener=listener
+                *(order.kernel, order.vendor, argv),
+                timeout=order.timeout,
+                append=order.append,
+                listener=listener,
             )
         except KeyboardInterrupt:
             inside.interrupted = True
@@ -110,7 +123,8 @@ def check(order: Order, view: View, directory: Path | None = None, *, resume: bo
 
 
 def _default(order: Order) -> Path:
-    return default_directory().with_name(f"lab-{order.kernel.release}-{order.vendor}")
+    name = f"lab-{order.kernel.release}-{order.vendor}{append.suffix(order.append)}"
+    return default_directory().with_name(name)
 
 
 @dataclass
@@ -178,6 +192,8 @@ class _Inside:
 
     def _open(self, first: Record, host: Mapping[str, Any]) -> None:
         self.progress.clear()
+        if unknown := append.unknown(self.order.append, host.get("parameters", {})):
+            raise Trouble(f"{self.order.kernel.name} has no parameter {', '.join(unknown)}")
         facts = {**host, "lab": self._lab()}
         kept = Results(self.directory, facts, resume=self.before is not None)
         results = self.stack.enter_context(kept)
@@ -190,6 +206,7 @@ class _Inside:
             "kernel": self.order.kernel.name,
             "vendor": self.order.vendor,
             "emulator": self.emulator,
+            "append": self.order.append,
             "boot_seconds": _rounded(self.boot_seconds),
         }
 

@@ -22,6 +22,7 @@ from vmm.conformance.judge.check import Trouble
 from vmm.conformance.records.results import ResultsError
 from vmm.conformance.records.saved import Saved, load
 from vmm.conformance.report.desk import View
+from vmm.lab import append
 from vmm.lab.errors import LabError
 from vmm.lab.initramfs import archive as initramfs
 from vmm.lab.kernels import kernels
@@ -35,11 +36,20 @@ _PATIENCE = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One kernel on one vendor's machine, and the directory that keeps what came of it."""
+    """One kernel on one vendor's machine, and the directory that keeps what came of it.
+
+    `append` is what its command line has besides.
+    """
 
     kernel: Kernel
     vendor: str
     directory: Path
+    append: str = ""
+
+    @property
+    def title(self) -> str:
+        """The machine: its vendor, and what is added to the kernel's command line."""
+        return f"{self.vendor} {self.append}".rstrip()
 
     @staticmethod
     def on_record(directory: Path) -> Saved | None:
@@ -72,10 +82,12 @@ def cells(
     vendors: Sequence[str],
     directory: Path,
     on_missing: Callable[[str, LabError], None],
+    line: str = "",
 ) -> list[Cell]:
     """Resolve the kernels (fetching what is missing) and lay out the matrix.
 
     A kernel that cannot be had is handed to `on_missing`, and the rest goes on without it.
+    `line` is added to every command line.
     """
     found: dict[str, Kernel] = {}
     for wish in wishes:
@@ -86,7 +98,7 @@ def cells(
         else:
             found.setdefault(kernel.release, kernel)
     return [
-        Cell(kernel, vendor, directory / f"{kernel.release}-{vendor}")
+        Cell(kernel, vendor, directory / f"{kernel.release}-{vendor}{append.suffix(line)}", line)
         for vendor in vendors
         for kernel in found.values()
     ]

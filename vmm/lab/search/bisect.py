@@ -10,6 +10,7 @@ from pathlib import Path
 from vmm.conformance.cases import CASES
 from vmm.conformance.judge.selection import select
 from vmm.conformance.records.saved import Saved
+from vmm.lab import append
 from vmm.lab.errors import LabError
 from vmm.lab.kernels import kernels
 from vmm.lab.kernels.kernels import Kernel
@@ -27,27 +28,31 @@ _STEPS = "steps.jsonl"
 class Place:
     """Where kernels are asked: the machine's vendor, a guest's seconds, where records are kept.
 
-    `debug` says that the kernels are built to check themselves. The records of what is called NAME
-    are below NAME-VENDOR (NAME-VENDOR-debug); ``steps.jsonl`` has each answer, and to what.
+    `debug` says that the kernels are built to check themselves, `append` is added to their
+    command lines. The records of what is called NAME are below NAME-VENDOR (NAME-VENDOR-debug,
+    NAME-VENDOR-APPEND); ``steps.jsonl`` has each answer, and to what.
     """
 
     vendor: str
     directory: Path
     limit: float = 600.0
     debug: bool = False
+    append: str = ""
 
     def order(self, question: Question, kernel: Kernel) -> Order:
         """Return what is to be run of `kernel`."""
-        return Order(kernel, self.vendor, _ids(question), len(CASES), timeout=self.limit)
+        ids = _ids(question)
+        how = ((), self.limit, self.append)
+        return Order(kernel, self.vendor, ids, len(CASES), *how)
 
     def records(self, name: str, number: int = 0) -> Path:
         """Return the directory of one boot of what is called `name`."""
-        flavour = f"{self.vendor}{'-debug' * self.debug}"
+        flavour = f"{self.vendor}{'-debug' * self.debug}{append.suffix(self.append)}"
         return self.directory / f"{name}-{flavour}{f'-{number}' * bool(number)}"
 
     def _asked(self, question: Question) -> dict[str, object]:
         about = {"case": question.case, "observe": question.observe}
-        return {**about, "vendor": self.vendor, "debug": self.debug}
+        return {**about, "vendor": self.vendor, "debug": self.debug, "append": self.append}
 
     def note(self, question: Question, name: str, evidence: Evidence) -> Evidence:
         """Write the answer down."""
@@ -106,7 +111,7 @@ def _once(
 ) -> Evidence:
     if saved := _on_record(directory, question):
         return judge(question, saved)
-    cell = Cell(kernel(), place.vendor, directory)
+    cell = Cell(kernel(), place.vendor, directory, place.append)
     trouble = matrix.judge(cell, place.order(question, cell.kernel))
     if cell.saved is None:
         return Evidence(Step.SKIP, trouble or "nothing is on record")

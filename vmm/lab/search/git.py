@@ -72,6 +72,7 @@ def step_command(question: Question, place: Place, repeat: int) -> tuple[str, ..
         f"--limit={place.limit:g}",
         f"--output={place.directory.absolute()}",
         *(["--debug"] if place.debug else []),
+        *([f"--append={place.append}"] if place.append else []),
     )
     return (sys.executable, "-P", "-m", "vmm", "bisect-step", "--tree=.", *options, *asked)
 
