@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "vmm"
 MODULES = sorted(ROOT.rglob("*.py"))
-VALUES = {"vmm.errors", "vmm.msr", "vmm.filter", "vmm.exits"}
+VALUES = {"vmm.errors", "vmm.bits", "vmm.msr", "vmm.filter", "vmm.exits"}
 SHIM_READERS = [
     "kernel.backend",
     "kernel.program",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from vmm.bits import Bits, MsrIndex, u8, u64
 from vmm.msr import MsrExitReason, msr_code
 
 
@@ -14,11 +16,11 @@ class RdmsrExit:
     ``data``, ``error`` and ``pad`` (56 bits) are zero from a kernel that keeps R54 and R55.
     """
 
-    index: int
+    index: MsrIndex
     reason: MsrExitReason
-    data: int = 0
-    error: int = 0
-    pad: int = 0
+    data: u64 = 0
+    error: u8 = 0
+    pad: Annotated[int, Bits(56)] = 0
 
     def __repr__(self) -> str:
         """Return the exit as a case writes it."""
@@ -29,11 +31,11 @@ class RdmsrExit:
 class WrmsrExit:
     """``KVM_EXIT_X86_WRMSR``: ``data`` is EDX:EAX; the rest as in ``RdmsrExit``."""
 
-    index: int
+    index: MsrIndex
     reason: MsrExitReason
-    data: int
-    error: int = 0
-    pad: int = 0
+    data: u64
+    error: u8 = 0
+    pad: Annotated[int, Bits(56)] = 0
 
     def __repr__(self) -> str:
         """Return the exit as a case writes it."""

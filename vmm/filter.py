@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from vmm.bits import MsrIndex, u32
 from vmm.msr import (
     KVM_MSR_FILTER_DEFAULT_ALLOW,
     KVM_MSR_FILTER_DEFAULT_DENY,
@@ -78,9 +79,9 @@ class MsrRange:
     ``ValueError``. Bytes beyond a short bitmap are sent as zeroes.
     """
 
-    flags: int
-    base: int
-    nmsrs: int
+    flags: u32
+    base: MsrIndex
+    nmsrs: u32
     bitmap: Bitmap
 
     def __post_init__(self) -> None:
@@ -107,7 +108,7 @@ class MsrFilter:
     judge. Unused slots are sent empty.
     """
 
-    flags: int = KVM_MSR_FILTER_DEFAULT_ALLOW
+    flags: u32 = KVM_MSR_FILTER_DEFAULT_ALLOW
     ranges: tuple[MsrRange, ...] = ()
 
     def __post_init__(self) -> None:

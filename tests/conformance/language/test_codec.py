@@ -23,7 +23,7 @@ from vmm.conformance.language.script import (
     install,
     rdmsr,
 )
-from vmm.conformance.language.vocabulary import vocabulary
+from vmm.conformance.language.vocabulary import makers, vocabulary
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.random.scripts import random_script
 from vmm.exits import RdmsrExit
@@ -117,6 +117,28 @@ def test_a_document_is_as_the_format_says():
     }
 
 
+def test_the_words_that_cases_write_are_taken():
+    actions = [
+        {"word": "enable_exits", "mask": 7},
+        {"word": "install_compat", "filter": {"word": "MsrFilter"}},
+        {"word": "rdmsr", "index": 1, "reply": {"word": "fault"}},
+        {"word": "rdmsr", "index": 1, "reply": {"word": "value", "data": 3}},
+    ]
+    trace = [{"word": "wrote"}, {"word": "gp"}, {"word": "done"}]
+    read = codec.load(json.dumps({"msrward": 1, "script": actions, "trace": trace}))
+    assert same(read.expected, (script.wrote, script.gp, script.done))
+    assert read.actions == (
+        script.enable_exits(7),
+        script.install_compat(MsrFilter()),
+        *(rdmsr(1, reply=script.fault()), rdmsr(1, reply=script.value(3))),
+    )
+
+
+def test_the_vocabulary_is_that_of_scripts_and_traces():
+    assert {"rdmsr", "Reply", "MsrFilter", "MsrRange", "AtEdge", "RdmsrExit"} <= {*vocabulary()}
+    assert not {"IoExit", "Exit", "Word"} & {*vocabulary()}
+
+
 def test_a_script_is_all_that_a_document_needs():
     read = codec.load('{"msrward": 1, "script": [{"word": "rdmsr", "index": 16}]}')
     assert read.actions == (rdmsr(16),) and read.observes
@@ -141,7 +163,12 @@ BAD_SCRIPTS = {
     '{"word": "rdmsr", "index": 1, "reply": {"word": "rdmsr", "index": 1}}': (
         "script[0].reply: rdmsr does not belong here"
     ),
-    '{"word": "readmsr", "index": 1}': "script[0]: no word 'readmsr'",
+    '{"word": "readmsr", "index": 1}': (
+        f"script[0]: no word 'readmsr'; there are {', '.join(sorted(makers()))}"
+    ),
+    '{"word": "gp"}': "script[0]: Fault does not belong here",
+    '{"word": "gp", "vector": 14}': "script[0].vector: unknown",
+    '{"word": "check_extension", "cap": 1, "on": "vcpu"}': ("script[0].on: 'vcpu' is no system/vm"),
     '{"word": ["rdmsr"]}': "script[0]: {'word': ['rdmsr']} is no object with a \"word\"",
     '"rdmsr"': "script[0]: 'rdmsr' is no object with a \"word\"",
     '{"word": "got", "value": 1}': "script[0]: got does not belong here",
@@ -160,7 +187,7 @@ BAD_SCRIPTS = {
         "script[0]: scribble_bitmaps() goes on with what no action before it began"
     ),
     FILTER_WITH % ('"0x100000000"', '{"bytes": "00"}'): (
-        "script[0].filter.ranges[0]: MsrRange.base must fit 32 bits, not 0x100000000"
+        "script[0].filter.ranges[0].base: 0x100000000 does not fit 32 bits"
     ),
     FILTER_WITH % (0, '{"bytes": "0"}'): (
         "script[0].filter.ranges[0].bitmap: {'bytes': '0'} is no bytes"

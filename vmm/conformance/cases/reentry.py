@@ -15,6 +15,7 @@ from vmm.conformance.cases.words import (
     write_denied,
 )
 from vmm.conformance.language.case import Case
+from vmm.conformance.language.domains import Interrupter
 from vmm.conformance.language.script import (
     REPLY,
     Reply,
@@ -47,7 +48,7 @@ _RAX, _RCX = (DATA & LOW) << 32 | GARBAGE & LOW, 0xBAD << 32 | A
 _RDX = DATA >> 32 << 32 | GARBAGE >> 32
 
 
-def _interrupted(by: str, reply: Reply) -> Row:
+def _interrupted(by: Interrupter, reply: Reply) -> Row:
     return (complete(reply, by=by), interrupted)
 
 

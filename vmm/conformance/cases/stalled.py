@@ -30,6 +30,7 @@ from vmm.conformance.cases.words import (
     write_passes,
 )
 from vmm.conformance.language.case import Case
+from vmm.conformance.language.domains import Caller
 from vmm.conformance.language.script import (
     begin,
     fault,
@@ -81,7 +82,7 @@ def under(default: int, bits: int, slots: Iterable[int], vcpu: int = 0) -> Itera
             yield write_allowed(index, vcpu=vcpu) if allows else write_denied(index, vcpu=vcpu)
 
 
-def _swap(slot: int, old: int, new: int, caller: str = "self") -> tuple[Row, ...]:
+def _swap(slot: int, old: int, new: int, caller: Caller = "self") -> tuple[Row, ...]:
     """Return the old filter, the new one stalled in ``slot``, and the new one in force.
 
     Looked at are the slots round the one that is waited for, and the first and the last.

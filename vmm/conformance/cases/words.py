@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from errno import EFAULT
 
+from vmm.conformance.language.domains import Caller
 from vmm.conformance.language.script import (
     REPLY,
     Access,
@@ -115,7 +116,7 @@ def exits_as(reason: MsrExitReason, access: Access) -> Row:
     return (access, RdmsrExit(access.index, reason), returned(REPLY))
 
 
-def stalls(msr_filter: MsrFilter, at: int, name: str = "a", caller: str = "self") -> Row:
+def stalls(msr_filter: MsrFilter, at: int, name: str = "a", caller: Caller = "self") -> Row:
     """Return the row of an install that stops in the kernel, at the bitmap of slot ``at``."""
     return (begin_install(msr_filter, stall_at=at, name=name, caller=caller), stalled)
 

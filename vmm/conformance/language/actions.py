@@ -6,7 +6,10 @@ What is needed for races stands in ``race_words``; ``script`` brings all words t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
+from vmm.bits import Bits, MsrIndex, u8, u32, u64
+from vmm.conformance.language.domains import Caller, Cap, File, Interrupter, Most, VcpuId
 from vmm.conformance.language.word import Word
 from vmm.filter import MsrFilter, Pointer
 from vmm.msr import KVM_CAP_X86_USER_SPACE_MSR, MsrExitReason
@@ -24,17 +27,17 @@ class Reply(Word):
     ``scribble`` also overwrites reason, index and pad, which the kernel must ignore (R63).
     """
 
-    value: int = REPLY
-    error: int = 0
+    value: u64 = REPLY
+    error: u8 = 0
     scribble: bool = False
 
 
-def value(data: int) -> Reply:
+def value(data: u64) -> Reply:
     """Return the reply that lets the access succeed with ``data``."""
     return Reply(data)
 
 
-def fault(error: int = 1) -> Reply:
+def fault(error: u8 = 1) -> Reply:
     """Return the reply that makes the access fail with the non-zero byte ``error``."""
     return Reply(error=error)
 
@@ -49,12 +52,12 @@ class Rdmsr(Word):
     ``single_step`` has RFLAGS.TF set, so that a #DB comes right after it (R66).
     """
 
-    index: int
-    before: int = 0
-    high: int = 0
-    rcx_high: int = 0
+    index: MsrIndex
+    before: u64 = 0
+    high: u64 = 0
+    rcx_high: u32 = 0
     reply: Reply = Reply()
-    vcpu: int = 0
+    vcpu: VcpuId = 0
     emulated: bool = False
     single_step: bool = False
 
@@ -63,12 +66,13 @@ class Rdmsr(Word):
 class Wrmsr(Word):
     """The guest executes WRMSR with ECX = ``index`` and EDX:EAX = ``value``; see ``Rdmsr``."""
 
-    index: int
-    value: int
-    high: int = 0
-    rcx_high: int = 0
+    positional = 2
+    index: MsrIndex
+    value: u64
+    high: u64 = 0
+    rcx_high: u32 = 0
     reply: Reply = Reply()
-    vcpu: int = 0
+    vcpu: VcpuId = 0
     emulated: bool = False
     single_step: bool = False
 
@@ -80,10 +84,10 @@ Access = Rdmsr | Wrmsr
 class EnableCap(Word):
     """``KVM_ENABLE_CAP`` on the VM (or vCPU) fd; ``args`` has up to four u64."""
 
-    cap: int
-    args: tuple[int, ...] = (0,)
-    flags: int = 0
-    on: str = "vm"
+    cap: Cap
+    args: Annotated[tuple[u64, ...], Most(4)] = (0,)
+    flags: u32 = 0
+    on: File = "vm"
 
     def __repr__(self) -> str:
         if (self.cap, self.flags, self.on) == (KVM_CAP_X86_USER_SPACE_MSR, 0, "vm") and len(
@@ -95,7 +99,7 @@ class EnableCap(Word):
         return Word.__repr__(self)
 
 
-def enable_exits(mask: int) -> EnableCap:
+def enable_exits(mask: u64) -> EnableCap:
     """Return the action that lets accesses failing for the reasons in ``mask`` exit."""
     return EnableCap(KVM_CAP_X86_USER_SPACE_MSR, (int(mask),))
 
@@ -110,10 +114,10 @@ class Install(Word):
     """
 
     filter: MsrFilter
-    number: int = KVM_X86_SET_MSR_FILTER
-    on: str = "vm"
+    number: Annotated[int, Bits(32, of="ioctl")] = KVM_X86_SET_MSR_FILTER
+    on: File = "vm"
     argp: Pointer | None = None
-    caller: str = "self"
+    caller: Caller = "self"
 
     def __repr__(self) -> str:
         if (self.number, self.caller) != (KVM_X86_SET_MSR_FILTER_COMPAT, "compat"):
@@ -136,25 +140,26 @@ class ScribbleBitmaps(Word):
 class CheckExtension(Word):
     """``KVM_CHECK_EXTENSION`` on the "system" or the "vm" fd."""
 
-    cap: int
-    on: str = "system"
+    cap: Cap
+    on: Literal["system", "vm"] = "system"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class GetMsr(Word):
     """``KVM_GET_MSRS`` of one MSR."""
 
-    index: int
-    vcpu: int = 0
+    index: MsrIndex
+    vcpu: VcpuId = 0
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SetMsr(Word):
     """``KVM_SET_MSRS`` of one MSR."""
 
-    index: int
-    value: int
-    vcpu: int = 0
+    positional = 2
+    index: MsrIndex
+    value: u64
+    vcpu: VcpuId = 0
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -166,7 +171,7 @@ class CreateIrqchip(Word):
 class CreateVcpu(Word):
     """``KVM_CREATE_VCPU``. A vCPU that no script creates exists from its first use."""
 
-    vcpu: int
+    vcpu: VcpuId
 
 
 CPUID_BITS = {"tsc_deadline": (1, "ecx", 24)}
@@ -180,9 +185,9 @@ class SetCpuid(Word):
     Only before the vCPU first runs; an unknown feature is a ValueError.
     """
 
-    feature: str
+    feature: Literal["tsc_deadline"]
     on: bool
-    vcpu: int = 0
+    vcpu: VcpuId = 0
 
     def __post_init__(self) -> None:
         """Refuse a feature that no reader of the script would know."""
@@ -205,7 +210,7 @@ class Begin(Word):
 class GetRegs(Word):
     """``KVM_GET_REGS`` of a vCPU that is stopped in or after an access."""
 
-    vcpu: int = 0
+    vcpu: VcpuId = 0
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -215,11 +220,11 @@ class SetRegs(Word):
     ``rax``/``rdx`` None leaves the register; ``rip`` is added to the current RIP, in bytes.
     """
 
-    rax: int | None = None
-    rdx: int | None = None
-    rip: int = 0
-    via: str = "ioctl"
-    vcpu: int = 0
+    rax: u64 | None = None
+    rdx: u64 | None = None
+    rip: Annotated[int, Bits(32, signed=True)] = 0
+    via: Literal["ioctl", "sync"] = "ioctl"
+    vcpu: VcpuId = 0
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -230,8 +235,8 @@ class Complete(Word):
     """
 
     reply: Reply | None = Reply()
-    by: str = "immediate_exit"
-    vcpu: int = 0
+    by: Interrupter = "immediate_exit"
+    vcpu: VcpuId = 0
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -239,7 +244,7 @@ class Finish(Word):
     """Run the vCPU on to the end of its access; with ``reply`` if it is still unanswered."""
 
     reply: Reply | None = None
-    vcpu: int = 0
+    vcpu: VcpuId = 0
 
 
 rdmsr, wrmsr, enable_cap, install = Rdmsr, Wrmsr, EnableCap, Install

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from vmm.bits import Bits, u8, u32, u64
+from vmm.conformance.language.domains import Text
 from vmm.conformance.language.word import Word, errno_name
 
 VECTOR_GP = 13
+
+Skew = Annotated[int, Bits(64, signed=True)]
+"""Where RIP points, in bytes from the instruction."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -20,7 +26,7 @@ class Done(Word):
 class Rejected(Word):
     """The ioctl failed with ``errno``."""
 
-    errno: int
+    errno: Annotated[int, Bits(12, of="errno")]
 
     def __repr__(self) -> str:
         return f"rejected({errno_name(self.errno)})"
@@ -37,22 +43,22 @@ class Refused(Word):
 class Got(Word):
     """The ioctl returned ``value``."""
 
-    value: int
+    value: u64
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Returned(Word):
     """RDMSR completed: EDX:EAX is ``value`` and the upper halves RDX:RAX are ``high``."""
 
-    value: int
-    high: int = 0
+    value: u64
+    high: u64 = 0
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Wrote(Word):
     """WRMSR completed; ``registers`` is (RAX, RDX) if they changed, which R63 forbids."""
 
-    registers: tuple[int, int] | None = None
+    registers: tuple[u64, u64] | None = None
 
     def __repr__(self) -> str:
         return Word.__repr__(self) if self.registers else "wrote"
@@ -65,10 +71,10 @@ class Fault(Word):
     ``skew`` is where RIP pointed, in bytes from the instruction; ``registers`` as in ``Wrote``.
     """
 
-    vector: int
-    error_code: int = 0
-    skew: int = 0
-    registers: tuple[int, int] | None = None
+    vector: u8
+    error_code: u32 = 0
+    skew: Skew = 0
+    registers: tuple[u64, u64] | None = None
 
     def __repr__(self) -> str:
         return "gp" if self == gp else Word.__repr__(self)
@@ -78,10 +84,10 @@ class Fault(Word):
 class Regs(Word):
     """``KVM_GET_REGS``: ``skew`` is RIP in bytes from the instruction (0 at it, 2 after it)."""
 
-    skew: int
-    rax: int
-    rcx: int
-    rdx: int
+    skew: Skew
+    rax: u64
+    rcx: u64
+    rdx: u64
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -109,7 +115,7 @@ class Whatever(Word):
 class Lost(Word):
     """The guest never finished this step; ``why`` is what ended the vCPU instead. No pattern."""
 
-    why: str
+    why: Annotated[str, Text("(?s).*")]
 
 
 done, refused, wrote = Done(), Refused(), Wrote()

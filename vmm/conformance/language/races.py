@@ -10,10 +10,16 @@ VM come and go.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from vmm.bits import Bits
 from vmm.conformance.language.actions import Access, CreateIrqchip, CreateVcpu, EnableCap, Install
+from vmm.conformance.language.domains import Caller, ThreadName, VcpuId
 from vmm.conformance.language.word import Word
 from vmm.filter import MsrFilter
+
+Slot = Annotated[int, Bits(8)]
+"""A slot of a filter, also one that it has not."""
 
 # --- actions ----------------------------------------------------------------------------------
 
@@ -30,7 +36,7 @@ class Meanwhile(Word):
     """Do ``action`` in a thread named ``name``: its event, or ``blocked`` if it does not return."""
 
     action: EnableCap | Install | CreateIrqchip | CreateVcpu
-    name: str = "m"
+    name: ThreadName = "m"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -42,16 +48,16 @@ class BeginInstall(Word):
     """
 
     filter: MsrFilter
-    stall_at: int | None = None
-    name: str = "a"
-    caller: str = "self"
+    stall_at: Slot | None = None
+    name: ThreadName = "a"
+    caller: Caller = "self"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ResumeInstall(Word):
     """Give a stalled install its bitmap, or with ``fails`` make the bitmap unreadable for good."""
 
-    name: str = "a"
+    name: ThreadName = "a"
     fails: bool = False
 
 
@@ -59,49 +65,49 @@ class ResumeInstall(Word):
 class AwaitInstall(Word):
     """Wait for an install that was ``blocked``: what it returned, or ``blocked`` still."""
 
-    name: str = "a"
+    name: ThreadName = "a"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class AwaitMeanwhile(Word):
     """Wait for a ``meanwhile`` that was ``blocked``: its event, or ``blocked`` still."""
 
-    name: str = "m"
+    name: ThreadName = "m"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Park(Word):
     """A thread runs the vCPU until it waits, inside the kernel, for a page of guest memory."""
 
-    vcpu: int
+    vcpu: VcpuId
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Release(Word):
     """Give a parked vCPU its page and wait until its guest went on."""
 
-    vcpu: int
+    vcpu: VcpuId
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class UntilExits(Word):
     """Wait until a spinning vCPU's accesses exit: the exit; ``never`` if not within 2 s."""
 
-    vcpu: int
+    vcpu: VcpuId
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class UntilRuns(Word):
     """Wait until a spinning vCPU's accesses do not exit: ``ran``; ``never`` if not within 2 s."""
 
-    vcpu: int
+    vcpu: VcpuId
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class StopSpin(Word):
     """End a vCPU's guest loop and its thread."""
 
-    vcpu: int
+    vcpu: VcpuId
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -113,7 +119,7 @@ class CloseVm(Word):
 class CloseVcpu(Word):
     """Close a vCPU's descriptor."""
 
-    vcpu: int
+    vcpu: VcpuId
 
 
 # --- events -----------------------------------------------------------------------------------

@@ -6,15 +6,17 @@ Nothing here names a word: what there is, and what its fields hold, the language
 from __future__ import annotations
 
 import functools
+import inspect
 import re
-from collections.abc import Callable
-from dataclasses import MISSING, Field, fields, is_dataclass
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
-from vmm import exits, filter
+from vmm.bits import Bits
 from vmm.conformance.language import script as language
 from vmm.conformance.language import word
+from vmm.conformance.language.domains import Most, Text, domains, members, split
 from vmm.conformance.language.word import ANY
 from vmm.filter import Pointer
 from vmm.msr import MsrExitReason
@@ -22,21 +24,6 @@ from vmm.msr import MsrExitReason
 NUMBER = re.compile(r"-?0x[0-9a-f]{1,16}")
 BYTES = re.compile(r"([0-9a-f]{2})*")
 POINTERS = {str(each): each for each in Pointer}
-
-CHOICES = {
-    "on": ("vm", "vcpu", "system"),
-    "via": ("ioctl", "sync"),
-    "by": ("immediate_exit", "signal"),
-    "caller": ("self", "child", "compat"),
-}
-"""Fields that are one of a few words."""
-
-WIDTHS = {"index": 32, "rcx_high": 32, "cap": 32, "flags": 32, "number": 32, "errno": 12}
-WIDTHS |= {"reason": 32, "error": 8, "pad": 56, "vcpu": 4, "rip": -32, "skew": -64}
-"""The bits of a number, 64 unless it is named here; negative: it has a sign."""
-
-MOST = {"args": 4}
-"""The elements of a list that has no fixed number of them, where the kernel's struct has."""
 
 
 def encode(value: Any) -> Any:
@@ -58,38 +45,62 @@ def decode(data: Any, path: str, *, pattern: bool) -> Any:
     """Return the word that ``data`` spells, with ANY in it if ``pattern``; ValueError if none."""
     if not isinstance(data, dict) or not isinstance(data.get("word"), str):
         raise bad(path, f'{shown(data)} is no object with a "word"')
-    kind = vocabulary().get(data["word"])
-    if kind is None:
-        raise bad(path, f"no word {shown(data['word'])}")
-    known = {field.name: field for field in _fields(kind)}
+    maker = makers().get(data["word"])
+    if maker is None:
+        raise bad(path, f"no word {shown(data['word'])}; there are {', '.join(sorted(makers()))}")
+    known = inspect.signature(maker).parameters
     no_others(data, ("word", *known), path)
-    hints = _hints(kind)
+    hints = domains(maker)
     given = {
         name: _value(data[name], hints[name], f"{path}.{name}", pattern)
-        for name, field in known.items()
-        if name in data or _is_needed(field, path)
+        for name, parameter in known.items()
+        if name in data or _is_needed(parameter, path)
     }
     try:
-        return kind(**given)
+        return maker(**given)
     except ValueError as error:
         raise bad(path, str(error)) from None
 
 
 @functools.cache
 def vocabulary() -> dict[str, type]:
-    """Return every word of the language by its name in a case."""
-    found: set[type] = {*get_args(language.Action), *get_args(language.Event)}
-    for module in (language, filter, exits):
-        found |= {each for each in vars(module).values() if isinstance(each, type)}
-    return {word_of(kind): kind for kind in found if hasattr(kind, "__dataclass_fields__")}
+    """Return every word of the language by its name in a case: actions, events, what is in them."""
+    found: set[type] = set()
+    todo = [*get_args(language.Action), *get_args(language.Event)]
+    while todo:
+        kind = todo.pop()
+        if kind not in found:
+            found.add(kind)
+            todo += [inner for domain in domains(kind).values() for inner in _words_in(domain)]
+    return {word_of(kind): kind for kind in found}
+
+
+def _words_in(domain: Any) -> Iterator[type]:
+    """Yield the words that a domain can hold."""
+    kind = split(domain)[0]
+    if isinstance(kind, type) and is_dataclass(kind):
+        yield kind
+    elif get_origin(kind) is not Literal:
+        for each in get_args(kind):
+            yield from _words_in(each)
+
+
+SHORT = (language.value, language.fault, language.enable_exits, language.install_compat)
+
+
+@functools.cache
+def makers() -> dict[str, Callable[..., Any]]:
+    """Return what makes a value of each word that a case writes, short forms too."""
+    constants = {"gp": lambda: language.gp, "wrote": lambda: language.wrote}
+    return {**vocabulary(), **{each.__name__: each for each in SHORT}, **constants}
 
 
 def _encode_word(value: Any) -> dict[str, Any]:
     shown = {
         field.name: encode(content)
-        for field in _fields(type(value))
+        for field in fields(value)
         for content in [getattr(value, field.name)]
-        if content is ANY or content != _default(field)
+        if content is ANY or content != field.default
     }
     return {"word": word_of(type(value)), **shown}
 
@@ -99,32 +110,22 @@ def word_of(kind: type) -> str:
     return word.word_of(kind) if issubclass(kind, word.Word) else kind.__name__
 
 
-def _fields(kind: type) -> tuple[Field[Any], ...]:
-    return fields(kind)
-
-
-def _default(field: Field[Any]) -> Any:
-    return field.default_factory() if field.default_factory is not MISSING else field.default
-
-
-@functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-def _value(data: Any, hint: Any, path: str, pattern: bool) -> Any:
+def _value(data: Any, domain: Any, path: str, pattern: bool) -> Any:
     if data == {"any": True} and pattern:
         return ANY
-    if get_origin(hint) in (Union, UnionType):
-        return _one_of(data, get_args(hint), path, pattern)
-    if get_origin(hint) is tuple:
-        return _tuple(data, get_args(hint), path, pattern)
-    if is_dataclass(hint):
+    if len(members(domain)) > 1:
+        return _one_of(data, members(domain), path, pattern)
+    kind, mark = split(domain)
+    if get_origin(kind) is Literal:
+        return _literal(data, get_args(kind), path)
+    if get_origin(kind) is tuple:
+        return _tuple(data, get_args(kind), mark, path, pattern)
+    if is_dataclass(kind):
         word = decode(data, path, pattern=pattern)
-        if isinstance(hint, type) and isinstance(word, hint):
+        if isinstance(kind, type) and isinstance(word, kind):
             return word
         raise bad(path, f"{word_of(type(word))} does not belong here")
-    return READERS[hint](data, path)
+    return READERS[type(mark) if mark else kind](data, path, mark)
 
 
 def _one_of(data: Any, hints: tuple[Any, ...], path: str, pattern: bool) -> Any:
@@ -141,73 +142,84 @@ def _one_of(data: Any, hints: tuple[Any, ...], path: str, pattern: bool) -> Any:
     raise max(errors, key=lambda error: len(str(error).partition(": ")[0]))
 
 
-def _tuple(data: Any, hints: tuple[Any, ...], path: str, pattern: bool) -> tuple[Any, ...]:
+def _tuple(
+    data: Any, hints: tuple[Any, ...], most: Most | None, path: str, pattern: bool
+) -> tuple[Any, ...]:
     items = listed(data, path)
     kinds = [hints[0]] * len(items) if hints[-1] is Ellipsis else list(hints)
-    if len(kinds) != len(items) or len(items) > MOST.get(_field(path), len(items)):
+    if len(kinds) != len(items) or (most and len(items) > most.count):
         raise bad(path, f"{len(items)} elements are not what it has")
     paths = [f"{path}[{number}]" for number in range(len(items))]
     return tuple(map(_value, items, kinds, paths, [pattern] * len(items)))
 
 
-def _number(data: Any, path: str) -> int:
+def _number(data: Any, path: str, bits: Bits) -> int:
     if isinstance(data, str) and NUMBER.fullmatch(data):
         data = int(data, 16)
     if not isinstance(data, int) or isinstance(data, bool):
         raise bad(path, f"{shown(data)} is no number")
-    width = WIDTHS.get(_field(path), 64)
-    least, end = (0, 1 << width) if width > 0 else (-(1 << -width - 1), 1 << -width - 1)
-    if not least <= data < end:
-        raise bad(path, f"{data:#x} does not fit {abs(width)} bits")
+    if not bits.holds(data):
+        raise bad(path, f"{data:#x} does not fit {bits.width} bits")
     return data
 
 
 def text(data: Any, path: str) -> str:
-    """Return ``data`` if it is a text, and one of the CHOICES where they are limited."""
-    choices = CHOICES.get(_field(path))
-    if not isinstance(data, str) or (choices and data not in choices):
-        raise bad(path, f"{shown(data)} is no {'/'.join(choices) if choices else 'text'}")
+    """Return ``data`` if it is a text."""
+    if not isinstance(data, str):
+        raise bad(path, f"{shown(data)} is no text")
     return data
 
 
-def _flag(data: Any, path: str) -> bool:
+def _shaped(data: Any, path: str, domain: Text) -> str:
+    if not re.fullmatch(domain.pattern, text(data, path)):
+        raise bad(path, f"{shown(data)} is not of the form {domain.pattern}")
+    return str(data)
+
+
+def _literal(data: Any, choices: tuple[Any, ...], path: str) -> Any:
+    if not isinstance(data, str) or data not in choices:
+        raise bad(path, f"{shown(data)} is no {'/'.join(choices)}")
+    return data
+
+
+def _flag(data: Any, path: str, _: None) -> bool:
     if not isinstance(data, bool):
         raise bad(path, f"{shown(data)} is neither true nor false")
     return data
 
 
-def _bytes(data: Any, path: str) -> bytes:
+def _bytes(data: Any, path: str, _: None) -> bytes:
     digits = data.get("bytes") if isinstance(data, dict) else None
     if not isinstance(digits, str) or not BYTES.fullmatch(digits):
         raise bad(path, f"{shown(data)} is no bytes")
     return bytes.fromhex(digits)
 
 
-def _pointer(data: Any, path: str) -> Pointer:
+def _pointer(data: Any, path: str, _: None) -> Pointer:
     name = data.get("name") if isinstance(data, dict) else None
     if not isinstance(name, str) or name not in POINTERS:
         raise bad(path, f"{shown(data)} is none of {', '.join(POINTERS)}")
     return POINTERS[name]
 
 
-def _reason(data: Any, path: str) -> MsrExitReason:
+def _reason(data: Any, path: str, _: None) -> MsrExitReason:
     if not isinstance(data, dict):
-        return MsrExitReason(_number(data, path))
+        return MsrExitReason(_number(data, path, Bits(32)))
     reasons = [MsrExitReason.__members__.get(name) for name in str(data.get("name")).split("|")]
     if not all(reasons):
         raise bad(path, f"{shown(data)} is no exit reason")
     return functools.reduce(MsrExitReason.__or__, [each for each in reasons if each])
 
 
-READERS: dict[Any, Callable[[Any, str], Any]] = {
-    int: _number,
-    str: text,
+READERS: dict[Any, Callable[[Any, str, Any], Any]] = {
+    Bits: _number,
+    Text: _shaped,
     bool: _flag,
     bytes: _bytes,
     Pointer: _pointer,
     MsrExitReason: _reason,
-    Any: lambda data, path: data,
 }
+"""What reads a value that is no word, by the mark of its domain, or by its type if that is all."""
 
 
 def listed(data: Any, path: str) -> list[Any]:
@@ -217,9 +229,9 @@ def listed(data: Any, path: str) -> list[Any]:
     return data
 
 
-def _is_needed(field: Field[Any], path: str) -> bool:
-    if _default(field) is MISSING:
-        raise bad(f"{path}.{field.name}", "missing")
+def _is_needed(parameter: inspect.Parameter, path: str) -> bool:
+    if parameter.default is parameter.empty:
+        raise bad(f"{path}.{parameter.name}", "missing")
     return False
 
 
@@ -228,10 +240,6 @@ def no_others(data: dict[str, Any], known: tuple[str, ...], path: str) -> None:
     for key in data:
         if key not in known:
             raise bad(f"{path}.{key}".lstrip("."), "unknown")
-
-
-def _field(path: str) -> str:
-    return path.rpartition(".")[2]
 
 
 def bad(path: str, why: str) -> ValueError:

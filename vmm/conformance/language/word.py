@@ -6,6 +6,8 @@ import errno
 from dataclasses import MISSING, fields
 from typing import Any
 
+from vmm.bits import Bits
+from vmm.conformance.language.domains import bits_of, domains
 from vmm.msr import MsrExitReason, msr_code
 
 
@@ -28,16 +30,20 @@ ANY: Any = _Any()
 class Word:
     """A word of the language, written in snake case but for the few values that are CAPITALISED.
 
-    A word without fields that stands for one value (``bare``) is written without parentheses.
+    A word without fields that stands for one value (``bare``) is written without parentheses; the
+    first ``positional`` arguments are written without their names.
     """
 
     __slots__ = ()
     bare = False
+    positional = 1
 
     def __repr__(self) -> str:
-        name = word_of(type(self))
+        kind: Any = type(self)
+        name, hints = word_of(kind), domains(kind)
         shown = [
-            _argument(field.name, getattr(self, field.name), position == 0)
+            ("" if position < self.positional else f"{field.name}=")
+            + _argument(getattr(self, field.name), bits_of(hints[field.name]))
             for position, field in enumerate(fields(self))  # type: ignore[arg-type]
             if field.default is MISSING or _differs(getattr(self, field.name), field.default)
         ]
@@ -59,17 +65,14 @@ def _differs(value: object, default: object) -> bool:
     return value is ANY or value != default
 
 
-def _argument(name: str, value: object, first: bool) -> str:
-    text = repr(value)
-    if name == "index" and isinstance(value, int):
-        text = msr_code(value)
-    elif isinstance(value, MsrExitReason):
-        text = str(value.name)
-    elif isinstance(value, int) and not isinstance(value, bool):
-        text = number(value)
-    elif isinstance(value, tuple) and value and all(type(each) is int for each in value):
-        text = f"({', '.join(map(number, value))}{',' * (len(value) == 1)})"
-    return text if first or name == "value" else f"{name}={text}"
+def _argument(value: object, bits: Bits | None) -> str:
+    if isinstance(value, MsrExitReason):
+        return str(value.name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return msr_code(value) if bits and bits.of == "msr" else number(value)
+    if isinstance(value, tuple) and value and all(type(each) is int for each in value):
+        return f"({', '.join(map(number, value))}{',' * (len(value) == 1)})"
+    return repr(value)
 
 
 def number(value: int) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from vmm.conformance.language import script as s
+from vmm.conformance.language.domains import choices
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import EFER_RESERVED, READABLE, STORABLE, is_unknown_to_kvm
 from vmm.exits import RdmsrExit, WrmsrExit
@@ -209,7 +210,7 @@ class _Writer:
 
     def complete(self, vcpu: int) -> None:
         reply = self.dice.reply() if self.dice.below(4) else None
-        self.add(s.complete(reply, self.dice.pick(("immediate_exit", "signal")), vcpu))
+        self.add(s.complete(reply, self.dice.pick(choices(s.Complete, "by")), vcpu))
 
     def get_regs(self, vcpu: int) -> None:
         self.add(s.get_regs(vcpu))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields, replace
 from typing import Any
 
+from vmm.conformance.language.domains import bits_of, domains
 from vmm.conformance.language.script import Action, Begin, Finish, Script
 from vmm.conformance.language.soundness import is_sound
 from vmm.filter import READ_WRITE, MsrFilter, MsrRange, bitmap_size
@@ -88,7 +89,7 @@ def _plainer(word: Any) -> Iterable[Any]:
         return
     for field in fields(word):
         content = getattr(word, field.name)
-        plain = field.default if field.default is not MISSING else _PLAIN.get(field.name, content)
+        plain = field.default if field.default is not MISSING else _plain(word, field.name)
         if content != plain:
             yield replace(word, **{field.name: plain})
         if hasattr(content, "__dataclass_fields__"):
@@ -96,8 +97,11 @@ def _plainer(word: Any) -> Iterable[Any]:
                 yield replace(word, **{field.name: plainer})
 
 
-_PLAIN = {"value": 0}
-"""What is plain in a field without a default."""
+def _plain(word: Any, name: str) -> Any:
+    """Return what is plain in a field without a default: 0, unless it numbers something."""
+    kind: Any = type(word)
+    bits = bits_of(domains(kind)[name])
+    return 0 if bits and not bits.of else getattr(word, name)
 
 
 def _plainer_filters(filter_: MsrFilter) -> Iterable[MsrFilter]:
