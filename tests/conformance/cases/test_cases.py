@@ -64,6 +64,7 @@ NEEDS = {
     "cpus",
     "force_emulation_prefix",
     "single_step",
+    "ignore_msrs",
     "task_syscall",
 }
 

@@ -15,12 +15,13 @@ import time
 
 import pytest
 
+from vmm.conformance.host import parameters
 from vmm.conformance.host.klog import KernelLog
 from vmm.conformance.judge.runner import Options, run
 from vmm.conformance.judge.selection import UnknownCase
 from vmm.conformance.judge.selection import select as choose
 from vmm.conformance.language.case import OBSERVE, Case
-from vmm.conformance.language.script import Got, get_msr, got, rdmsr, returned
+from vmm.conformance.language.script import Got, get_msr, got, gp, rdmsr, returned
 from vmm.conformance.records.results import FILE, Held, Results, ResultsError, default_directory
 
 GOOD, WRONG, RAISES, EXITS, DIES, HANGS, SPLATS, MUTE = range(8)
@@ -155,6 +156,43 @@ def test_only_the_case_that_broke_its_worker_is_lost(doing, verdict, error):
     seen = judge(cases, jobs=2, timeout=0.3)
     assert seen.records["t.bad"]["error"] == error
     assert seen.verdicts() == {each.id: "PASS" for each in cases} | {"t.bad": verdict}
+
+
+@pytest.fixture
+def parameter(tmp_path, monkeypatch):
+    """Stands for /sys/module/kvm/parameters/ignore_msrs."""
+    path = tmp_path / "ignore_msrs"
+    path.write_text("N\n")
+    monkeypatch.setattr(parameters, "IGNORE_MSRS", path)
+    return path
+
+
+IGNORED = case("ignored", needs=("ignore_msrs",))
+NEEDS_UNKNOWN = Case("t.unknown", "A sentence.", "R52", [rdmsr(0x5000_0000)], (gp,))
+
+
+def test_cases_are_judged_where_the_parameter_is_as_they_need_it(parameter):
+    records = judge([IGNORED, case("any")])
+    assert records.verdicts() == {"t.ignored": "SKIP", "t.any": "PASS"}
+    assert records.records["t.ignored"]["need"] == "ignore_msrs"
+    assert "ignore_msrs" not in records.records["t.any"]
+    parameter.write_text("Y\n")
+    records = judge([IGNORED, case("any"), NEEDS_UNKNOWN])
+    assert records.verdicts() == {"t.ignored": "PASS", "t.any": "PASS", "t.unknown": "SKIP"}
+    assert records.records["t.unknown"]["reason"].startswith("ignore_msrs is 1")
+    assert records.records["t.any"]["ignore_msrs"] is True
+
+
+def test_a_parameter_that_changes_meanwhile_is_noticed_when_a_case_fails(parameter):
+    class Meddler(StandIn):
+        def run(self, script, *, expected=None):
+            if script[0].index == 0x5000_0000:
+                parameter.write_text("Y\n")
+            return super().run(script, expected=expected)
+
+    watcher = Watcher()
+    run([NEEDS_UNKNOWN, case("wrong", WRONG), IGNORED], Meddler, Options(), watcher)
+    assert watcher.verdicts() == {"t.unknown": "SKIP", "t.wrong": "FAIL", "t.ignored": "PASS"}
 
 
 def test_others_go_on_while_one_hangs():

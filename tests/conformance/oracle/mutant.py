@@ -26,15 +26,15 @@ class Mutant:
     part: Part
     changes: dict[str, Any]
 
-    def model(self) -> Model:
+    def model(self, *, ignore_msrs: bool = False) -> Model:
         """Return a Model that makes this mistake and no other."""
         for name in self.changes:
             assert name in vars(self.part) or name.startswith("_"), f"{self.name}: no rule {name}"
-        broken = type(self.name, (self.part,), self.changes)()
-        if isinstance(broken, Model):
-            return broken
-        model = Model()
-        setattr(model, PARTS[self.part], broken)
+        broken = type(self.name, (self.part,), self.changes)
+        if issubclass(broken, Model):
+            return broken(ignore_msrs=ignore_msrs)
+        model = Model(ignore_msrs=ignore_msrs)
+        setattr(model, PARTS[self.part], broken())
         return model
 
 

@@ -10,6 +10,7 @@ from mutants_emulator import EMULATOR
 from mutants_exit import COMPLETING, EXITING, HOST, STOPPING
 from mutants_fastpath import FASTPATH
 from mutants_filter import MATCHING, VALIDATION
+from mutants_ignored import IGNORING
 from mutants_race import RACES
 from mutants_vm import ACCESSING, INSTALLING, MASKING
 
@@ -26,4 +27,5 @@ MUTANTS = (
     *EMULATOR,
     *FASTPATH,
     *RACES,
+    *IGNORING,
 )

@@ -165,7 +165,7 @@ def _ignore_msrs() -> Finding:
         case "N" | "0":
             return Finding("PASS", "off")
     remedy = "echo 0 > /sys/module/kvm/parameters/ignore_msrs"
-    return Finding("WARN", "on: cases about UNKNOWN exits are skipped", remedy)
+    return Finding("WARN", "on: cases that need UNKNOWN exits are skipped", remedy)
 
 
 def _forced_emulation() -> Finding:

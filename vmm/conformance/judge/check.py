@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from vmm.conformance.host import facts as host_facts
-from vmm.conformance.host.klog import KernelLog
+from vmm.conformance.host import parameters
+from vmm.conformance.host.klog import KernelLog, Splat
 from vmm.conformance.judge import runner
 from vmm.conformance.judge.worker import BackendFactory
 from vmm.conformance.language.case import Case
+from vmm.conformance.oracle import spoiled
 from vmm.conformance.records.jsonl import Record
 from vmm.conformance.records.results import Results, ResultsError
 from vmm.conformance.records.summary import end_record
@@ -126,7 +128,8 @@ def _judge(
     try:
         desk.start(first)
         watched = log if isinstance(log, KernelLog) else None
-        ending["splats"] = [s.lines for s in runner.run(todo, factory, options, desk, watched)]
+        stray = _passes(todo, lambda cases: runner.run(cases, factory, options, desk, watched))
+        ending["splats"] = [splat.lines for splat in stray]
     except KeyboardInterrupt:
         ending["interrupted"] = True
     except (ResultsError, OSError) as error:
@@ -134,6 +137,16 @@ def _judge(
     lost = log.lost if isinstance(log, KernelLog) else 0
     end = end_record(desk.cases, time.monotonic() - began, lost=lost, **ending)
     return _finish(desk, first, end, trouble)
+
+
+def _passes(todo: Sequence[Case], run: Callable[[Sequence[Case]], list[Splat]]) -> list[Splat]:
+    """Run the cases; those that need it under ignore_msrs=1, where that is ours to set."""
+    later = [case for case in todo if spoiled.NEED in case.needs]
+    if not later or parameters.ignores_msrs() or not parameters.may_set():
+        return run(todo)
+    stray = run([case for case in todo if case not in later])
+    with parameters.ignoring_msrs():
+        return [*stray, *run(later)]
 
 
 def _finish(desk: Desk, first: Record, end: Record, trouble: Exception | None) -> int:

@@ -6,12 +6,12 @@ import errno
 import os
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from vmm._native import lib
 from vmm.conformance.host.needs import PROBES
+from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.kernel.execution import Execution, makes_vcpus, needs_its_own_vm
 from vmm.conformance.kernel.pool import PooledVm
 from vmm.conformance.language.script import Returned, Script, Trace, rdmsr
@@ -19,7 +19,6 @@ from vmm.errors import KvmError
 from vmm.kvm import Kvm, Vm
 from vmm.msr import Msr
 
-IGNORE_MSRS = Path("/sys/module/kvm/parameters/ignore_msrs")
 POOLED = 2
 """VMs taken in turns: an install right after another of the same VM waits 4-20 ms (DESIGN 6)."""
 
@@ -124,11 +123,7 @@ def told_lacks() -> dict[str, str]:
 
 
 def _ignores_msrs(_: KvmBackend) -> str | None:
-    try:
-        on = IGNORE_MSRS.read_text().strip() in ("Y", "1")
-    except OSError:
-        return None
-    return "kvm.ignore_msrs=1: unknown MSRs succeed here" if on else None
+    return "kvm.ignore_msrs is 1: unknown MSRs succeed here" if ignores_msrs() else None
 
 
 def _no_forced_emulation(backend: KvmBackend) -> str | None:

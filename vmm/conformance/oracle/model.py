@@ -59,6 +59,7 @@ MAX_SAFE_VCPU = 254
 class Model:
     """Predicts traces from the contract alone; ``predict`` keeps nothing between calls.
 
+    ``ignore_msrs`` is what the host's KVM module parameter of that name says (R56).
     Where the contract leaves a value to the host, the trace has ANY; where it only says that no
     filter stopped the access, ``unfiltered``; where it is silent or names a quirk, ``whatever``.
     """
@@ -66,6 +67,9 @@ class Model:
     filters = FilterRules()
     exits = ExitRules()
     races = RaceRules()
+
+    def __init__(self, *, ignore_msrs: bool = False) -> None:
+        self.ignore_msrs = ignore_msrs
 
     def predict(self, script: s.Script) -> s.Trace:
         """Return the trace (a pattern, for ``first_difference``) that ``script`` must leave."""
@@ -218,7 +222,7 @@ class Model:
         """R52: why KVM itself fails the access, where that is unmistakable."""
         index = access.index & U32
         if is_unknown_to_kvm(index):
-            return self.unknown()
+            return None if self.is_ignored(index) else self.unknown()
         if isinstance(access, s.Wrmsr):
             is_bad = index == Msr.EFER and access.value & EFER_RESERVED != 0
             is_sure = vcpu.can_hold(index, access.value & U64)
@@ -226,6 +230,10 @@ class Model:
             is_bad = index == Msr.APIC_ID and vcpu.x2apic is False
             is_sure = vcpu.can_read(index)
         return self.invalid() if is_bad else None if is_sure else Unsure.UNFILTERED
+
+    def is_ignored(self, index: int) -> bool:
+        """R56: ignore_msrs silences UNKNOWN, and nothing else."""
+        return self.ignore_msrs and is_unknown_to_kvm(index)
 
     def unknown(self) -> MsrExitReason:
         """R52: KVM has no such MSR."""
@@ -248,6 +256,8 @@ class Model:
     def perform(self, vcpu: VcpuState, access: s.Access, reason: Reason) -> s.Event:
         """R27: what an allowed access does to the MSR and returns, as far as it is certain."""
         index = access.index & U32
+        if self.is_ignored(index) and reason is None:
+            return self.exits.done(access, self.ignored(vcpu, access))
         if isinstance(access, s.Wrmsr):
             if reason is None:
                 vcpu.msrs[index] = access.value & U64
@@ -256,6 +266,10 @@ class Model:
         elif reason is None:
             return self.exits.done(access, s.returned(vcpu.msrs.get(index, s.ANY)))
         return s.whatever if reason is Unsure.WHATEVER else s.unfiltered
+
+    def ignored(self, vcpu: VcpuState, access: s.Access) -> s.Event:
+        """R56: a read returns 0, and a write is dropped."""
+        return s.wrote if isinstance(access, s.Wrmsr) else s.returned(0)
 
     # --- stopping in the middle ----------------------------------------------------------------
 
@@ -287,7 +301,7 @@ class Model:
         """R34, R28: never filtered; what was written last."""
         vcpu = vm.vcpu(action.vcpu)
         if is_unknown_to_kvm(action.index):
-            return (s.refused,)
+            return (self.host_unknown(),)
         is_sure = vcpu.can_read(action.index)
         return (s.got(vcpu.msrs.get(action.index, s.ANY)) if is_sure else s.whatever,)
 
@@ -295,7 +309,7 @@ class Model:
         """R34: never filtered."""
         vcpu, index, value = vm.vcpu(action.vcpu), action.index, action.value & U64
         if is_unknown_to_kvm(index):
-            return (s.refused,)
+            return (self.host_unknown(),)
         if vcpu.can_hold(index, value):
             vcpu.msrs[index] = value
         elif index == Msr.IA32_APICBASE and value in APIC_BASES and vm.has_irqchip:
@@ -304,6 +318,10 @@ class Model:
             vcpu.forget(index)
             return (s.whatever,)
         return (s.done,)
+
+    def host_unknown(self) -> s.Event:
+        """R56 speaks of the guest's accesses only."""
+        return s.whatever if self.ignore_msrs else s.refused
 
     def create_irqchip(self, vm: VmState, action: s.CreateIrqchip) -> s.Step:
         """Return EEXIST for a second one and EINVAL once there is a vCPU, as the kernel does."""

@@ -140,6 +140,7 @@ class Desk:
             for case in (case for case in cases if case["verdict"] in BAD):
                 lines += text.failure(case, self.paint, verbose, self.view.rerun)
             lines += text.skips(cases, verbose)
+            lines += text.ignoring(cases, self.host)
             lines += text.observations(cases, end["fingerprint"], verbose)
         lines += text.summary(cases, end, self.paint)
         lines += ["", f"records: {self.results.path}"] if not self.view.quiet else []

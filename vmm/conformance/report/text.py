@@ -97,6 +97,17 @@ def skips(cases: Sequence[Record], verbose: int = 0) -> list[str]:
     return lines + ([f"  so nothing is known of {' '.join(sorted(left))}"] if left else [])
 
 
+def ignoring(cases: Sequence[Record], host: Mapping[str, Any]) -> list[str]:
+    """Return a line if ``kvm.ignore_msrs`` was 1 for the cases, or for some in a second pass."""
+    count = sum(1 for case in cases if case.get("ignore_msrs"))
+    parameters = (host.get("parameters") or {}).get("kvm", {})
+    if not count:
+        return []
+    if parameters.get("ignore_msrs") in ("Y", "1"):
+        return ["", "kvm.ignore_msrs is 1 here: unknown MSRs succeed"]
+    return ["", f"{plural(count, 'case')} judged in a second pass, under kvm.ignore_msrs=1"]
+
+
 def observations(cases: Sequence[Record], fingerprint: str, verbose: int = 0) -> list[str]:
     """Return the digest of what the ``observe`` cases saw; with ``verbose``, all of it."""
     seen = [case for case in cases if "observation" in case]

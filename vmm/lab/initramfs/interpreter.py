@@ -20,6 +20,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from vmm.conformance.host import parameters
 from vmm.conformance.host.facts import facts
 from vmm.lab.errors import LabError
 from vmm.lab.initramfs import cpio
@@ -85,6 +86,7 @@ def environment() -> dict[str, str]:
         "PYTHONNOUSERSITE": "1",
         # A fixed seed spares the guest the wait for entropy.
         "PYTHONHASHSEED": "0",
+        parameters.OWN_GUEST: "1",
     }
 
 
