@@ -162,9 +162,9 @@ static void enter_long_mode(struct guest *g)
 
 static struct guest boot(const char *path)
 {
-	static struct {
+	static union {
+		uint8_t room[sizeof(struct kvm_cpuid2) + 512 * sizeof(struct kvm_cpuid_entry2)];
 		struct kvm_cpuid2 head;
-		struct kvm_cpuid_entry2 entries[512];
 	} cpuid;
 	struct guest g;
 	struct kvm_userspace_memory_region region = { .memory_size = MEMORY_SIZE };
