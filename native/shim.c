@@ -38,10 +38,43 @@ int mw_run(int fd, void *run)
 	return (int)((struct kvm_run *)run)->exit_reason;
 }
 
-/* mw_run with one argument: a call from Python with more builds a tuple of them. */
-int mw_enter(const struct mw_vcpu *vcpu)
+/* mw_run that keeps is_pending and knows an exit again. KVM_RUN completes the access before anything
+ * else, but for what it refuses at the door: EINVAL (dirty or valid registers), EIO (another mm). */
+int mw_enter(struct mw_vcpu *vcpu)
 {
-	return mw_run(vcpu->fd, vcpu->run);
+	int reason = mw_run(vcpu->fd, vcpu->run);
+
+	if (reason == -EINVAL || reason == -EIO || reason == -EBADF)
+		return reason;
+	vcpu->is_pending = reason == KVM_EXIT_X86_RDMSR || reason == KVM_EXIT_X86_WRMSR;
+	if (!vcpu->is_pending || (uint32_t)reason != vcpu->known_reason)
+		return reason;
+	if (memcmp(&((struct kvm_run *)vcpu->run)->msr, vcpu->known, sizeof(vcpu->known)))
+		return reason;
+	return MW_KNOWN;
+}
+
+static int answer_and_enter(struct mw_vcpu *vcpu, uint8_t error, uint64_t data)
+{
+	struct kvm_run *run = vcpu->run;
+
+	if (!vcpu->is_pending)
+		return MW_NOT_PENDING;
+	run->msr.error = error;
+	run->msr.data = data;
+	return mw_enter(vcpu);
+}
+
+/* Let the access succeed, a RDMSR with data, and enter. */
+int mw_reply(struct mw_vcpu *vcpu, uint64_t data)
+{
+	return answer_and_enter(vcpu, 0, data);
+}
+
+/* Let the access raise #GP, and enter. */
+int mw_fail(struct mw_vcpu *vcpu)
+{
+	return answer_and_enter(vcpu, 1, ((struct kvm_run *)vcpu->run)->msr.data);
 }
 
 struct kvm_regs *mw_sync_regs(void *run)

@@ -56,11 +56,18 @@ typedef MW_MEMBER(msr) mw_msr;
 /* Where a page fault message has its address: inside a union that cffi cannot name. */
 #define MW_FAULT_ADDRESS offsetof(struct uffd_msg, arg.pagefault.address)
 
-/* A vCPU to enter. */
+/* A vCPU to enter. is_pending: the last exit was an MSR exit that the kernel has not completed yet.
+ * kvm_run cannot say so: after EINTR it still shows the exit that is over (R65). An exit whose
+ * reason is known_reason and whose kvm_run.msr is known is MW_KNOWN, so that nobody decodes it. */
 struct mw_vcpu {
 	int fd;
+	uint32_t is_pending;
 	void *run;
+	uint32_t known_reason;
+	uint8_t known[24];
 };
+#define MW_NOT_PENDING (-4096) /* below every -errno */
+#define MW_KNOWN 0x10000       /* above every exit reason */
 
 /* The answer to one access: error, scribble (also overwrite what the kernel must ignore), data. */
 struct mw_reply {
@@ -131,7 +138,9 @@ struct mw_sweep {
 int mw_ioctl(int fd, unsigned long number, uintptr_t arg);
 int mw_ioctl_compat(int fd, uint32_t number, uint32_t arg);
 int mw_run(int fd, void *run);
-int mw_enter(const struct mw_vcpu *vcpu);
+int mw_enter(struct mw_vcpu *vcpu);
+int mw_reply(struct mw_vcpu *vcpu, uint64_t data);
+int mw_fail(struct mw_vcpu *vcpu);
 int mw_drain(struct mw_batch *batch);
 int mw_sweep(struct mw_sweep *sweep);
 int mw_kick_handler(int signo);

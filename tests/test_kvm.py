@@ -7,7 +7,7 @@ import pytest
 
 from vmm._native import ffi, lib
 from vmm.errors import KvmError
-from vmm.exits import HltExit, IoExit, RdmsrExit, WrmsrExit
+from vmm.exits import HltExit, IoExit, RdmsrExit, ShutdownExit, WrmsrExit
 from vmm.filter import Pointer, default_allow
 from vmm.guest import Guest, start_registers
 from vmm.kvm import Kvm, Vm
@@ -34,6 +34,7 @@ VM_CALLS = {
     "add_memory": lambda vm: vm.add_memory(0, 4096),
     "set_user_memory_region": lambda vm: vm.set_user_memory_region(0, GuestMemory(0, 4096)),
     "create_irqchip": lambda vm: vm.create_irqchip(),
+    "create_any_irqchip": lambda vm: vm.create_any_irqchip(),
     "set_tss_addr": lambda vm: vm.set_tss_addr(0xFFFBD000),
     "create_vcpu": lambda vm: vm.create_vcpu(0),
 }
@@ -180,23 +181,107 @@ def test_a_denied_read_exits_and_gets_the_reply(vm):
     assert (regs.rax, regs.rdx) == (0x90ABCDEF, 0x12345678)
 
 
+def denied_read(vm) -> Vcpu:
+    """Return a vCPU whose RDMSR has exited and waits for its answer; then it halts."""
+    vm.enable_msr_exits(FILTER)
+    vm.set_msr_filter(default_allow().deny(Msr.KERNEL_GS_BASE))
+    vcpu = boot(vm, rcx=Msr.KERNEL_GS_BASE)
+    assert vcpu.run() == RdmsrExit(Msr.KERNEL_GS_BASE, FILTER)
+    return vcpu
+
+
+@pytest.mark.parametrize("data", [0, 0x1234567890ABCDEF, 2**64 - 1])
+def test_one_call_answers_and_enters(vm, data):
+    vcpu = denied_read(vm)
+    vcpu.fail()
+    assert vcpu.run(reply=data) == HltExit(), "the last answer counts"
+    regs = vcpu.get_regs()
+    assert (regs.rax, regs.rdx) == (data & 0xFFFFFFFF, data >> 32)
+
+
+def test_one_call_has_the_access_fail(vm):
+    vcpu = denied_read(vm)
+    before = vcpu.get_regs()
+    assert vcpu.run(fail=True) == ShutdownExit(), "a #GP without an IDT"
+    assert vcpu.get_regs().rip != before.rip + 2
+
+
+def test_a_timed_run_answers_too(vm):
+    vcpu = denied_read(vm)
+    assert vcpu.run_for(30, reply=7) == HltExit()
+    assert vcpu.get_regs().rax == 7
+
+
+def test_two_answers_are_refused_and_nothing_is_entered(vm):
+    vcpu = denied_read(vm)
+    with pytest.raises(ValueError, match="one answer"):
+        vcpu.run(reply=0, fail=True)
+    assert vcpu.run(reply=8) == HltExit()
+    assert vcpu.get_regs().rax == 8
+
+
+@pytest.mark.parametrize("data", [-1, 2**64])
+def test_an_answer_of_more_than_64_bits_is_refused_and_nothing_is_entered(vm, data):
+    vcpu = denied_read(vm)
+    with pytest.raises(OverflowError):
+        vcpu.run(reply=data)
+    assert vcpu.run(reply=9) == HltExit()
+    assert vcpu.get_regs().rax == 9
+
+
+@pytest.mark.parametrize("answer", [{"reply": 0}, {"fail": True}])
+def test_an_answer_without_an_exit_is_refused_and_nothing_is_entered(vm, answer):
+    vcpu = boot(vm, rcx=Msr.STAR)
+    start = vcpu.get_regs().rip
+    with pytest.raises(ValueError, match="no MSR exit waits"):
+        vcpu.run(**answer)
+    assert vcpu.get_regs().rip == start
+    assert vcpu.run() == HltExit()
+    with pytest.raises(ValueError, match="no MSR exit waits"):
+        vcpu.run(**answer)
+
+
+def test_after_eintr_the_access_is_over_and_takes_no_other_answer(vm):
+    vcpu = denied_read(vm)
+    vcpu.kvm_run.immediate_exit = 1
+    with pytest.raises(KvmError) as caught:
+        vcpu.run(reply=5)
+    assert caught.value.errno == errno.EINTR
+    vcpu.kvm_run.immediate_exit = 0
+    with pytest.raises(ValueError, match="no MSR exit waits"):
+        vcpu.run(reply=6)
+    assert vcpu.run() == HltExit()
+    assert vcpu.get_regs().rax == 5
+
+
+def test_a_run_that_the_kernel_refuses_leaves_the_access_pending(vm):
+    vcpu = denied_read(vm)
+    vcpu.kvm_run.kvm_dirty_regs = 2**64 - 1
+    with pytest.raises(KvmError) as caught:
+        vcpu.run(reply=5)
+    assert caught.value.errno == errno.EINVAL
+    vcpu.kvm_run.kvm_dirty_regs = 0
+    assert vcpu.run(reply=6) == HltExit()
+    assert vcpu.get_regs().rax == 6
+
+
 def test_equal_exits_are_equal_and_different_ones_are_not(vm):
     vm.enable_msr_exits(FILTER)
     vm.set_msr_filter(default_allow().deny(1, 2))
     vcpu = boot(vm, "access")
-    memory = vm.memories[0]
-    symbols = Guest.load("access").symbols
+    memory, symbols = vm.memories[0], Guest.load("access").symbols
+    one, other = ("op_wrmsr", 1, 5), ("op_wrmsr", 1, 6)
+    read, zero = ("op_rdmsr", 2, 0), ("op_wrmsr", 2, 0)
+    accesses = [one, one, one, other, one, read, read, read, zero, read, zero, zero, zero, one]
     seen = []
-    for index, data in ((1, 5), (1, 6), (2, 5), (1, 5)):
-        program = (symbols["op_wrmsr"], index, data, 0, 0, 0, 0, 0, symbols["op_done"])
+    for word, index, data in accesses:
+        program = (symbols[word], index, data, 0, 0, 0, 0, 0, symbols["op_done"])
         memory.write(0x100000, b"".join(word.to_bytes(8, "little") for word in program))
         vcpu.set_regs(start_registers(Guest.load("access").entry, 0))
         seen.append(vcpu.run())
-        vcpu.reply()
-        assert isinstance(vcpu.run(), IoExit)
-    assert seen == [
-        WrmsrExit(index, FILTER, data) for index, data in ((1, 5), (1, 6), (2, 5), (1, 5))
-    ]
+        assert isinstance(vcpu.run(reply=0), IoExit)
+    kinds = {"op_rdmsr": RdmsrExit, "op_wrmsr": WrmsrExit}
+    assert seen == [kinds[word](index, FILTER, data) for word, index, data in accesses]
 
 
 def test_a_spinning_guest_can_be_stopped(vm):

@@ -33,7 +33,8 @@ IO = lib.KVM_EXIT_IO
 MSR = struct.Struct("<QIIQ")
 """``kvm_run.msr``, at byte 32 (words 4 to 6): error and pad, reason, index, data."""
 
-_enter, _WHOLE = lib.mw_enter, slice(None)
+_enter, _reply, _fail, _WHOLE = lib.mw_enter, lib.mw_reply, lib.mw_fail, slice(None)
+_KNOWN = lib.MW_KNOWN
 
 
 class Vcpu(KvmFile):
@@ -52,19 +53,20 @@ class Vcpu(KvmFile):
 
     # --- running ----------------------------------------------------------------------------
 
-    def run(self) -> Exit:
-        """Enter the guest until its next exit; ``KvmError`` with EINTR for a signal or a kick."""
-        reason = _enter(self._entry)
-        if reason == RDMSR:
-            known = self._reads
-        elif reason == WRMSR:
-            known = self._writes
-        elif reason < 0:
-            raise KvmError(-reason, "KVM_RUN")
+    def run(self, reply: int | None = None, fail: bool = False) -> Exit:
+        """Answer the pending MSR exit, if told how, and enter the guest until its next exit.
+
+        ``reply`` lets the access succeed (a RDMSR with that value), ``fail`` has it raise #GP; with
+        neither, what ``self.reply`` or ``self.fail`` left counts. ``KvmError`` with EINTR for a
+        signal or a kick; ``ValueError``, the guest not entered, for both or without an exit.
+        """
+        if reply is not None and not fail:
+            reason = _reply(self._entry, reply)
+        elif reply is None:
+            reason = (_fail if fail else _enter)(self._entry)
         else:
-            return EXITS.get(reason, self._other)(self.kvm_run)
-        msr = self._msr[_WHOLE]
-        return known.get(msr) or self._new_msr_exit(known, msr)
+            raise ValueError("run(reply=..., fail=True): an access has one answer only")
+        return self._known if reason == _KNOWN else self._decode(reason)
 
     def reply(self, data: int = 0) -> None:
         """Answer an MSR exit: the access succeeds at the next run, a RDMSR with ``data``."""
@@ -81,13 +83,13 @@ class Vcpu(KvmFile):
         self.kvm_run.immediate_exit = 1
         signal.pthread_kill(thread, KICK)
 
-    def run_for(self, seconds: float) -> Exit | None:
+    def run_for(self, seconds: float, reply: int | None = None, fail: bool = False) -> Exit | None:
         """Run for at most ``seconds``; None if the guest had not exited by itself by then."""
         allow_kicks()
         timer = threading.Timer(seconds, self.kick, [threading.get_ident()])
         timer.start()
         try:
-            return self.run()
+            return self.run(reply, fail)
         except KvmError as error:
             if error.errno != errno.EINTR:
                 raise
@@ -186,6 +188,32 @@ class Vcpu(KvmFile):
         self._msr: Any = ffi.buffer(self._area + 32, MSR.size)
         self._reads: dict[bytes, RdmsrExit | WrmsrExit] = {}
         self._writes: dict[bytes, RdmsrExit | WrmsrExit] = {}
+        self._last: Exit | None = None
+        self._known: Any = None
+
+    def _decode(self, reason: int) -> Exit:
+        if reason == RDMSR:
+            known = self._reads
+        elif reason == WRMSR:
+            known = self._writes
+        elif reason >= 0:
+            return EXITS.get(reason, self._other)(self.kvm_run)
+        else:
+            raise _refusal(reason)
+        msr = self._msr[_WHOLE]
+        exit_ = known.get(msr) or self._new_msr_exit(known, msr)
+        if exit_ is self._last:
+            self._expect(reason, msr, exit_)
+        self._last = exit_
+        return exit_
+
+    def _expect(self, reason: int, msr: bytes, exit_: Exit) -> None:
+        # The shim knows an exit that came twice in a row. A signal handler may raise between any
+        # two of these lines: the shim must never know another exit than self._known.
+        self._entry.known_reason = 0
+        self._known = exit_
+        ffi.memmove(self._entry.known, msr, len(msr))
+        self._entry.known_reason = reason
 
     def _new_msr_exit(
         self, known: dict[bytes, RdmsrExit | WrmsrExit], msr: bytes
@@ -200,6 +228,12 @@ class Vcpu(KvmFile):
 
     def _other(self, run: Any) -> Exit:
         return OtherExit(run.exit_reason)
+
+
+def _refusal(reason: int) -> Exception:
+    if reason == lib.MW_NOT_PENDING:
+        return ValueError("run(reply=...) or run(fail=True): no MSR exit waits for an answer")
+    return KvmError(-reason, "KVM_RUN")
 
 
 def _io(run: Any) -> Exit:
