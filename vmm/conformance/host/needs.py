@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vmm._native import lib
+from vmm.conformance.host.limits import raise_if_exhausted
 from vmm.errors import KvmError
 from vmm.kvm import Kvm
 from vmm.uffd import Userfaultfd
@@ -31,6 +32,7 @@ def no_irqchip(kvm: Kvm) -> str | None:
         try:
             vm.create_any_irqchip()
         except KvmError as error:
+            raise_if_exhausted(error)
             return f"no in-kernel irqchip: {error}"
     return None
 
@@ -42,6 +44,7 @@ def no_second_vcpu(kvm: Kvm) -> str | None:
             for vcpu_id in range(2):
                 vm.create_vcpu(vcpu_id).close()
         except KvmError as error:
+            raise_if_exhausted(error)
             busy = error.errno == errno.EBUSY
             hint = "; a mediated PMU and a perf event are at odds: end the perf" if busy else ""
             return f"a second vCPU cannot be made: {error}{hint}"
@@ -53,6 +56,7 @@ def no_userfaultfd(_: Kvm) -> str | None:
     try:
         Userfaultfd().close()
     except KvmError as error:
+        raise_if_exhausted(error)
         hint = "run as root" if os.geteuid() else ROOT_WITHOUT_USERFAULTFD
         return f"userfaultfd for the kernel's own faults: {error.strerror}; {hint}"
     return None
@@ -82,6 +86,7 @@ def no_task_syscall(_: Kvm, tasks: Path = Path("/proc/self/task")) -> str | None
     try:
         (tasks / str(threading.get_native_id()) / "syscall").read_bytes()
     except OSError as error:
+        raise_if_exhausted(error)
         hint = "; a program with file capabilities may not look at itself: run as root"
         return f"{tasks}/*/syscall: {error.strerror}{hint if error.errno == errno.EACCES else ''}"
     return None

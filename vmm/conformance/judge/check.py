@@ -13,6 +13,7 @@ from typing import Any
 from vmm.conformance.host import facts as host_facts
 from vmm.conformance.host import parameters
 from vmm.conformance.host.klog import KernelLog, Splat
+from vmm.conformance.host.limits import limit_of
 from vmm.conformance.judge import runner
 from vmm.conformance.judge.worker import BackendFactory
 from vmm.conformance.language.case import Case
@@ -155,7 +156,9 @@ def _finish(desk: Desk, first: Record, end: Record, trouble: Exception | None) -
     except ResultsError as error:
         trouble = trouble or error
     if trouble or desk.failure:
-        raise Trouble(f"{trouble or desk.failure}; what ran is in {desk.results.path}")
+        failure = trouble or desk.failure
+        why = limit_of(failure) if isinstance(failure, Exception) else None
+        raise Trouble(f"{why or failure}; what ran is in {desk.results.path}")
     return int(end["status"])
 
 

@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from vmm.conformance.host.limits import limit_of
 from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import Script, Trace, first_difference, steps
@@ -252,8 +253,9 @@ def _error(error: Exception) -> Record:
     import traceback
 
     text = " ".join(str(error).split())
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return {
         "verdict": "ERROR",
-        "error": f"{type(error).__name__}: {text}" if text else type(error).__name__,
+        "error": limit_of(error) or said,
         "traceback": "".join(traceback.format_exception(error)),
     }

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from typing import Any, get_args
 
 from vmm._native import lib
+from vmm.conformance.host.limits import raise_if_exhausted
 from vmm.conformance.kernel.pool import PooledVm
 from vmm.conformance.kernel.races import Race
+from vmm.conformance.kernel.threads import rejected
 from vmm.conformance.kernel.wire import variant
 from vmm.conformance.language import script as words
 from vmm.conformance.language.script import (
@@ -116,11 +118,14 @@ class Execution:
         )
 
     def do(self, action: words.Action) -> Event:
-        """Return the event of one action other than an access."""
+        """Return the event of one action other than an access.
+
+        ``ExhaustedError`` where the host had not enough of something for it.
+        """
         try:
             return DO[type(action)](self, action)
         except KvmError as error:
-            return words.Rejected(error.errno or 0)
+            return rejected(error)
 
     def _batch(self, at: int) -> list[words.Access]:
         batch: list[words.Access] = []
@@ -140,6 +145,7 @@ class Execution:
         try:
             return self.vm.program(batch[0].vcpu).run(batch)
         except KvmError as error:
+            raise_if_exhausted(error)
             return [Lost(str(error))]
 
     # --- the VM -----------------------------------------------------------------------------
@@ -253,6 +259,7 @@ class Execution:
         try:
             seen = program.vcpu.run()
         except KvmError as error:
+            raise_if_exhausted(error)
             return interrupted if error.errno == errno.EINTR else Lost(str(error))
         if isinstance(seen, RdmsrExit | WrmsrExit):
             return seen

@@ -5,11 +5,13 @@ The layout of a step is in ``guests/abi.inc``.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Sequence
 
 from vmm import x86
 from vmm._native import ffi, lib
+from vmm.conformance.host.limits import exhausted
 from vmm.conformance.kernel.wire import (
     EXIT,
     RESULT,
@@ -108,10 +110,13 @@ class Program:
         return read_outcome(access, bytes(self._memory[at - RESULT.size : at]), self.instructions)
 
     def how_ended(self, result: int) -> str:
-        """Return "" if the guest ran to the program's end, else what ended it instead."""
-        if result < 0:
-            import os
+        """Return "" if the guest ran to the program's end, else what ended it instead.
 
+        ``ExhaustedError`` where the host had not enough of something to run it.
+        """
+        if result < 0:
+            if error := exhausted(-result, "KVM_RUN"):
+                raise error
             return f"KVM_RUN: {os.strerror(-result)}"
         if result in (lib.KVM_EXIT_X86_RDMSR, lib.KVM_EXIT_X86_WRMSR):
             return "more exits than accesses"

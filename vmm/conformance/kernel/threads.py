@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from vmm._native import ffi, lib
+from vmm.conformance.host.limits import exhausted, raise_if_exhausted
 from vmm.conformance.language.script import Event, Lost, Rejected, stopped
 from vmm.errors import KvmError
 from vmm.exits import RdmsrExit, WrmsrExit
@@ -23,16 +24,37 @@ GLANCE = 0.0005
 """Seconds between two looks at a state of the kernel that has no descriptor to wait on."""
 
 
+def rejected(error: KvmError) -> Event:
+    """Return the event of an ioctl that failed; ``ExhaustedError`` if the host's limits did it."""
+    raise_if_exhausted(error)
+    return Rejected(error.errno or 0)
+
+
 class Task:
-    """A thread that does ``work`` and keeps its event; a ``KvmError`` is ``rejected``."""
+    """A thread that does ``work`` and keeps its event; a ``KvmError`` is ``rejected``.
+
+    Any other error is raised where the event is asked for: it is the host's or ours, and says
+    nothing of the kernel.
+    """
 
     def __init__(self, work: Callable[[], Event]) -> None:
         """Start the thread."""
-        self.event: Event | None = None
+        self._event: Event | Exception | None = None
         self.ended = os.eventfd(0, os.EFD_CLOEXEC)
         self._work = work
         self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
+        try:
+            self.thread.start()
+        except RuntimeError:  # no thread, and nobody else who would close it
+            os.close(self.ended)
+            raise
+
+    @property
+    def event(self) -> Event | None:
+        """The event, or None while the thread is at work; raises what ended the work instead."""
+        if isinstance(self._event, Exception):
+            raise self._event
+        return self._event
 
     def wait(self, seconds: float) -> bool:
         """Say whether the thread has ended, after at most ``seconds``."""
@@ -41,10 +63,10 @@ class Task:
         return bool(poll.poll(seconds * 1000))
 
     def is_asleep_in_an_ioctl(self) -> bool:
-        """Say whether the kernel shows the thread asleep inside an ioctl."""
+        """Say whether the kernel shows the thread asleep inside an ioctl; OSError if not to us."""
         try:  # "running", or the number of the call it sleeps in
             fd = os.open(f"/proc/self/task/{self.thread.native_id}/syscall", os.O_RDONLY)
-        except OSError:
+        except FileNotFoundError:  # it has ended
             return False
         try:
             return os.read(fd, 256).split(maxsplit=1)[0] in IOCTL_CALLS
@@ -63,12 +85,16 @@ class Task:
 
     def _run(self) -> None:
         try:
-            self.event = self._work()
-        except KvmError as error:
-            self.event = Rejected(error.errno or 0)
+            self._event = self._outcome()
         except Exception as error:
-            self.event = Lost(f"{type(error).__name__}: {error}")
+            self._event = error
         os.eventfd_write(self.ended, 1)
+
+    def _outcome(self) -> Event:
+        try:
+            return self._work()
+        except KvmError as error:
+            return rejected(error)
 
 
 class Spinner:
@@ -84,10 +110,15 @@ class Spinner:
         self.task = Task(self._run)
 
     def until(self, condition: Callable[[], bool], seconds: float) -> bool:
-        """Wait until ``condition`` holds; False after ``seconds`` or when the guest has died."""
+        """Wait until ``condition`` holds; False after ``seconds`` or when the guest has died.
+
+        Raises what ended the thread, if that was not the guest.
+        """
         deadline = time.monotonic() + seconds
         while not condition():
-            if time.monotonic() > deadline or self.task.wait(GLANCE):
+            if self.task.wait(GLANCE):
+                return self.task.event is None
+            if time.monotonic() > deadline:
                 return False
         return True
 
@@ -114,4 +145,6 @@ class Spinner:
 
     def _run(self) -> Event:
         result = lib.mw_spin(self._spin)
+        if limit := exhausted(-result, "KVM_RUN"):
+            raise limit
         return Lost(f"the spinning vCPU ended with {result}") if result else stopped

@@ -1,0 +1,107 @@
+"""A host that has not enough of something gets no verdict: no FAIL, and the limit by its name."""
+
+import errno
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vmm.conformance.host.limits import ExhaustedError, exhausted, limit_of, raise_if_exhausted
+from vmm.errors import KvmError
+
+THEMES = ("parked.*", "exits.registers*", "reentry.*", "locks.*", "vcpus.*")
+PIDS = Path("/sys/fs/cgroup/pids")
+
+
+def check(tmp_path: Path, *command: str, limit=None) -> tuple[subprocess.CompletedProcess, list]:
+    """Run some cases where there is little; return the run and the records of its cases."""
+    run = subprocess.run(
+        [*command, sys.executable, "-P", "-m", "vmm", "check", "-j2", "-o", tmp_path, *THEMES],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        preexec_fn=limit,
+        timeout=120,
+    )
+    file = tmp_path / "results.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return run, [case for case in map(json.loads, lines) if case["type"] == "case"]
+
+
+def assert_no_verdict_but_the_limit(run, cases, *words: str) -> None:
+    bad = [case["id"] for case in cases if case["verdict"] in ("FAIL", "TIMEOUT")]
+    assert not bad, f"blamed on the kernel: {bad}"
+    errors = [case["error"] for case in cases if case["verdict"] == "ERROR"]
+    assert run.returncode == 2, run.stdout + run.stderr
+    told = errors or [run.stderr]
+    assert all(any(word in each for word in words) for each in told), told
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.usefixtures("has_kvm")
+@pytest.mark.parametrize("descriptors", [8, 12, 15, 16, 17, 18])
+def test_few_descriptors(tmp_path, descriptors):
+    limits = (descriptors, descriptors)
+    run, cases = check(tmp_path, limit=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits))
+    # A worker that has no descriptor to begin with ends; what ended it stands on its stderr.
+    assert_no_verdict_but_the_limit(run, cases, "ulimit -n", "the worker exited with status 1")
+
+
+@pytest.fixture
+def few_pids(tmp_path):
+    """A pids cgroup of our own, or a skip that says why there is none."""
+    group = PIDS / f"msrward-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no pids cgroup to make: {error.strerror}")
+    yield group
+    group.rmdir()
+
+
+@pytest.mark.usefixtures("has_kvm")
+@pytest.mark.parametrize("processes", [3, 4, 5, 7])
+def test_few_processes(tmp_path, few_pids, processes):
+    (few_pids / "pids.max").write_text(str(processes))
+    entering = f'echo $$ > {few_pids}/cgroup.procs && exec "$@"'
+    run, cases = check(tmp_path, "/bin/sh", "-c", entering, "sh")
+    assert_no_verdict_but_the_limit(run, cases, "ulimit -u")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "memory.max"),
+        (RuntimeError("can't start new thread"), "pids.max"),
+        (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
+        (KvmError(errno.ENOMEM, "KVM_CREATE_VM"), "KVM_CREATE_VM: Cannot allocate memory: no more"),
+        (BlockingIOError(errno.EAGAIN, "again"), "pids.max"),
+        (ExhaustedError("told"), "told"),
+    ],
+)
+def test_each_limit_has_a_name(error, words):
+    assert words in (limit_of(error) or "")
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), OSError(errno.EINVAL, "x"), RuntimeError("x")])
+def test_what_is_no_limit_has_none(error):
+    assert limit_of(error) is None
+
+
+def test_what_the_contract_answers_is_no_limit():
+    for number in (errno.EINVAL, errno.EFAULT, errno.EIO, errno.ENOTTY, errno.EEXIST, errno.EINTR):
+        assert exhausted(number, "ioctl") is None
+        raise_if_exhausted(KvmError(number, "ioctl"))
+
+
+def test_no_case_expects_what_a_limit_answers():
+    from vmm.conformance.cases import CASES
+    from vmm.conformance.host.limits import LIMITS
+    from vmm.conformance.language.script import Rejected
+
+    events = {event for case in CASES if not case.observes for event in case.expected}
+    assert not {event.errno for event in events if isinstance(event, Rejected)} & set(LIMITS)
