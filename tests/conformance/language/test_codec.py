@@ -183,6 +183,9 @@ BAD_SCRIPTS = {
         "script[0].args[0]: -0x1 does not fit 64 bits"
     ),
     '{"word": "finish"}': ("script[0]: finish() goes on with what no action before it began"),
+    '{"word": "release", "vcpu": 1}': (
+        "script[0]: release(1) goes on with what no action before it began"
+    ),
     '{"word": "scribble_bitmaps"}': (
         "script[0]: scribble_bitmaps() goes on with what no action before it began"
     ),

@@ -13,7 +13,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from vmm.conformance.c.text import c_number, filter_data, step_text
 from vmm.conformance.language import script as s
@@ -87,8 +87,7 @@ def _numbered(script: s.Script) -> list[tuple[int, s.Action]]:
 
 def _main(script: s.Script, trace: s.Trace | None) -> Iterator[str]:
     cut = s.steps(script, trace) if trace is not None else []
-    makes_vcpus = any(isinstance(each, s.CreateIrqchip | s.CreateVcpu) for each in script)
-    there = set() if makes_vcpus else {0}
+    there = set() if s.makes_vcpus(script) else {0}
     yield "int main(void)\n{"
     if any(map(_is_emulated, script)):
         yield "\tneed_forced_emulation();"
@@ -135,8 +134,12 @@ def _highest_vcpu(action: s.Action) -> int:
     return max(_vcpus(action), default=0)
 
 
+NO_FORM = (s.SetCpuid, *get_args(s.RaceAction))
+"""What has no form in C."""
+
+
 def _action(number: int, action: Any, script: s.Script) -> Iterable[str]:
-    if type(action) not in EMIT or getattr(action, "caller", "self") != "self":
+    if isinstance(action, NO_FORM) or getattr(action, "caller", "self") != "self":
         raise ValueError(f"step {number}: {action!r} has no form in C")
     return EMIT[type(action)](number, action, script)
 

@@ -12,9 +12,9 @@ from typing import Self
 from vmm._native import lib
 from vmm.conformance.host.needs import PROBES
 from vmm.conformance.host.parameters import ignores_msrs
-from vmm.conformance.kernel.execution import Execution, makes_vcpus, needs_its_own_vm
+from vmm.conformance.kernel.execution import Execution, needs_its_own_vm
 from vmm.conformance.kernel.pool import PooledVm
-from vmm.conformance.language.script import Returned, Script, Trace, rdmsr
+from vmm.conformance.language.script import Returned, Script, Trace, makes_vcpus, rdmsr
 from vmm.errors import KvmError
 from vmm.kvm import Kvm, Vm
 from vmm.msr import Msr

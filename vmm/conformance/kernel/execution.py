@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, get_args
+from typing import Any, assert_never
 
 from vmm._native import lib
 from vmm.conformance.host.limits import raise_if_exhausted
@@ -23,7 +23,9 @@ from vmm.conformance.language.script import (
     Lost,
     Script,
     done,
+    innermost,
     interrupted,
+    makes_vcpus,
     refused,
 )
 from vmm.errors import KvmError
@@ -32,7 +34,6 @@ from vmm.kvm import Kvm, Vm
 from vmm.placed import COMPAT, NATIVE, Missing, PlacedFilter, bad_address
 from vmm.vcpu import Vcpu
 
-MAKES = (words.CreateVcpu, words.CreateIrqchip)
 WAITING = {
     *(words.BeginInstall, words.ResumeInstall, words.AwaitInstall),
     *(words.Meanwhile, words.AwaitMeanwhile, words.UntilExits, words.UntilRuns),
@@ -44,21 +45,9 @@ LASTING = (words.Park, words.Spin, words.CloseVm, words.CloseVcpu, words.SetCpui
 one waits for an RCU grace period."""
 
 
-def innermost(action: words.Action) -> words.Action:
-    """Return what is done by an action that is done in another way: in a thread, or by halves."""
-    if isinstance(action, words.Meanwhile):
-        return innermost(action.action)
-    return action.access if isinstance(action, words.Begin) else action
-
-
-def makes_vcpus(script: Script) -> bool:
-    """Say whether the script itself decides when vCPUs come to be."""
-    return not {type(innermost(each)) for each in script}.isdisjoint(MAKES)
-
-
 def needs_its_own_vm(script: Script) -> bool:
     """Say whether the script leaves behind what no reset can take away."""
-    return not {type(innermost(each)) for each in script}.isdisjoint(MAKES + LASTING)
+    return makes_vcpus(script) or any(isinstance(innermost(each), LASTING) for each in script)
 
 
 class Execution:
@@ -92,9 +81,10 @@ class Execution:
         """Yield the events of all actions, consecutive accesses of a vCPU as one batch."""
         at = 0
         while at < len(self.script) and not self.lost:
+            action = self.script[at]
             batch = self._batch(at)
             self.race.patient = at < len(self.expected) and self.expected[at][-1] not in NOT_YET
-            seen = self._accesses(batch) if batch else [self.do(self.script[at])]
+            seen = self._accesses(batch) if isinstance(action, words.Access) else [self.do(action)]
             for event in seen:
                 self.lost = self.lost or isinstance(event, Lost)
                 yield event
@@ -117,15 +107,59 @@ class Execution:
             if old is not None
         )
 
-    def do(self, action: words.Action) -> Event:
+    def do(self, action: words.HostAction | words.RaceAction) -> Event:
         """Return the event of one action other than an access.
 
         ``ExhaustedError`` where the host had not enough of something for it.
         """
         try:
-            return DO[type(action)](self, action)
+            if isinstance(action, words.RaceAction):
+                return self._race(action)
+            return self._host(action)
         except KvmError as error:
             return rejected(error)
+
+    def _race(self, action: words.RaceAction) -> Event:
+        match action:
+            case words.BeginInstall():
+                return self.begin_install(action)
+            case words.Meanwhile():
+                return self.race.meanwhile(action, lambda: self.do(action.action))
+            case _:
+                return self.race.do(action)
+
+    def _host(self, action: words.HostAction) -> Event:  # noqa: PLR0911, PLR0912 - one a word
+        match action:
+            case words.EnableCap():
+                return self.enable_cap(action)
+            case words.Install():
+                return self.send(action, None)
+            case words.ScribbleBitmaps():
+                return self.scribble_bitmaps()
+            case words.CheckExtension():
+                return words.Got(self._file(action.on).check_extension(action.cap))
+            case words.CreateIrqchip():
+                return self.create_irqchip()
+            case words.CreateVcpu():
+                return self.create_vcpu(action)
+            case words.SetCpuid():
+                return self.set_cpuid(action)
+            case words.GetMsr():
+                return self.get_msr(action)
+            case words.SetMsr():
+                return self.set_msr(action)
+            case words.Begin():
+                return self.begin(action)
+            case words.GetRegs():
+                return self.get_regs(action)
+            case words.SetRegs():
+                return self.set_regs(action)
+            case words.Complete():
+                return self.complete(action)
+            case words.Finish():
+                return self.finish(action)
+            case _:
+                assert_never(action)
 
     def _batch(self, at: int) -> list[words.Access]:
         batch: list[words.Access] = []
@@ -154,9 +188,6 @@ class Execution:
         self._file(action.on).enable_cap(action.cap, *action.args, flags=action.flags)
         return done
 
-    def install(self, action: words.Install) -> Event:
-        return self.send(action, None)
-
     def send(self, action: words.Install, missing: Missing | None) -> Event:
         """Place the filter as the ioctl's number says and send it as the caller does."""
         layout = COMPAT if action.number == KVM_X86_SET_MSR_FILTER_COMPAT else NATIVE
@@ -174,18 +205,12 @@ class Execution:
         install = words.Install(action.filter, number, caller=action.caller)
         return self.race.begin_install(action, lambda missing: self.send(install, missing))
 
-    def meanwhile(self, action: words.Meanwhile) -> Event:
-        return self.race.meanwhile(action, lambda: self.do(action.action))
-
-    def scribble_bitmaps(self, action: words.ScribbleBitmaps) -> Event:
+    def scribble_bitmaps(self) -> Event:
         for placed in self.placed[-1:]:
             placed.scribble()
         return done
 
-    def check_extension(self, action: words.CheckExtension) -> Event:
-        return words.Got(self._file(action.on).check_extension(action.cap))
-
-    def create_irqchip(self, action: words.CreateIrqchip) -> Event:
+    def create_irqchip(self) -> Event:
         self.vm.create_irqchip()
         return done
 
@@ -268,22 +293,6 @@ class Execution:
             self.stopped.pop(vcpu_id, None)
             return outcome
         return Lost(str(seen))
-
-
-def _in_race(name: str) -> Callable[[Execution, Any], Event]:
-    def do(execution: Execution, action: Any) -> Event:
-        event: Event = getattr(execution.race, name)(action)
-        return event
-
-    return do
-
-
-DO: dict[type, Callable[[Execution, Any], Event]] = {
-    cls: getattr(Execution, words.WORDS[cls.__name__], None) or _in_race(words.WORDS[cls.__name__])
-    for cls in get_args(words.Action)
-    if not issubclass(cls, words.Rdmsr | words.Wrmsr)
-}
-"""What does each action: the method that has its word's name, here or in ``Race``."""
 
 
 def cpuid_with(kvm: Kvm, feature: str, on: bool) -> Any:

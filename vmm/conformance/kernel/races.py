@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import assert_never
 
 from vmm import x86
 from vmm.conformance.kernel.pool import OFF, PooledVm
@@ -58,6 +59,21 @@ own time limit still finds them said."""
 PARK_PAGES = 16
 
 
+InFlight = (
+    words.ResumeInstall
+    | words.AwaitInstall
+    | words.AwaitMeanwhile
+    | words.Park
+    | words.Release
+    | words.Spin
+    | words.UntilExits
+    | words.UntilRuns
+    | words.StopSpin
+    | words.CloseVm
+    | words.CloseVcpu
+)
+
+
 class StuckError(Exception):
     """A thread does not come back from the kernel: this process cannot go on."""
 
@@ -99,6 +115,39 @@ class Race:
             self._uffd = Userfaultfd()
         return self._uffd
 
+    def do(self, action: InFlight) -> Event:  # noqa: PLR0911 - one a word
+        """Return the event of an action on what the script has in flight, or of a new vCPU there.
+
+        ``begin_install`` and ``meanwhile`` are told what to do in their thread.
+        """
+        match action:
+            case words.ResumeInstall():
+                return self.resume_install(action)
+            case words.AwaitInstall():
+                return self._patiently(self._stalls[action.name].task)
+            case words.AwaitMeanwhile():
+                return self._patiently(self._meanwhile[action.name])
+            case words.Park():
+                return self.park(action)
+            case words.Release():
+                return self.release(action)
+            case words.Spin():
+                return self.spin(action)
+            case words.UntilExits():
+                return self.until_exits(action)
+            case words.UntilRuns():
+                return self.until_runs(action)
+            case words.StopSpin():
+                return self.stop_spin(action)
+            case words.CloseVm():
+                KvmFile.close(self.vm.vm)  # the descriptor only: the vCPUs go on
+                return done
+            case words.CloseVcpu():
+                self.vm.vcpu(action.vcpu).close()
+                return done
+            case _:
+                assert_never(action)
+
     # --- installs ---------------------------------------------------------------------------
 
     def begin_install(
@@ -128,18 +177,10 @@ class Race:
             self.uffd.give(stall.page.address, stall.bitmap)
         return self._patiently(stall.task)
 
-    def await_install(self, action: words.AwaitInstall) -> Event:
-        """Wait for an install that was blocked."""
-        return self._patiently(self._stalls[action.name].task)
-
     def meanwhile(self, action: words.Meanwhile, work: Callable[[], Event]) -> Event:
         """Do ``work`` in a thread; its event, or blocked."""
         self._meanwhile[action.name] = self._start(work)
         return self._settle(self._meanwhile[action.name])
-
-    def await_meanwhile(self, action: words.AwaitMeanwhile) -> Event:
-        """Wait for a ``meanwhile`` that was blocked."""
-        return self._patiently(self._meanwhile[action.name])
 
     # --- vCPUs ------------------------------------------------------------------------------
 
@@ -204,18 +245,6 @@ class Race:
         if not self._spinners.pop(action.vcpu).stop(DEADLINE):
             raise StuckError(f"vCPU {action.vcpu} does not come back from KVM_RUN when kicked")
         return stopped
-
-    # --- descriptors ------------------------------------------------------------------------
-
-    def close_vm(self, _: words.CloseVm) -> Event:
-        """Close the VM's descriptor only."""
-        KvmFile.close(self.vm.vm)
-        return done
-
-    def close_vcpu(self, action: words.CloseVcpu) -> Event:
-        """Close a vCPU's descriptor."""
-        self.vm.vcpu(action.vcpu).close()
-        return done
 
     # --- the end ----------------------------------------------------------------------------
 

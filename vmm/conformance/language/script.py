@@ -10,21 +10,17 @@ This module is the whole language: the words of ``actions``, ``events`` and ``ra
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import get_args
 
 from vmm.conformance.language.actions import *
 from vmm.conformance.language.events import *
 from vmm.conformance.language.races import *
 from vmm.conformance.language.word import ANY as ANY
-from vmm.conformance.language.word import word_of
 from vmm.exits import RdmsrExit as RdmsrExit
 from vmm.exits import WrmsrExit as WrmsrExit
 from vmm.msr import MsrExitReason
 
-Action = (
-    Rdmsr
-    | Wrmsr
-    | EnableCap
+HostAction = (
+    EnableCap
     | Install
     | ScribbleBitmaps
     | CheckExtension
@@ -38,7 +34,10 @@ Action = (
     | SetRegs
     | Complete
     | Finish
-    | BeginInstall
+)
+"""What is done in the script's own thread, beside whole accesses."""
+RaceAction = (
+    BeginInstall
     | ResumeInstall
     | AwaitInstall
     | Meanwhile
@@ -52,6 +51,7 @@ Action = (
     | CloseVm
     | CloseVcpu
 )
+Action = Access | HostAction | RaceAction
 Script = tuple[Action, ...]
 Event = (
     RdmsrExit
@@ -80,8 +80,17 @@ Event = (
 Trace = tuple[Event, ...]
 Step = tuple[Event, ...]
 
-WORDS = {cls.__name__: word_of(cls) for cls in (*get_args(Action), *get_args(Event), Reply)}
-"""The word for every class of the language, for readers that go by name."""
+
+def innermost(action: Action) -> Action:
+    """Return what is done by an action that is done in another way: in a thread, or by halves."""
+    if isinstance(action, Meanwhile):
+        return innermost(action.action)
+    return action.access if isinstance(action, Begin) else action
+
+
+def makes_vcpus(script: Iterable[Action]) -> bool:
+    """Say whether the script itself decides when vCPUs come to be."""
+    return any(isinstance(innermost(each), CreateVcpu | CreateIrqchip) for each in script)
 
 
 BEFORE_AN_OUTCOME = RdmsrExit, WrmsrExit, Regs

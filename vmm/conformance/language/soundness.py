@@ -2,46 +2,99 @@
 
 from __future__ import annotations
 
-from vmm.conformance.language.script import (
-    Access,
-    Begin,
-    BeginInstall,
-    Complete,
-    Finish,
-    GetRegs,
-    Install,
-    ScribbleBitmaps,
-    Script,
-    SetRegs,
-)
+from dataclasses import dataclass
 
-INSTALLS = Install | BeginInstall
+from vmm.conformance.language import script as s
+
+Thing = tuple[str, object]
+"""Something that is under way: what it is, and the vCPU or the name of whose it is."""
+
+FILTER: Thing = ("filter", None)
+AWAY = ("access", "park", "spin")
+"""What keeps a vCPU from starting an access."""
 
 
-def is_sound(script: Script) -> bool:
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What an action cannot do without, or beside, and what is under way after it."""
+
+    needs: frozenset[Thing] = frozenset()
+    bars: frozenset[Thing] = frozenset()
+    begins: frozenset[Thing] = frozenset()
+    ends: frozenset[Thing] = frozenset()
+
+
+def is_sound(script: s.Script) -> bool:
     """Say whether a backend can run the script: nothing in it is without what it goes on with."""
     return first_unsound(script) is None
 
 
-def first_unsound(script: Script) -> int | None:
-    """Return the first action (from 0) that lacks the ``begin`` or the install it goes on with.
+def first_unsound(script: s.Script) -> int | None:
+    """Return the first action (from 0) that lacks what it goes on with, or whose vCPU is away.
 
-    A vCPU that stopped in an access begins no other before it has finished the one.
+    A vCPU that stopped in an access, is parked or spins begins no other before that has ended.
     """
-    begun: set[int] = set()
+    under_way: set[Thing] = set()
     for at, action in enumerate(script):
-        access = action.access if isinstance(action, Begin) else action
-        if isinstance(access, Access):
-            is_bad = access.vcpu in begun
-        elif isinstance(action, GetRegs | SetRegs | Complete | Finish):
-            is_bad = action.vcpu not in begun
-        else:
-            is_scribble = isinstance(action, ScribbleBitmaps)
-            is_bad = is_scribble and not any(isinstance(each, INSTALLS) for each in script[:at])
-        if is_bad:
+        effect = _effect(action)
+        if not effect.needs <= under_way or effect.bars & under_way:
             return at
-        if isinstance(action, Begin):
-            begun.add(action.access.vcpu)
-        if isinstance(action, Finish):
-            begun.discard(action.vcpu)
+        under_way = under_way - effect.ends | effect.begins
     return None
+
+
+def _effect(action: s.Action) -> Effect:
+    match action:
+        case s.Rdmsr() | s.Wrmsr():
+            return _starts(action.vcpu)
+        case s.Begin() | s.Spin():
+            return _starts(action.access.vcpu, "access" if isinstance(action, s.Begin) else "spin")
+        case s.Park():
+            return _starts(action.vcpu, "park")
+        case s.Install() | s.BeginInstall() | s.Meanwhile():
+            return Effect(begins=_begun(action))
+        case s.ScribbleBitmaps():
+            return Effect(needs=frozenset({FILTER}))
+        case _:
+            thing = _thing(action)
+            needs = frozenset({thing} if thing else ())
+            return Effect(needs=needs, ends=needs if isinstance(action, ENDS) else frozenset())
+
+
+def _starts(vcpu: int, what: str = "") -> Effect:
+    bars = frozenset((each, vcpu) for each in AWAY)
+    return Effect(bars=bars, begins=frozenset({(what, vcpu)} if what else ()))
+
+
+def _begun(action: s.Install | s.BeginInstall | s.Meanwhile) -> frozenset[Thing]:
+    match action:
+        case s.Meanwhile():
+            inner = _effect(action.action).begins
+            return inner | {("meanwhile", action.name)}
+        case s.BeginInstall():
+            stall = {("stall", action.name)} if action.stall_at is not None else set()
+            return frozenset({FILTER, ("install", action.name), *stall})
+        case s.Install():
+            return frozenset({FILTER})
+
+
+ENDS = (s.Finish, s.Release, s.StopSpin, s.ResumeInstall)
+
+
+def _thing(action: s.Action) -> Thing | None:  # noqa: PLR0911 - one a kind of word
+    """Return what an action goes on with, if it goes on with anything."""
+    match action:
+        case s.GetRegs() | s.SetRegs() | s.Complete() | s.Finish():
+            return ("access", action.vcpu)
+        case s.Release():
+            return ("park", action.vcpu)
+        case s.UntilExits() | s.UntilRuns() | s.StopSpin():
+            return ("spin", action.vcpu)
+        case s.ResumeInstall():
+            return ("stall", action.name)
+        case s.AwaitInstall():
+            return ("install", action.name)
+        case s.AwaitMeanwhile():
+            return ("meanwhile", action.name)
+        case _:
+            return None

@@ -39,7 +39,6 @@ from vmm.msr import (
     MsrExitReason,
 )
 
-MAKES_VCPUS = frozenset({s.CreateIrqchip, s.CreateVcpu})
 CAPS = (KVM_CAP_X86_USER_SPACE_MSR, KVM_CAP_X86_MSR_FILTER)
 
 REPORTED: dict[Errors, int] = {
@@ -92,7 +91,7 @@ class Model:
     def new_vm(self, script: s.Script) -> VmState:
         """R26 R47: no filter, mask 0; vCPU 0 exists unless the script itself makes vCPUs."""
         vm = VmState()
-        if MAKES_VCPUS.isdisjoint(type(getattr(each, "action", each)) for each in script):
+        if not s.makes_vcpus(script):
             vm.vcpu(0)
         return vm
 

@@ -7,16 +7,17 @@ an ordinary script, and is shrunk as one, word by word. Hypothesis is imported o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from vmm.conformance.language import script as s
+from vmm.conformance.language.soundness import is_sound
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.races import MEANWHILE
 from vmm.conformance.oracle.state import VmState
+from vmm.conformance.random.shrink import shrink
 from vmm.filter import READ, READ_WRITE, WRITE, MsrFilter, MsrRange, Pointer, bitmap_of
 from vmm.msr import FILTER, UNKNOWN, Msr
 
@@ -231,64 +232,25 @@ def search(
 
 
 def shrunk(script: s.Script, disagrees: Disagrees) -> s.Script:
-    """Return the smallest script that is left when words and ranges are taken away one by one.
+    """Return the smallest script that still has a meaning and ``disagrees``.
 
     Hypothesis would shrink what it drew, thousands of draws for one script; a script is smaller.
     """
-    before: s.Script = ()
-    while before != script:
-        before = script
-        for smaller in (_without_words, _without_ranges):
-            script = smaller(script, lambda each: has_a_meaning(each) and disagrees(each))
-    return script
-
-
-def _without_words(script: s.Script, is_kept: Disagrees) -> s.Script:
-    size = len(script) // 2
-    while size:
-        at = len(script)
-        while at > 0:
-            at -= size
-            rest = script[: max(at, 0)] + script[at + size :]
-            script = rest if is_kept(rest) else script
-        size //= 2
-    return script
-
-
-def _without_ranges(script: s.Script, is_kept: Disagrees) -> s.Script:
-    for at, word in enumerate(script):
-        for smaller in _smaller(word):
-            changed = (*script[:at], smaller, *script[at + 1 :])
-            if is_kept(changed):
-                return _without_ranges(changed, is_kept)
-    return script
-
-
-def _smaller(word: s.Action) -> Iterator[s.Action]:
-    if isinstance(word, s.Meanwhile):
-        yield word.action
-    elif isinstance(word, s.Install | s.BeginInstall):
-        ranges = word.filter.ranges
-        for slot in reversed(range(len(ranges))):
-            new = replace(word.filter, ranges=ranges[:slot] + ranges[slot + 1 :])
-            stall_at = getattr(word, "stall_at", None)
-            if stall_at is not None and slot < stall_at:
-                yield replace(word, filter=new, stall_at=stall_at - 1)
-            elif slot != stall_at:
-                yield replace(word, filter=new)
+    return shrink(script, lambda each: has_a_meaning(each) and disagrees(each))
 
 
 def has_a_meaning(script: s.Script) -> bool:
-    """Say whether each word can be done at its place and leaves what the contract promises."""
+    """Say whether each word can be done at its place and leaves what the contract promises.
+
+    More than that it can be run: the Model says of each what it leaves.
+    """
+    if not is_sound(script):
+        return False
     model = Model()
     vm = model.new_vm(script)
     for word in script:
-        if isinstance(word, s.Rdmsr | s.Wrmsr):
-            hangs = word.vcpu in vm.parked
-            model.step(vm, word)
-        else:
-            hangs = model.step(vm, word) in HANGS.get(type(word), UNPROMISED)
-        if hangs:
+        left = model.step(vm, word)
+        if not isinstance(word, s.Access) and left in HANGS.get(type(word), UNPROMISED):
             return False
     return True
 

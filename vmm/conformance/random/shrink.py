@@ -7,7 +7,14 @@ from dataclasses import MISSING, fields, replace
 from typing import Any
 
 from vmm.conformance.language.domains import bits_of, domains
-from vmm.conformance.language.script import Action, Begin, Finish, Script
+from vmm.conformance.language.script import (
+    Action,
+    Begin,
+    BeginInstall,
+    Finish,
+    Meanwhile,
+    Script,
+)
 from vmm.conformance.language.soundness import is_sound
 from vmm.filter import READ_WRITE, MsrFilter, MsrRange, bitmap_size
 
@@ -39,12 +46,12 @@ def shrink(script: Script, shows: Shows) -> Script:
 def _without_actions(script: Script, shows: Shows) -> Script:
     size = len(script) // 2 or 1
     while size:
-        at = len(script) - size
-        while at >= 0:
-            candidate = script[:at] + script[at + size :]
+        at = len(script)
+        while at > 0:
+            at -= size
+            candidate = script[: max(at, 0)] + script[at + size :]
             if shows(candidate):
                 script = candidate
-            at -= size
         size //= 2
     return script
 
@@ -87,6 +94,10 @@ def _plainer(word: Any) -> Iterable[Any]:
     if isinstance(word, MsrFilter):
         yield from _plainer_filters(word)
         return
+    if isinstance(word, Meanwhile):
+        yield word.action
+    if isinstance(word, BeginInstall) and word.stall_at:
+        yield from _without_ranges_before(word, word.stall_at)
     for field in fields(word):
         content = getattr(word, field.name)
         plain = field.default if field.default is not MISSING else _plain(word, field.name)
@@ -95,6 +106,14 @@ def _plainer(word: Any) -> Iterable[Any]:
         if hasattr(content, "__dataclass_fields__"):
             for plainer in _plainer(content):
                 yield replace(word, **{field.name: plainer})
+
+
+def _without_ranges_before(word: BeginInstall, slot: int) -> Iterable[BeginInstall]:
+    """Yield the install with a range less before the slot that it stalls in."""
+    ranges = word.filter.ranges
+    for at in range(min(slot, len(ranges))):
+        fewer = replace(word.filter, ranges=ranges[:at] + ranges[at + 1 :])
+        yield replace(word, filter=fewer, stall_at=slot - 1)
 
 
 def _plain(word: Any, name: str) -> Any:

@@ -1,0 +1,18 @@
+"""No reader of the language forgets a word; of the executor and the Model mypy says it itself."""
+
+from typing import get_args
+
+from vmm.conformance.c.export import EMIT, NO_FORM
+from vmm.conformance.language import script as s
+
+ACTIONS = {*get_args(s.Action)}
+
+
+def test_the_actions_are_accesses_and_what_host_and_races_do():
+    parts = [get_args(each) for each in (s.Access, s.HostAction, s.RaceAction)]
+    assert sorted(map(str, sum(parts, ()))) == sorted(map(str, ACTIONS))
+
+
+def test_every_action_has_a_form_in_c_or_is_said_to_have_none():
+    assert EMIT.keys() | {*NO_FORM} == ACTIONS
+    assert not EMIT.keys() & {*NO_FORM}

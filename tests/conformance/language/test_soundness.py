@@ -1,0 +1,55 @@
+"""A script that goes on with what it never began is told before anything runs it."""
+
+import pytest
+
+from vmm.conformance.cases import CASES
+from vmm.conformance.language import script as s
+from vmm.conformance.language.soundness import first_unsound
+from vmm.filter import default_allow
+
+A, OFF = 0x474F4F00, default_allow()
+STALL, BEGIN = s.begin_install(OFF.deny(A), 0), s.begin(s.rdmsr(A))
+
+SOUND = [
+    (BEGIN, s.get_regs(), s.complete(), s.finish(), s.rdmsr(A)),
+    (BEGIN, s.rdmsr(A, vcpu=1)),
+    (s.park(1), s.rdmsr(A), s.release(1), s.rdmsr(A, vcpu=1)),
+    (s.spin(s.rdmsr(A)), s.until_runs(0), s.until_exits(0), s.stop_spin(0), s.park(0)),
+    (STALL, s.scribble_bitmaps(), s.resume_install(), s.await_install(), s.await_install()),
+    (s.meanwhile(s.install(OFF)), s.scribble_bitmaps(), s.await_meanwhile()),
+]
+UNSOUND = [
+    (BEGIN, s.rdmsr(A)),
+    (BEGIN, s.finish(), s.finish()),
+    (BEGIN, s.get_regs(1)),
+    (s.set_regs(),),
+    (s.complete(),),
+    (s.scribble_bitmaps(),),
+    (s.park(1), s.rdmsr(A, vcpu=1)),
+    (s.park(1), s.park(1)),
+    (s.park(1), s.release(1), s.release(1)),
+    (s.spin(s.rdmsr(A)), BEGIN),
+    (s.spin(s.rdmsr(A)), s.until_runs(1)),
+    (s.until_exits(0),),
+    (s.stop_spin(0),),
+    (s.resume_install(),),
+    (STALL, s.resume_install("b")),
+    (STALL, s.resume_install(), s.resume_install()),
+    (s.begin_install(OFF), s.resume_install()),
+    (s.await_install(),),
+    (s.meanwhile(s.install(OFF)), s.await_meanwhile("x")),
+]
+
+
+@pytest.mark.parametrize("script", SOUND)
+def test_what_was_begun_can_go_on(script):
+    assert first_unsound(script) is None
+
+
+@pytest.mark.parametrize("script", UNSOUND)
+def test_the_action_that_has_nothing_to_go_on_with_is_named(script):
+    assert first_unsound(script) == len(script) - 1
+
+
+def test_every_case_is_sound():
+    assert not [case.id for case in CASES if first_unsound(case.actions) is not None]
