@@ -173,11 +173,17 @@ def test_ctrl_c_ends_every_boot_and_begins_none(tmp_path, to_group):
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
-def test_a_cell_whose_process_dies_is_told(tmp_path, run, monkeypatch):
-    monkeypatch.setattr(machine, "boot", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
-    assert run([cell(tmp_path, "a", "svm")]) == {
-        "a-svm": "the process that judged it ended with -9"
-    }
+def test_a_cell_whose_process_dies_is_told_and_the_others_are_judged(tmp_path, run, monkeypatch):
+    def boot(kernel, vendor, argv, **told):
+        if kernel.release == "b":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return pretend(kernel, vendor, argv, **told)
+
+    monkeypatch.setattr(machine, "boot", boot)
+    cells = [cell(tmp_path, release, "svm") for release in "abcd"]
+    died = "the process that judged it died"
+    assert run(cells) == {"a-svm": "", "b-svm": died, "c-svm": "", "d-svm": ""}
+    assert [each.finished for each in cells] == [True, False, True, True]
 
 
 def test_a_cell_that_cannot_be_booted_says_why(tmp_path, run, monkeypatch):

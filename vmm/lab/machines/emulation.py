@@ -163,7 +163,7 @@ def _emulator(command: Command, work: Path) -> Iterator[tuple[int, subprocess.Po
     os.set_blocking(terminal, False)
     try:
         process = subprocess.Popen(
-            (*_die_with_parent(), *command.argv),
+            (*_ends_with_us(), *command.argv),
             cwd=work,
             env={**os.environ, **command.environment},
             stdin=inner,
@@ -180,7 +180,7 @@ def _emulator(command: Command, work: Path) -> Iterator[tuple[int, subprocess.Po
         os.close(terminal)
 
 
-def _die_with_parent() -> tuple[str, ...]:
+def _ends_with_us() -> tuple[str, ...]:
     """Even a killed msrward leaves no emulator behind, where util-linux is there to see to it."""
     setpriv = shutil.which("setpriv")
     return (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import shutil
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -15,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from vmm.conformance.cases import CASES
-from vmm.lab import cache
+from vmm.lab import cache, processes
 from vmm.lab.errors import LabError
 from vmm.lab.kernels import build, kernels
 from vmm.lab.machines import machine
@@ -30,8 +28,6 @@ from vmm.lab.mutants.findings import (
     decided,
 )
 from vmm.lab.mutants.source import DoesNotApply, Mutant, Tree, unpack
-
-_PR_SET_PDEATHSIG = 1
 
 THEMES = tuple(
     f"{theme}.*"
@@ -95,7 +91,7 @@ class Laboratory:
 
     def judge(self, mutants: Iterable[Mutant]) -> Iterator[MutantRecord]:
         """Build and boot mutants, each building while the one before it is judged."""
-        with ProcessPoolExecutor(1, get_context("fork"), _die_with_parent) as booter:
+        with ProcessPoolExecutor(1, get_context("fork"), processes.die_with_parent) as booter:
             before: Future[MutantRecord] | None = None
             for mutant in mutants:
                 built = self._build(mutant)
@@ -156,11 +152,6 @@ def _churn(mutant: Mutant, built: Built, options: Options) -> MutantRecord:
         kernel, mutant.vendor, CHURN, on_line=collector.line, timeout=options.timeout
     )
     return conclude_churn(mutant, collector, result, built.seconds)
-
-
-def _die_with_parent() -> None:
-    """End the booter with its parent; the emulator in turn ends with the booter."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _checked(requirements: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,33 +5,26 @@ Each cell has a directory RELEASE-VENDOR with results.jsonl, as every run, and r
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
-import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from multiprocessing import Pipe, get_context
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import cast
 
 from vmm.conformance.judge.check import Trouble
 from vmm.conformance.records.results import ResultsError
 from vmm.conformance.records.saved import Saved, load
 from vmm.conformance.report.desk import View
-from vmm.lab import append
+from vmm.lab import append, processes
 from vmm.lab.errors import LabError
 from vmm.lab.initramfs import archive as initramfs
 from vmm.lab.kernels import kernels
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.runs import check
-
-_PR_SET_PDEATHSIG = 1
-_PATIENCE = 10.0
-"""Seconds that a process has to take its emulator away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,58 +115,35 @@ def run(
         on_cell(cell, "")
     initramfs.base()  # once, before everybody waits for it
     todo = [cell for cell in matrix if cell not in finished]
-    running: dict[Connection, _Judged] = {}
-    try:
-        while todo or running:
-            while todo and len(running) < (jobs or os.cpu_count() or 1):
-                judged = _Judged(todo[0], orders.of(todo[0].kernel, todo.pop(0).vendor))
-                running[judged.answer] = judged
-            for answer in wait(list(running)):
-                judged = running.pop(cast(Connection, answer))
-                on_cell(judged.cell, judged.result())
-    finally:
-        for judged in running.values():
-            judged.process.terminate()
-        for judged in running.values():
-            judged.end()
+    while todo:
+        suspects, todo = _side_by_side(todo, orders, on_cell, jobs or os.cpu_count() or 1)
+        for cell in suspects:  # which of them ended its process, and so the others, is not known
+            if _side_by_side([cell], orders, on_cell, 1)[0]:
+                on_cell(cell, "the process that judged it died")
 
 
-class _Judged:
-    """A cell that is being judged in a process of its own, which ends with this one."""
-
-    def __init__(self, cell: Cell, order: check.Order) -> None:
-        self.cell = cell
-        self.answer, theirs = Pipe(duplex=False)
-        self.process = get_context("fork").Process(target=_judge_alone, args=(cell, order, theirs))
-        self.process.start()
-        theirs.close()
-
-    def result(self) -> str:
-        """Return what `judge` did, or that its process died."""
-        try:
-            said = str(self.answer.recv())
-        except EOFError:
-            self.process.join()
-            said = f"the process that judged it ended with {self.process.exitcode}"
-        self.end()
-        return said
-
-    def end(self) -> None:
-        """Wait for the process; one that does not come is killed."""
-        self.process.join(_PATIENCE)
-        self.process.kill()
-        self.process.join()
-        self.answer.close()
+def _side_by_side(
+    todo: Sequence[Cell], orders: check.Orders, on_cell: Callable[[Cell, str], None], jobs: int
+) -> tuple[list[Cell], list[Cell]]:
+    """Judge cells until all are, or a process dies: then return those under way and the rest."""
+    left, running = list(todo), dict[Future[str], Cell]()
+    with processes.pool(jobs) as pool:
+        while left or running:
+            try:
+                while left and len(running) < jobs:
+                    order = orders.of(left[0].kernel, left[0].vendor)
+                    running[pool.submit(_judge_alone, left[0], order)] = left[0]
+                    del left[0]
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    on_cell(running[future], future.result())
+                    del running[future]
+            except BrokenProcessPool:
+                break
+    return list(running.values()), left
 
 
-def _judge_alone(cell: Cell, order: check.Order, answer: Connection) -> None:
-    _die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; we are told
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        answer.send(judge(cell, order))
-    except KeyboardInterrupt:
-        os._exit(1)
+def _judge_alone(cell: Cell, order: check.Order) -> str:
+    return processes.interruptibly(lambda: judge(cell, order))
 
 
 def judge(cell: Cell, order: check.Order) -> str:
@@ -192,8 +162,3 @@ def judge(cell: Cell, order: check.Order) -> str:
 def default_directory() -> Path:
     """Return a directory for a new matrix, named by the time."""
     return Path(time.strftime("msrward-matrix-%Y%m%d-%H%M%S"))
-
-
-def _die_with_parent() -> None:
-    """End a worker with its parent; the emulator in turn ends with the worker."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
