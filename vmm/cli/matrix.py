@@ -33,7 +33,13 @@ def add(commands: Any) -> None:
         help=f"of {','.join(VENDORS)} (svm)",
     )
     options.append(matrix)
-    add("-j", "--jobs", type=options.count, metavar="N", help="machines at once (one a core)")
+    add(
+        "-j",
+        "--jobs",
+        type=options.count,
+        metavar="N",
+        help="machines at once (cores, memory)",
+    )
     add("--timeout", type=options.seconds, default=60.0, metavar="S", help="seconds a case (60)")
     add("--limit", type=options.seconds, default=1800.0, metavar="S", help="seconds a guest (1800)")
     add("-o", "--output", type=Path, metavar="DIR", help="where the records go (a new directory)")

@@ -5,13 +5,26 @@ from __future__ import annotations
 from vmm.conformance.host.doctor import Finding
 from vmm.lab import cache, vendors
 from vmm.lab.kernels import kernels
-from vmm.lab.machines import emulators
+from vmm.lab.machines import emulators, machine
 
 
 def examine() -> dict[str, Finding]:
     """Return a finding for each emulator and one for the cache; nothing is fetched."""
     names = dict.fromkeys(row.emulator for row in vendors.VENDORS.values())
-    return {**{f"lab: {name}": _emulator(name) for name in names}, "lab: kernels": _kernels()}
+    return {**{f"lab: {name}": _emulator(name) for name in names}, **_room()}
+
+
+def _room() -> dict[str, Finding]:
+    return {"lab: memory": _memory(), "lab: kernels": _kernels()}
+
+
+def _memory() -> Finding:
+    from vmm.conformance.host.processes import memory_available
+
+    guests = memory_available() // machine.GUEST_BYTES
+    if guests:
+        return Finding("PASS", f"enough for {guests} guest{'s' * (guests > 1)} at once")
+    return Finding("WARN", "not enough for a guest without swapping", "end what takes the memory")
 
 
 def _emulator(name: str) -> Finding:

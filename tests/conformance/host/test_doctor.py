@@ -3,6 +3,7 @@
 import json
 import os
 
+import ioctl_opt
 import pytest
 
 from vmm.conformance.host import doctor
@@ -29,6 +30,7 @@ def test_its_numbers_are_the_compilers():
     lib = pytest.importorskip("vmm._native").lib
     assert doctor.KVM_CAP_SYNC_REGS == lib.KVM_CAP_SYNC_REGS
     assert doctor.KVM_SYNC_X86_REGS == lib.KVM_SYNC_X86_REGS
+    assert ioctl_opt.IO(0xAA, 0x00) == doctor.USERFAULTFD_IOC_NEW
 
 
 def test_what_is_not_pass_has_a_remedy():

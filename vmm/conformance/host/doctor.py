@@ -240,6 +240,29 @@ def _cpus() -> Finding:
     return Finding("WARN", "1 usable: vCPUs never run at the same time", "widen the CPU affinity")
 
 
+def _load() -> Finding:
+    from vmm.conformance.host import processes
+
+    cpus, load = len(os.sched_getaffinity(0)), processes.load()
+    text = f"load {load:.1f} on {cpus} usable CPUs"
+    if load <= cpus:
+        return Finding("PASS", text)
+    return Finding("WARN", text, "wait, or give each case longer with --timeout")
+
+
+def _kvm_users() -> Finding:
+    from vmm.conformance.host import processes
+
+    users, hidden = processes.kvm_users()
+    unseen = f"; {hidden} processes cannot be looked at" if hidden else ""
+    if not users:
+        return Finding("PASS", f"nobody else{unseen}")
+    shown = ", ".join(f"{user.name} ({user.pid}, VMs: {user.vms})" for user in users[:4])
+    more = f" and {len(users) - 4} more" if len(users) > 4 else ""
+    remedy = "their splats and taint show in this run, and they take CPU time: end them if you can"
+    return Finding("WARN", f"{shown}{more}{unseen}", remedy)
+
+
 def _taint() -> Finding:
     taint: Any = facts()["taint"]
     if taint is None:
@@ -265,5 +288,7 @@ CHECKS: Iterable[tuple[str, Callable[[], Finding]]] = (
     ("kernel log", _kernel_log),
     ("userfaultfd", _userfaultfd),
     ("CPUs", _cpus),
+    ("load", _load),
+    ("users of /dev/kvm", _kvm_users),
     ("taint", _taint),
 )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from vmm.conformance.host.processes import is_alive
 from vmm.lab import cache, vendors
 from vmm.lab.initramfs import archive as initramfs
 from vmm.lab.kernels.kernels import Kernel
@@ -19,6 +20,8 @@ from vmm.lab.machines.console import Console, Records
 from vmm.lab.machines.emulation import Boot, Command, Listener, Run, run
 from vmm.lab.machines.emulators import Emulator, find
 
+GUEST_BYTES = 1280 << 20
+"""What a guest takes of this machine: its own 1 GiB, its initramfs, and the emulator."""
 # quiet: every console byte is an exit. nokaslr: backtraces that can be compared between boots.
 # The blacklisted self tests of the crypto layer take a second under emulation, and a kernel
 # that has no such function ignores the name.
@@ -167,7 +170,7 @@ def _work_directory() -> Iterator[Path]:
     runs = cache.root() / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     for abandoned in runs.iterdir():
-        if not Path("/proc", abandoned.name.partition("-")[0]).exists():
+        if not is_alive(int(abandoned.name.partition("-")[0])):
             shutil.rmtree(abandoned, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f"{os.getpid()}-", dir=runs) as name:
         yield Path(name)

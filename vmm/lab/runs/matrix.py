@@ -15,6 +15,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmm.conformance.host import cpus
+from vmm.conformance.host.processes import memory_available
 from vmm.conformance.judge.check import Trouble
 from vmm.conformance.records.results import ResultsError
 from vmm.conformance.records.saved import Saved, load
@@ -24,6 +26,7 @@ from vmm.lab.errors import LabError
 from vmm.lab.initramfs import archive as initramfs
 from vmm.lab.kernels import kernels
 from vmm.lab.kernels.kernels import Kernel
+from vmm.lab.machines import machine
 from vmm.lab.runs import check
 
 
@@ -105,7 +108,7 @@ def run(
     jobs: int | None = None,
     resume: bool = False,
 ) -> None:
-    """Judge every cell, `jobs` at once (default: one a core).
+    """Judge every cell, `jobs` at once (default: one a core, as far as the memory goes).
 
     `on_cell` gets each cell as it finishes, and one line where there is no verdict. With `resume`
     a cell that is finished is handed over without a boot.
@@ -116,7 +119,7 @@ def run(
     initramfs.base()  # once, before everybody waits for it
     todo = [cell for cell in matrix if cell not in finished]
     while todo:
-        suspects, todo = _side_by_side(todo, orders, on_cell, jobs or os.cpu_count() or 1)
+        suspects, todo = _side_by_side(todo, orders, on_cell, jobs or default_jobs())
         for cell in suspects:  # which of them ended its process, and so the others, is not known
             if _side_by_side([cell], orders, on_cell, 1)[0]:
                 on_cell(cell, "the process that judged it died")
@@ -157,6 +160,11 @@ def judge(cell: Cell, order: check.Order) -> str:
             report.write(f"msrward: {error}\n")
             return str(error)
     return ""
+
+
+def default_jobs() -> int:
+    """Return how many guests this machine can carry at once: by its CPUs and free memory."""
+    return max(1, min(cpus.default_jobs(), memory_available() // machine.GUEST_BYTES))
 
 
 def default_directory() -> Path:
