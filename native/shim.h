@@ -12,36 +12,8 @@
 #include <linux/kvm.h>
 #include <linux/userfaultfd.h>
 
-/* A build host's headers may be older than the filter (Linux 5.10): what they lack stands here. */
-#ifndef KVM_CAP_X86_USER_SPACE_MSR
-#define KVM_CAP_X86_USER_SPACE_MSR 188
-#endif
-#ifndef KVM_EXIT_X86_RDMSR
-#define KVM_EXIT_X86_RDMSR 29
-#define KVM_EXIT_X86_WRMSR 30
-#endif
-#ifndef KVM_MSR_EXIT_REASON_FILTER
-#define KVM_MSR_EXIT_REASON_INVAL 1
-#define KVM_MSR_EXIT_REASON_UNKNOWN 2
-#define KVM_MSR_EXIT_REASON_FILTER 4
-#endif
-#ifndef KVM_X86_SET_MSR_FILTER
-#define KVM_CAP_X86_MSR_FILTER 189
-#define KVM_MSR_FILTER_MAX_BITMAP_SIZE 0x600
-#define KVM_MSR_FILTER_READ 1
-#define KVM_MSR_FILTER_WRITE 2
-#define KVM_MSR_FILTER_DEFAULT_ALLOW 0
-#define KVM_MSR_FILTER_DEFAULT_DENY 1
-#define KVM_MSR_FILTER_MAX_RANGES 16
-struct kvm_msr_filter_range {
-	uint32_t flags, nmsrs, base;
-	uint8_t *bitmap;
-};
-struct kvm_msr_filter {
-	uint32_t flags;
-	struct kvm_msr_filter_range ranges[KVM_MSR_FILTER_MAX_RANGES];
-};
-#define KVM_X86_SET_MSR_FILTER _IOW(KVMIO, 0xc6, struct kvm_msr_filter)
+#if !defined(KVM_X86_SET_MSR_FILTER) || !defined(KVM_MSR_EXIT_REASON_FILTER)
+#error linux/kvm.h is older than Linux 5.10, which brought the MSR filter: install newer kernel headers
 #endif
 
 /* The members of kvm_run's union have no type names; cffi needs some. */

@@ -94,10 +94,42 @@ END
 	touch "$venv/requirements"
 }
 
+# What meson takes note of once, when it configures a build directory, and never looks at again.
+made_by() {
+	local cc=${CC:-cc}
+	command -v "${cc%% *}" >/dev/null || cc=gcc
+	echo "$root, CC=$cc: $($cc --version 2>&1 | head -n 1)"
+	"$bin/python" -c 'import sys; print(sys.executable, sys.version)'
+	echo "CFLAGS=${CFLAGS:-} CPPFLAGS=${CPPFLAGS:-} LDFLAGS=${LDFLAGS:-}"
+}
+
+make_build_anew() {
+	local now
+	now=$(made_by)
+	[ "$now" = "$(cat "$root/build/made-by" 2>/dev/null)" ] && return
+	rm -rf "$root/build"
+	mkdir "$root/build"
+	echo "$now" >"$root/build/made-by"
+}
+
+# The first error of the compiler, else of meson, else the last that was said.
+first_error() {
+	grep -m 1 -E '(^|[: ])(fatal )?error: #?[^s]|undefined reference|: ERROR: ' "$1" ||
+		grep -m 1 -iE 'error: ' "$1" || tail -n 1 "$1"
+}
+
+build_package() {
+	local log=$venv/build.log
+	make_build_anew
+	PATH=$bin:$PATH "$bin/python" -m pip -qq --disable-pip-version-check install --no-build-isolation \
+		--no-deps --force-reinstall -Cbuild-dir="$root/build" "$root" >"$log" 2>&1 ||
+		stop "the package does not build: $(first_error "$log" | sed 's/^ *//'); all that was said: $log"
+}
+
 install_package() {
 	newer_than "$venv/package" "$root"/{vmm,native,guests,meson.build,pyproject.toml} || return 0
 	touch "$venv/package.new"
-	pip install --no-build-isolation --no-deps --force-reinstall -Cbuild-dir="$root/build" "$root"
+	build_package
 	mv "$venv/package.new" "$venv/package"
 }
 

@@ -1,9 +1,12 @@
 """The scripts as a user runs them: from anywhere, twice, with options, and with things missing."""
 
 import os
+import re
 import shutil
 import subprocess
+import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -90,14 +93,62 @@ def test_ci_runs_the_readme_test_command():
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """Build a wheel as a distributor does, from a copy of the tree."""
-    there = tmp_path_factory.mktemp("wheel")
-    source = there / "source"
+def tree(tmp_path_factory):
+    """Return a copy of the tree that has what a build needs, but for the build; and no network."""
+    source = copy_tree(tmp_path_factory.mktemp("tree") / "source")
+    assert run(ROOT / ".venv/bin/python", "-m", "venv", source / ".venv").returncode == 0
+    (ours,) = (ROOT / ".venv/lib").glob("python3*/site-packages")
+    (site,) = (source / ".venv/lib").glob("python3*/site-packages")
+    (site / "tools.pth").write_text(f"{ours}\n")
+    return source
+
+
+def check_in(tree, **env):
+    path = f"{ROOT}/.venv/bin:{os.environ['PATH']}"
+    return run(tree / "scripts/check", "--list", env={"PATH": path, "PIP_NO_INDEX": "1", **env})
+
+
+OLD_HEADER = "#include_next <linux/kvm.h>\n#undef KVM_X86_SET_MSR_FILTER\n"
+
+
+def test_a_failed_build_is_one_line_with_its_first_error(tree, tmp_path):
+    """And flags that do no harm any more are not remembered: the build directory is made anew."""
+    (tmp_path / "linux").mkdir()
+    (tmp_path / "linux/kvm.h").write_text(OLD_HEADER)
+    shim = tree / "native/shim.c"
+    shim.write_text(shim.read_text() + "#ifdef ODD\nint odd = nowhere;\nint odder = x;\n#endif\n")
+    for flags, why in {
+        "-DODD": r"\S*shim\.c:\d+:\d+: error: .nowhere. undeclared[^\n]*",
+        f"-I{tmp_path}": r"\S*shim\.h:\d+:\d+: error: #error linux/kvm\.h is older than[^\n]*",
+        "-no-such-flag": r"[^\n]*[cC]ompiler[^\n]*",
+    }.items():
+        failed = check_in(tree, CFLAGS=flags)
+        log = re.escape(str(tree / ".venv/build.log"))
+        said = rf"msrward: the package does not build: {why}; all that was said: {log}\n"
+        assert failed.returncode == 2 and re.fullmatch(said, failed.stderr), failed.stderr
+    assert check_in(tree).returncode == 0, "the flags are gone, and what they configured too"
+
+
+def test_once_set_up_nothing_needs_the_network(tree):
+    """Neither a touched project file nor a changed source does."""
+    assert check_in(tree).returncode == 0
+    (tree / "pyproject.toml").touch()
+    ran = check_in(tree)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def copy_tree(there):
     ignored = shutil.ignore_patterns(
         ".venv*", "build", ".git", "__pycache__", ".*_cache", ".hypothesis"
     )
-    shutil.copytree(ROOT, source, ignore=ignored)
+    return shutil.copytree(ROOT, there, ignore=ignored)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Build a wheel as a distributor does, from a copy of the tree."""
+    there = tmp_path_factory.mktemp("wheel")
+    source = copy_tree(there / "source")
     env = {"PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}"}
     pip = ("-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", there, source)
     made = run(ROOT / ".venv/bin/python", *pip, env=env)
@@ -106,9 +157,9 @@ def wheel(tmp_path_factory):
 
 
 def test_the_wheel_is_abi3_and_carries_the_guests(wheel):
-    import zipfile
-
-    assert "-cp311-abi3-linux_x86_64" in wheel.name
+    """The tag is that of the Python that builds; meson-python knows no lower one."""
+    tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    assert f"-{tag}-abi3-linux_x86_64" in wheel.name
     names = zipfile.ZipFile(wheel).namelist()
     assert {"vmm/_native.abi3.so", "vmm/guests/access.elf", "vmm/cli/__init__.py"} <= set(names)
     assert not [name for name in names if "__pycache__" in name]
