@@ -92,7 +92,7 @@ def test_the_extension(compiler, flags, extension):
 
 
 def test_the_bench(compiler, flags):
-    quiet(compiler, *flags, *OBJECT, NATIVE / "bench.c")
+    quiet(compiler, *flags, *OBJECT, f"-I{NATIVE}", ROOT / "bench" / "bench.c")
 
 
 def link_options():
