@@ -13,6 +13,7 @@ import pytest
 from vmm.conformance.c.export import EMIT, PIECE, PIECES, c_source
 from vmm.conformance.c.text import step_text
 from vmm.conformance.cases import CASES
+from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import (
     ANY,
@@ -81,7 +82,8 @@ def selection():
     chosen = [case for case in CASES if case.id in CHOSEN or case.id == "stepping.denied"]
     host = [case for case in CASES if case.id.startswith("scope.")][:3]
     emulated = [case for case in CASES if case.id == "emulated.in_turns_with_native"]
-    some = (*chosen, *irqchip, *host, *emulated, *EXPORTABLE[::80])
+    ignored = [case for case in CASES if case.id == "ignored.denied_exits_as_filter"]
+    some = (*ignored, *chosen, *irqchip, *host, *emulated, *EXPORTABLE[::80])
     return list({case.id: case for case in some}.values())
 
 
@@ -122,9 +124,22 @@ def test_exported_cases_agree_with_the_kernel(has_kvm, build):
         if "force_emulation_prefix" in case.all_needs and not FORCED_EMULATION:
             assert status == 2 and "force_emulation_prefix is off" in complaint
             continue
+        if "ignore_msrs" in case.needs and not ignores_msrs():
+            assert status == 2 and "ignore_msrs is off: load kvm with ignore_msrs=1" in complaint
+            continue
         verdict = "OBSERVED" if case.observes else "PASS"
         assert (status, lines[-1]) == (0, verdict), f"{case.id}: {lines[-1]}"
         assert len(lines) == len(case.script) + 1
+
+
+def test_a_program_says_what_the_parameter_has_to_be_where_it_matters():
+    def needed(name):
+        (case,) = (case for case in CASES if case.id == name)
+        return re.findall(r'need_parameter\("ignore_msrs", (\d)\);', c_source(case))
+
+    assert needed("ignored.denied_exits_as_filter") == ["1"]
+    assert needed("exits.unknown_is_unknown") == ["0"]
+    assert needed("scope.denied_write_of_star") == []
 
 
 DENY = enable_exits(FILTER), install(default_allow().deny(0x474F4F00)), rdmsr(0x474F4F00)

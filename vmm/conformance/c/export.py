@@ -18,6 +18,7 @@ from typing import Any, get_args
 from vmm.conformance.c.text import c_number, filter_data, step_text
 from vmm.conformance.language import script as s
 from vmm.conformance.language.case import Case
+from vmm.conformance.oracle import spoiled
 from vmm.filter import AtEdge, Pointer
 from vmm.msr import KVM_CAP_X86_MSR_FILTER, KVM_CAP_X86_USER_SPACE_MSR
 
@@ -47,9 +48,10 @@ def c_source(what: Case | s.Script, title: str = "") -> str:
     if isinstance(what, Case):
         title = title or f"{what.id}: {what.sentence}"
         script, trace = what.actions, None if what.observes else what.expected
+        ignoring = spoiled.ignoring_of(what)
     else:
-        script, trace = what, None
-    main = "\n".join(_main(script, trace))
+        script, trace, ignoring = what, None, None
+    main = "\n".join(_main(script, trace, ignoring))
     vcpus = f"static struct vcpu vcpus[{max(map(_highest_vcpu, script), default=0) + 1}];"
     data = "\n".join(line for step in _numbered(script) for line in filter_data(*step))
     pieces = _pieces(main)
@@ -85,12 +87,14 @@ def _numbered(script: s.Script) -> list[tuple[int, s.Action]]:
     return list(enumerate(script, 1))
 
 
-def _main(script: s.Script, trace: s.Trace | None) -> Iterator[str]:
+def _main(script: s.Script, trace: s.Trace | None, ignoring: bool | None) -> Iterator[str]:
     cut = s.steps(script, trace) if trace is not None else []
     there = set() if s.makes_vcpus(script) else {0}
     yield "int main(void)\n{"
     if any(map(_is_emulated, script)):
-        yield "\tneed_forced_emulation();"
+        yield '\tneed_parameter("force_emulation_prefix", 1);'
+    if ignoring is not None:
+        yield f'\tneed_parameter("ignore_msrs", {int(ignoring)});'
     yield "\topen_vm();"
     yield from (f"\tneed_vcpu({vcpu});" for vcpu in sorted(there))
     for number, action in _numbered(script):

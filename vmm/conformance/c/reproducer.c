@@ -72,19 +72,23 @@ static void die(const char *what)
 	exit(2);
 }
 
-/*** need_forced_emulation ***/
-/* Without kvm.force_emulation_prefix=1 the prefix is an invalid opcode and tells nothing. */
-static void need_forced_emulation(void)
+/*** need_parameter ***/
+/* A parameter of kvm.ko that changes what is seen: the program says nothing unless it is as given. */
+static void need_parameter(const char *name, int on)
 {
-	const char *path = "/sys/module/kvm/parameters/force_emulation_prefix";
-	FILE *file = fopen(path, "r");
-	int on = file ? fgetc(file) : 'N';
+	char path[96];
+	FILE *file;
+	int is;
 
-	if (on == 'N' || on == '0') {
-		fprintf(stderr, "%s is off: load kvm with force_emulation_prefix=1\n", path);
+	snprintf(path, sizeof(path), "/sys/module/kvm/parameters/%s", name);
+	file = fopen(path, "r");
+	is = file ? fgetc(file) : 'N';
+	if (file)
+		fclose(file);
+	if ((is != 'N' && is != '0') != on) {
+		fprintf(stderr, "%s is %s: load kvm with %s=%d\n", path, on ? "off" : "on", name, on);
 		exit(2);
 	}
-	fclose(file);
 }
 
 /*** saw ***/

@@ -25,6 +25,13 @@ def is_spoiled(case: Case) -> bool:
     return any(_contradict(want, say) for want, say in pairs)
 
 
+def ignoring_of(case: Case) -> bool | None:
+    """Return what the parameter has to be for the case, None where it does not matter."""
+    if NEED in case.needs:
+        return True
+    return False if is_spoiled(case) else None
+
+
 def _contradict(one: Step, other: Step) -> bool:
     """Say whether two patterns have no trace in common."""
     return not (matches(one, other) or matches(other, one))
