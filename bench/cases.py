@@ -13,7 +13,7 @@ from bench.line import Line, take_turns
 from vmm.conformance.kernel.wire import EXIT, REPLY, RESULT, SEEN, STEP
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.random.bulk import CHUNK, Sweep
-from vmm.conformance.random.deal import Deal
+from vmm.conformance.random.chunks import Chunks
 from vmm.conformance.random.forecast import Forecast
 from vmm.guest import Guest
 from vmm.kvm import Kvm
@@ -50,23 +50,25 @@ def measure_cases(kvm: Kvm, c: BareC, line: Line, work: tuple[int, int, int]) ->
 
 def _plan(rounds: int, cases: int, accesses: int) -> Iterator[bytes]:
     """Yield the file that tells the C program what the sweep of the same seed does."""
-    deal = Deal(SEED, accesses)
-    forecast = Forecast(deal, Model(), Guest.load("access"), PLAN.size)
+    chunks = Chunks(SEED, accesses)
+    forecast = Forecast(chunks, Model(), Guest.load("access"), PLAN.size)
     end = Guest.load("access").symbols["op_done"]
-    yield PLAN.pack(rounds * cases, accesses, end, PLAN.size + len(deal.sea))
-    yield deal.sea
+    yield PLAN.pack(rounds * cases, accesses, end, PLAN.size + len(chunks.bits))
+    yield chunks.bits
     for number, limit in enumerate(_limits(cases) * rounds):
-        sheet = forecast.sheet(number, CHUNK, limit)
+        packed = forecast.pack(number, CHUNK, limit)
         at = 0
-        for case in range(sheet.size):
-            _, _, exits, _ = SEEN.unpack_from(sheet.expected, at)
-            log = sheet.expected[at + SEEN.size : at + SEEN.size + exits * EXIT.size]
+        for case in range(packed.size):
+            _, _, exits, _ = SEEN.unpack_from(packed.expected, at)
+            log = packed.expected[at + SEEN.size : at + SEEN.size + exits * EXIT.size]
             at += SEEN.size + len(log) + accesses * RESULT.size
             steps = [exit_[1] for exit_ in EXIT.iter_unpack(log)]
-            answered = [_slice(sheet.replies, REPLY.size, case * accesses + step) for step in steps]
-            yield _slice(sheet.filters, NATIVE.size, case) + exits.to_bytes(8, "little")
+            answered = [
+                _slice(packed.replies, REPLY.size, case * accesses + step) for step in steps
+            ]
+            yield _slice(packed.filters, NATIVE.size, case) + exits.to_bytes(8, "little")
             yield b"".join(answered).ljust(REPLY.size * accesses, b"\0")
-            yield _slice(sheet.programs, STEP.size * accesses, case)
+            yield _slice(packed.programs, STEP.size * accesses, case)
 
 
 def _limits(cases: int) -> list[int]:

@@ -60,7 +60,9 @@ def table(reports: list[dict[str, Any]]) -> str:
         + f"  {row[7]}"
         for row in rows
     ]
-    return "\n".join([*(line.rstrip() for line in lines), "", *filter(None, map(_notes, reports))]).rstrip()
+    return "\n".join(
+        [*(line.rstrip() for line in lines), "", *filter(None, map(_notes, reports))]
+    ).rstrip()
 
 
 def _notes(each: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ from vmm.conformance.language.script import (
 from vmm.conformance.oracle.exits import ExitRules
 from vmm.conformance.oracle.filters import FilterRules
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.random.deal import Deal
+from vmm.conformance.random.chunks import Chunks
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.guest import Guest
 from vmm.msr import FILTER, UNKNOWN, MsrExitReason
@@ -34,30 +34,30 @@ READ, WRITE = Rdmsr(0x474F4F00, 5, 0x1_0000_0002, 7), Wrmsr(0xDEADBEEF, 2**64 - 
 AT = record.instructions(Guest.load("access"))
 
 
-def dealt(seed: int, accesses: int, cases: int) -> list[object]:
-    deal = Deal(seed, accesses)
+def drawn(seed: int, accesses: int, cases: int) -> list[object]:
+    chunks = Chunks(seed, accesses)
     return [
-        (each.filter, [deal.access(key) for key in each.keys])
-        for each in itertools.islice(deal.chunk(3, 64).cases, cases)
+        (each.filter, [chunks.access(key) for key in each.keys])
+        for each in itertools.islice(chunks.chunk(3, 64).cases, cases)
     ]
 
 
-def test_a_seed_deals_the_same_cases_every_time_and_another_seed_others():
-    assert dealt(1, 4, 64) == dealt(1, 4, 64)
-    assert dealt(1, 4, 64)[:7] == dealt(1, 4, 7)
-    assert dealt(1, 4, 64) != dealt(2, 4, 64)
-    filters = [filter_ for filter_, _ in dealt(1, 4, 64)]
+def test_a_seed_draws_the_same_cases_every_time_and_another_seed_others():
+    assert drawn(1, 4, 64) == drawn(1, 4, 64)
+    assert drawn(1, 4, 64)[:7] == drawn(1, 4, 7)
+    assert drawn(1, 4, 64) != drawn(2, 4, 64)
+    filters = [filter_ for filter_, _ in drawn(1, 4, 64)]
     assert len(set(map(repr, filters))) == 64
 
 
 def test_the_fate_of_every_access_is_certain_and_all_fates_occur():
-    model, deal = Model(), Deal(5, 8)
+    model, chunks = Model(), Chunks(5, 8)
     vm = model.new_vm(())
     vm.mask = 7
     fates = set()
-    for each in deal.chunk(0, 256).cases:
+    for each in chunks.chunk(0, 256).cases:
         assert model.install(vm, Install(each.filter)) == (done,)
-        for access in map(deal.access, each.keys):
+        for access in map(chunks.access, each.keys):
             reason = model.reason(vm, vm.vcpu(0), access)
             assert reason is None or isinstance(reason, MsrExitReason)
             fails = reason is not None and access.reply.error != 0

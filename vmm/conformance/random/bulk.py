@@ -25,8 +25,8 @@ from vmm.conformance.kernel.program import MAX_STEPS
 from vmm.conformance.kernel.wire import SPARE_EXITS, first_change, handlers, read_case
 from vmm.conformance.language.script import Access, Rdmsr, Script, Trace, Wrmsr, first_difference
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.random.deal import STORAGE, Deal
-from vmm.conformance.random.forecast import LANES, MASK, ZEROES, Forecast, Sheet
+from vmm.conformance.random.chunks import STORAGE, Chunks
+from vmm.conformance.random.forecast import LANES, MASK, ZEROES, Forecast, PackedChunk
 from vmm.guest import Guest, start_registers
 from vmm.kvm import Kvm
 
@@ -80,9 +80,9 @@ def sweep(
 
 
 class _Call(NamedTuple):
-    """A sheet on its way through the kernel, and all memory that this takes."""
+    """A chunk on its way through the kernel, and all memory that this takes."""
 
-    sheet: Sheet
+    packed: PackedChunk
     request: Any
     seen: Any
     began: Any
@@ -97,10 +97,10 @@ class Sweep:
         if not 0 < accesses <= MAX_STEPS:
             raise ValueError(f"a case has 1 to {MAX_STEPS} accesses, not {accesses}")
         self.seed, self.accesses, self._guest = seed, accesses, Guest.load("access")
-        deal = Deal(seed, accesses)
-        self._sea = ffi.from_buffer("uint8_t[]", deal.sea)
-        address = int(ffi.cast("uintptr_t", self._sea))
-        self._forecast = Forecast(deal, model or Model(), self._guest, address)
+        chunks = Chunks(seed, accesses)
+        self._bits = ffi.from_buffer("uint8_t[]", chunks.bits)
+        address = int(ffi.cast("uintptr_t", self._bits))
+        self._forecast = Forecast(chunks, model or Model(), self._guest, address)
         self._next, self._over = 0, False
         self._vms = [PooledVm(kvm, keep=True) for _ in range(LANES)]
         self._lanes = ffi.new("struct mw_lane[]", LANES)
@@ -169,46 +169,46 @@ class Sweep:
     def _calls(self, cases: int | None, deadline: float | None) -> Iterator[_Call]:
         left = sys.maxsize if cases is None else cases
         while left > 0 and (deadline is None or time.monotonic() < deadline):
-            sheet = self._forecast.sheet(self._next, CHUNK, min(left, CHUNK))
+            packed = self._forecast.pack(self._next, CHUNK, min(left, CHUNK))
             self._next += 1
-            left -= sheet.size
-            yield self._call(sheet)
+            left -= packed.size
+            yield self._call(packed)
 
-    def _call(self, sheet: Sheet) -> _Call:
+    def _call(self, packed: PackedChunk) -> _Call:
         seen, began = self._free.popleft()
         request = ffi.new("struct mw_sweep *")
         request.lanes, request.n_lanes = self._lanes, LANES
-        request.n_cases, request.n_steps = sheet.size, self.accesses
-        request.filters = filters = ffi.from_buffer("struct kvm_msr_filter[]", sheet.filters)
-        request.replies = replies = ffi.from_buffer("struct mw_reply[]", sheet.replies)
-        request.programs = programs = ffi.from_buffer("uint8_t[]", sheet.programs)
+        request.n_cases, request.n_steps = packed.size, self.accesses
+        request.filters = filters = ffi.from_buffer("struct kvm_msr_filter[]", packed.filters)
+        request.replies = replies = ffi.from_buffer("struct mw_reply[]", packed.replies)
+        request.programs = programs = ffi.from_buffer("uint8_t[]", packed.programs)
         request.began, request.seen = began, seen
-        return _Call(sheet, request, seen, began, (filters, replies, programs))
+        return _Call(packed, request, seen, began, (filters, replies, programs))
 
     def _judge(self, ran: int, call: _Call, result: SweepResult) -> None:
-        sheet, seen = call.sheet, ffi.buffer(call.seen, call.request.seen_size)
+        packed, seen = call.packed, ffi.buffer(call.seen, call.request.seen_size)
         times = list(call.began[0:ran])
         result.gaps.extend(map(int.__sub__, times[1:], times))
-        if seen == sheet.expected:
-            result.cases += sheet.size
-            result.exits += sheet.exits
+        if seen == packed.expected:
+            result.cases += packed.size
+            result.exits += packed.exits
         else:
-            number, case = first_change(sheet.expected, bytes(seen), self.accesses)
+            number, case = first_change(packed.expected, bytes(seen), self.accesses)
             result.cases += number + 1
-            result.mismatch = self._mismatch(sheet, number, case)
+            result.mismatch = self._mismatch(packed, number, case)
         self._free.append((call.seen, call.began))
 
-    def _mismatch(self, sheet: Sheet, number: int, case: bytes) -> Mismatch:
-        found = self._from(sheet, number, number, case)
+    def _mismatch(self, packed: PackedChunk, number: int, case: bytes) -> Mismatch:
+        found = self._from(packed, number, number, case)
         step = first_difference(found.script, found.expected, found.seen)
         wrong = None if step is None else found.script[step]
         if isinstance(wrong, Rdmsr) and wrong.index in STORAGE:
             # What it read may have been left by an access of an earlier case of this VM.
-            return self._from(sheet, number % LANES, number, case)
+            return self._from(packed, number % LANES, number, case)
         return found
 
-    def _from(self, sheet: Sheet, first: int, last: int, case: bytes) -> Mismatch:
-        script = self._forecast.script(sheet, first, last, CHUNK)
+    def _from(self, packed: PackedChunk, first: int, last: int, case: bytes) -> Mismatch:
+        script = self._forecast.script(packed, first, last, CHUNK)
         before, accesses = script[: -1 - self.accesses], _accesses(script)[-self.accesses :]
         model, seen = self._forecast.model, read_case(case, accesses, self._guest)
         return Mismatch(script, model.predict(script), (*model.predict(before), *seen))

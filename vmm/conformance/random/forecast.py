@@ -37,7 +37,7 @@ from vmm.conformance.language.script import (
 )
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import VcpuState, VmState
-from vmm.conformance.random.deal import DEFAULTS, RANGES, STORAGE, Chunk, Deal, Dealt
+from vmm.conformance.random.chunks import DEFAULTS, RANGES, STORAGE, Chunk, Chunks, RandomCase
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import MsrFilter, MsrRange
 from vmm.guest import Guest
@@ -54,7 +54,7 @@ ZEROES = dict.fromkeys(STORAGE, 0)
 
 
 @dataclass(slots=True)
-class Card:
+class PackedAccess:
     """All that is fixed about an access: its bytes, and those of its fate by the exit reason."""
 
     access: Access
@@ -64,7 +64,7 @@ class Card:
     fates: dict[int, tuple[bytes, bytes, bytes]]
 
 
-class Sheet(NamedTuple):
+class PackedChunk(NamedTuple):
     """A chunk as the kernel gets it, and what it must leave."""
 
     number: int
@@ -79,34 +79,34 @@ class Sheet(NamedTuple):
 
 
 class Forecast:
-    """Predicts the chunks of a deal, one after the other: the VMs keep what was written to them."""
+    """Predicts chunks one after the other: the VMs keep what was written to them."""
 
-    def __init__(self, deal: Deal, model: Model, guest: Guest, sea: int) -> None:
-        """Predict with ``model``; the deal's bits lie at address ``sea``."""
-        self.deal, self.model, self._sea = deal, _remembering(model), sea
+    def __init__(self, chunks: Chunks, model: Model, guest: Guest, bits: int) -> None:
+        """Predict with ``model``; their bits lie at address ``bits``."""
+        self.chunks, self.model, self._bits = chunks, _remembering(model), bits
         self._handlers, self._instructions = handlers(guest), instructions(guest)
-        self._steps = [struct.pack("<I", each) for each in range(deal.accesses)]
-        self._cards: dict[int, Card] = {}
+        self._steps = [struct.pack("<I", each) for each in range(chunks.accesses)]
+        self._accesses: dict[int, PackedAccess] = {}
         self._vms = [self._new_vm(ZEROES) for _ in range(LANES)]
 
-    def sheet(self, number: int, size: int, limit: int) -> Sheet:
+    def pack(self, number: int, size: int, limit: int) -> PackedChunk:
         """Return the first ``limit`` cases of chunk ``number`` of chunks of ``size``."""
-        chunk = self.deal.chunk(number, size)
+        chunk = self.chunks.chunk(number, size)
         before = [dict(vm.vcpu(0).msrs) for vm in self._vms]
         filters, replies, programs, expected = _parts(), _parts(), _parts(), _parts()
         ranges = self._packed_ranges(chunk)
         exits = size = 0
-        for dealt in islice(chunk.cases, limit):
-            filters.append(HEADERS[dealt.filter.flags])
-            filters += [ranges[each] for each in dealt.picked]
+        for random_case in islice(chunk.cases, limit):
+            filters.append(HEADERS[random_case.filter.flags])
+            filters += [ranges[each] for each in random_case.picked]
             filters.append(EMPTY_SLOTS)
-            cards = self._cards_of(dealt)
-            replies += [card.reply for card in cards]
-            programs += [card.image for card in cards]
-            exits += self._predict(self._vms[size % LANES], dealt.filter, cards, expected)
+            accesses = self._packed_accesses(random_case)
+            replies += [packed.reply for packed in accesses]
+            programs += [packed.image for packed in accesses]
+            exits += self._predict(self._vms[size % LANES], random_case.filter, accesses, expected)
             size += 1
         join = b"".join
-        return Sheet(
+        return PackedChunk(
             number,
             size,
             join(filters),
@@ -117,18 +117,18 @@ class Forecast:
             before,
         )
 
-    def script(self, sheet: Sheet, first: int, last: int, size: int) -> Script:
-        """Return one VM's cases from ``first`` to ``last`` of the sheet as a script of their own.
+    def script(self, packed: PackedChunk, first: int, last: int, size: int) -> Script:
+        """Return one VM's cases from ``first`` to ``last`` of a chunk as a script of their own.
 
         It begins with what the MSRs held, as far as the accesses touch them.
         """
-        vm = self._new_vm(sheet.before[last % LANES])
-        cases = list(islice(self.deal.chunk(sheet.number, size).cases, last + 1))
-        for dealt in cases[last % LANES : first : LANES]:
-            self._predict(vm, dealt.filter, self._cards_of(dealt), [])
+        vm = self._new_vm(packed.before[last % LANES])
+        cases = list(islice(self.chunks.chunk(packed.number, size).cases, last + 1))
+        for random_case in cases[last % LANES : first : LANES]:
+            self._predict(vm, random_case.filter, self._packed_accesses(random_case), [])
         actions: list[Action] = []
-        for dealt in cases[first::LANES]:
-            actions += [Install(dealt.filter), *map(self.deal.access, dealt.keys)]
+        for random_case in cases[first::LANES]:
+            actions += [Install(random_case.filter), *map(self.chunks.access, random_case.keys)]
         touched = {each.index for each in actions if isinstance(each, Rdmsr | Wrmsr)}
         held = vm.vcpu(0).msrs
         prelude = [SetMsr(index, held[index]) for index in STORAGE if index in touched]
@@ -143,12 +143,12 @@ class Forecast:
 
     def _packed_ranges(self, chunk: Chunk) -> list[bytes]:
         return [
-            NATIVE.range.pack(each.flags, each.nmsrs, each.base, self._sea + place)
+            NATIVE.range.pack(each.flags, each.nmsrs, each.base, self._bits + place)
             for each, place in zip(chunk.ranges, chunk.places, strict=True)
         ]
 
     def _predict(
-        self, vm: VmState, filter_: MsrFilter, cards: list[Card], expected: list[bytes]
+        self, vm: VmState, filter_: MsrFilter, accesses: list[PackedAccess], expected: list[bytes]
     ) -> int:
         """Append what the case must leave; return how many exits that has."""
         event = self.model.install(vm, Install(filter_))[0]
@@ -156,12 +156,12 @@ class Forecast:
         log: list[bytes] = []
         results: list[bytes] = []
         exits = 0
-        for step, card in enumerate(cards):
-            reason = reason_of(vm, vcpu, card.access)
+        for step, packed in enumerate(accesses):
+            reason = reason_of(vm, vcpu, packed.access)
             if reason is None:
-                results.append(self._performed(vcpu, card))
+                results.append(self._performed(vcpu, packed))
                 continue
-            head, tail, result = card.fates.get(id(reason)) or self._fate(vm, card, reason)
+            head, tail, result = packed.fates.get(id(reason)) or self._fate(vm, packed, reason)
             results.append(result)
             if head:
                 log += (head, steps[step], tail)
@@ -172,35 +172,35 @@ class Forecast:
         expected += results
         return exits
 
-    def _performed(self, vcpu: VcpuState, card: Card) -> bytes:
-        event = self.model.perform(vcpu, card.access, None)
-        return card.wrote if event is wrote else pack_outcome(card.access, event, 0)
+    def _performed(self, vcpu: VcpuState, packed: PackedAccess) -> bytes:
+        event = self.model.perform(vcpu, packed.access, None)
+        return packed.wrote if event is wrote else pack_outcome(packed.access, event, 0)
 
-    def _fate(self, vm: VmState, card: Card, reason: Any) -> tuple[bytes, bytes, bytes]:
+    def _fate(self, vm: VmState, packed: PackedAccess, reason: Any) -> tuple[bytes, bytes, bytes]:
         # A failing access leaves the same whenever it fails for the same reason (R50, R28).
-        access = card.access
+        access = packed.access
         at = self._instructions[isinstance(access, Wrmsr)]
         *exits, outcome = self.model.failing(vm, access, reason)
         head = tail = b""
         if exits and isinstance(exits[0], RdmsrExit | WrmsrExit):
             head, tail = pack_exit(exits[0], self.model.exits.regs_at_exit(access), at)
-        card.fates[id(reason)] = head, tail, pack_outcome(access, outcome, at)
-        return card.fates[id(reason)]
+        packed.fates[id(reason)] = head, tail, pack_outcome(access, outcome, at)
+        return packed.fates[id(reason)]
 
-    def _cards_of(self, dealt: Dealt) -> list[Card]:
-        known = self._cards
+    def _packed_accesses(self, random_case: RandomCase) -> list[PackedAccess]:
+        known = self._accesses
         try:
-            return [known[key] for key in dealt.keys]
+            return [known[key] for key in random_case.keys]
         except KeyError:
-            return [known.get(key) or self._new_card(key) for key in dealt.keys]
+            return [known.get(key) or self._new_access(key) for key in random_case.keys]
 
-    def _new_card(self, key: int) -> Card:
-        access = self.deal.access(key)
+    def _new_access(self, key: int) -> PackedAccess:
+        access = self.chunks.access(key)
         image = STEP.pack(*step_words(access, self._handlers))
         untouched = b"" if isinstance(access, Rdmsr) else pack_outcome(access, wrote, 0)
-        card = Card(access, image, pack_reply(access.reply), untouched, {})
-        self._cards[key] = card
-        return card
+        packed = PackedAccess(access, image, pack_reply(access.reply), untouched, {})
+        self._accesses[key] = packed
+        return packed
 
 
 HEADERS = {flags: NATIVE.header.pack(flags) for flags in DEFAULTS}

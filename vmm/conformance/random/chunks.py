@@ -1,6 +1,6 @@
 """Random cases of a sweep: a fresh filter of four ranges each, and accesses near their edges.
 
-What a seed deals is the same on every host and in every run. Every access is one whose fate the
+What a seed gives is the same on every host and in every run. Every access is one whose fate the
 contract determines completely: of an MSR that no KVM has, or of one that only stores (R52).
 """
 
@@ -19,7 +19,7 @@ from vmm.msr import KVM_MSR_FILTER_DEFAULT_ALLOW, KVM_MSR_FILTER_DEFAULT_DENY
 RANGES, RANGES_A_CHUNK = 4, 64
 UNKNOWN_FIRST = 0x474F_4000
 STORAGE = tuple(sorted(STORABLE))
-SEA = 1 << 16
+BITS = 1 << 16
 """Bytes of random bits; a bitmap is a piece of them, and the kernel is given its address."""
 
 WINDOWS = (
@@ -37,7 +37,7 @@ VARIANTS = 8
 """How many accesses differ only in their values and replies; the lowest bit says WRMSR."""
 
 
-class Dealt(NamedTuple):
+class RandomCase(NamedTuple):
     """A case: its filter, which of the chunk's ranges that has, and the keys of its accesses."""
 
     filter: MsrFilter
@@ -46,37 +46,37 @@ class Dealt(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Some consecutive cases; a place is where in the sea a range's bitmap lies."""
+    """Some consecutive cases; a place is where in the bits a range's bitmap lies."""
 
     ranges: list[MsrRange]
     places: list[int]
-    cases: Iterator[Dealt]
+    cases: Iterator[RandomCase]
 
 
-class Deal:
+class Chunks:
     """All cases of ``seed``, with so many ``accesses`` each, in chunks."""
 
     def __init__(self, seed: int, accesses: int) -> None:
         """Make the bits that all bitmaps come from."""
         self.seed, self.accesses = seed, accesses
-        self.sea = random.Random(f"{seed} sea").randbytes(SEA)
+        self.bits = random.Random(f"{seed} sea").randbytes(BITS)
 
     def chunk(self, number: int, size: int) -> Chunk:
         """Return chunk ``number`` of chunks of ``size`` cases: picks from ranges of its own."""
         rng = random.Random(f"{self.seed} {self.accesses} {size} {number}")
         words = struct.unpack(f"<{RANGES_A_CHUNK}Q", rng.randbytes(8 * RANGES_A_CHUNK))
-        places = [word >> 15 & SEA // 2 - 1 for word in words]
+        places = [word >> 15 & BITS // 2 - 1 for word in words]
         ranges = [self._range(word, place) for word, place in zip(words, places, strict=True)]
         return Chunk(ranges, places, self._cases(rng, size, ranges))
 
-    def _cases(self, rng: random.Random, size: int, ranges: list[MsrRange]) -> Iterator[Dealt]:
+    def _cases(self, rng: random.Random, size: int, ranges: list[MsrRange]) -> Iterator[RandomCase]:
         keys = [_keys_near(each, start) for start, each in enumerate(ranges)]
         shape = struct.Struct(f"<B{RANGES}B{self.accesses}H")
         for default, *words in shape.iter_unpack(rng.randbytes(shape.size * size)):
             picked = [word % RANGES_A_CHUNK for word in words[:RANGES]]
             filter_ = MsrFilter(DEFAULTS[default & 1], tuple([ranges[each] for each in picked]))
             near = [keys[each] for each in picked]
-            yield Dealt(
+            yield RandomCase(
                 filter_, picked, [near[w & 3][w >> 2 & 7] + (w >> 5 & 7) for w in words[4:]]
             )
 
@@ -94,7 +94,7 @@ class Deal:
     def _range(self, word: int, place: int) -> MsrRange:
         first, span = WINDOWS[word & 7]
         nmsrs = SIZES[word >> 3 & 15] + (word >> 7 & 1) * (word >> 8 & 127)
-        bits = self.sea[place : place + bitmap_size(nmsrs)]
+        bits = self.bits[place : place + bitmap_size(nmsrs)]
         return MsrRange(FLAGS[word >> 30 & 3], first + (word >> 32) % span, nmsrs, bits)
 
 
