@@ -45,9 +45,56 @@ def test_a_saved_case_is_run_and_can_fail(has_kvm, tmp_path):
     assert f"  rerun: msrward run {file}\n" in failed.stdout
 
 
+@pytest.fixture
+def saved(tmp_path):
+    """Return a file that holds a case which the catalogue does not have."""
+    file = tmp_path / "found.json"
+    document = json.loads(msrward("export", "--json", a_case().id).stdout)
+    file.write_text(json.dumps({**document, "id": "found.here"}))
+    return file
+
+
+def test_a_file_is_taken_wherever_a_case_is(saved, tmp_path):
+    shown = msrward("show", saved)
+    assert "found.here" in shown.stdout and a_case().sentence[:30] in shown.stdout
+    assert "main(void)" in msrward("export", saved).stdout
+    again = msrward("export", "--json", saved).stdout
+    assert json.loads(again) == json.loads(saved.read_text())
+    listed = msrward("list", saved, "plumbing.*").stdout
+    assert "found.here" in listed and "plumbing." in listed
+    lab = msrward("lab", "run", "-k", "none", "-l", saved)
+    assert "found.here" in lab.stdout and lab.returncode == 0
+    twin = tmp_path / "twin.json"
+    twin.write_text(saved.read_text())
+    assert "have the same id" in msrward("list", saved, twin).stderr
+
+
+def test_check_judges_a_file_beside_the_catalogue(has_kvm, saved):
+    ran = msrward("check", "-v", saved, "plumbing.*")
+    assert ran.returncode == 0 and "PASS    found.here" in ran.stdout, ran.stdout
+    document = json.loads(saved.read_text())
+    document["trace"].pop()
+    saved.write_text(json.dumps(document))
+    failed = msrward("check", saved)
+    assert failed.returncode == 1 and f"  rerun: msrward check {saved}\n" in failed.stdout
+
+
+def test_bisect_takes_a_file_to_where_git_runs_it():
+    from argparse import Namespace
+
+    from vmm.cli.bisect import _asked, _stem
+
+    asked = _asked(Namespace(case="a/found.json", observe=None, lost_status="skip"))
+    assert asked.case.startswith("/") and asked.case.endswith("/a/found.json")
+    assert _stem(asked.case) == "found" and _stem("match.*") == "match._"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("check", "/nonexistent.json"), "cannot read /nonexistent.json: No such file"),
+        (("show", "/etc/hostname"), "/etc/hostname: not"),
+        (("run", "nonesuch.case"), "no case matches"),
         (("export", "nonesuch.case"), "no case matches"),
         (("export", "rollback.*"), "cases: name one"),
         (("run", "/nonexistent.json"), "cannot read /nonexistent.json: No such file"),

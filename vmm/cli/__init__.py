@@ -101,7 +101,7 @@ def command_line() -> argparse.ArgumentParser:
         "--by-requirement", action="store_true", help="show which cases check which requirement"
     )
     show = add_command(commands, "show", _show, "show a case: promise, script, expected trace")
-    show.add_argument("case", metavar="CASE", help="a case id, wildcards allowed")
+    show.add_argument("case", metavar="CASE", help="a case id, wildcards allowed, or FILE.json")
     from vmm.cli import bisect, diff, lab, races, scripts
 
     bisect.add(commands)
@@ -127,23 +127,22 @@ def _check(args: argparse.Namespace) -> int:
     from vmm.conformance.host.cpus import default_jobs
     from vmm.conformance.judge.check import check
     from vmm.conformance.judge.runner import Options
-    from vmm.conformance.judge.selection import check_globs, select
+    from vmm.conformance.judge.selection import choose
     from vmm.conformance.report.desk import View
 
-    check_globs(CASES, args.xfail)
-    chosen = select(CASES, args.globs, args.exclude)
-    jobs = min(args.jobs or default_jobs(), len(chosen))
+    chosen = choose(CASES, args.globs, args.exclude, args.xfail)
+    jobs = min(args.jobs or default_jobs(), len(chosen.cases))
     how = Options(jobs, args.timeout, tuple(args.xfail))
     view = View(args.json, args.tap, args.verbose, args.quiet)
-    return check(chosen, len(CASES), how, view, directory=args.output, resume=args.resume)
+    return check(chosen.cases, chosen.of, how, view, directory=args.output, resume=args.resume)
 
 
 def _show(args: argparse.Namespace) -> int:
     from vmm.conformance.cases import CASES
-    from vmm.conformance.judge.selection import select
+    from vmm.conformance.judge.selection import choose
     from vmm.conformance.report.listing import card
 
-    say("\n\n".join("\n".join(card(case)) for case in select(CASES, [args.case])))
+    say("\n\n".join("\n".join(card(case)) for case in choose(CASES, [args.case]).cases))
     return 0
 
 

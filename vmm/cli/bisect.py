@@ -41,7 +41,7 @@ def add(commands: Any) -> None:
 
 def _question(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("case", nargs="?", metavar="CASE", help="good where it passes")
+    add("case", nargs="?", metavar="CASE", help="good where it passes: an id, or FILE.json")
     add("--observe", metavar="CASE=VALUE", help="good where CASE observes VALUE")
     add("--vendor", choices=VENDORS, default="svm", help="what to emulate (svm)")
     add("--repeat", type=options.count, default=1, metavar="N", help="boots a kernel, for races")
@@ -60,6 +60,7 @@ def status(argv: list[str], ended: int) -> int:
 
 def _asked(args: argparse.Namespace) -> Any:
     from vmm.conformance.judge.check import Trouble
+    from vmm.conformance.judge.selection import is_file
     from vmm.lab.search.verdict import Question, Step
 
     name, equals, value = (args.observe or "").partition("=")
@@ -67,7 +68,10 @@ def _asked(args: argparse.Namespace) -> Any:
         raise Trouble("--observe takes CASE=VALUE; VALUE is what `msrward check -v CASE` shows")
     if not (args.case or name):
         raise Trouble("name a CASE, or an observation with --observe CASE=VALUE")
-    return Question(args.case or name, value if equals else None, Step[args.lost_status.upper()])
+    case = args.case or name
+    if is_file(case):  # git runs the steps in the tree
+        case = str(Path(case).absolute())
+    return Question(case, value if equals else None, Step[args.lost_status.upper()])
 
 
 def _step(args: argparse.Namespace) -> int:
@@ -116,7 +120,7 @@ def _bisect(args: argparse.Namespace) -> int:
     packaged = [kernels.is_packaged(end) for end in (good, bad)]
     if any(packaged) != all(packaged) or not (packaged[0] or args.tree):
         return complain("give two packaged kernels (debian:6.1), or --tree and two revisions of it")
-    directory = args.output or Path(f"bisect-{question.case.replace('*', '_')}-{args.vendor}")
+    directory = args.output or Path(f"bisect-{_stem(question.case)}-{args.vendor}")
     place = bisect.Place(args.vendor, directory, args.limit, args.debug, args.append)
     commands, stages = [shlex.join(["msrward", *sys.argv[1:]])], []
     if packaged[0]:
@@ -132,6 +136,10 @@ def _bisect(args: argparse.Namespace) -> int:
     (directory / "finding.txt").write_text(text)
     say(f"\n{text}\nthis page: {directory / 'finding.txt'}")
     return 0
+
+
+def _stem(case: str) -> str:
+    return Path(case).name.removesuffix(".json").replace("*", "_")
 
 
 def _among_packages(

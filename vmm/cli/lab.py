@@ -46,17 +46,16 @@ def _run(args: argparse.Namespace) -> int:
     if args.tap and args.json == "-":
         return complain("--tap and --json both want stdout: give --json=FILE")
     from vmm.conformance.cases import CASES
-    from vmm.conformance.judge.selection import check_globs, select
+    from vmm.conformance.judge.selection import choose
     from vmm.conformance.report.desk import View
     from vmm.lab.kernels import kernels
     from vmm.lab.runs.check import Order, check
     from vmm.lab.runs.check import options as inner_options
 
-    check_globs(CASES, args.xfail)
-    ids = [case.id for case in select(CASES, args.globs, args.exclude)]
+    chosen = choose(CASES, args.globs, args.exclude, args.xfail)
     words = inner_options(args.xfail, jobs=args.jobs, timeout=args.timeout)
     kernel = kernels.resolve(args.kernel)
-    order = Order(kernel, args.vendor, ids, len(CASES), words, args.limit, args.append)
+    order = Order(kernel, args.vendor, chosen, words, args.limit, args.append)
     view = View(args.json, args.tap, args.verbose, args.quiet)
     return check(order, view, args.output, resume=args.resume)
 

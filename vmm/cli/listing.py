@@ -10,10 +10,10 @@ from vmm.cli.output import say
 def listed(args: argparse.Namespace) -> int:
     """Print the chosen cases and return the exit status."""
     from vmm.conformance.cases import CASES
-    from vmm.conformance.judge.selection import select
+    from vmm.conformance.judge.selection import choose
     from vmm.conformance.report.listing import by_requirement, listing
 
-    chosen = select(CASES, args.globs, args.exclude)
+    chosen = choose(CASES, args.globs, args.exclude).cases
     if getattr(args, "by_requirement", False):
         lines = by_requirement(chosen, whole=len(chosen) == len(CASES))
     else:

@@ -60,13 +60,13 @@ def _vendors(text: str) -> list[str]:
 
 def _matrix(args: argparse.Namespace) -> int:
     from vmm.conformance.cases import CASES
-    from vmm.conformance.judge.selection import select
+    from vmm.conformance.judge.selection import choose
     from vmm.conformance.report import table
     from vmm.lab.runs import check, matrix
 
-    ids = [case.id for case in select(CASES, args.globs, args.exclude)]
+    chosen = choose(CASES, args.globs, args.exclude)
     how = (args.limit, args.append)
-    orders = check.Orders(ids, len(CASES), check.options(timeout=args.timeout), *how)
+    orders = check.Orders(chosen, check.options(timeout=args.timeout), *how)
     directory = args.output or matrix.default_directory()
     missing: list[str] = []
     cells = matrix.cells(

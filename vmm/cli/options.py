@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-GLOB_HELP = "a case id or requirement, wildcards allowed: 'match.*', R14 (default: every case)"
+GLOB_HELP = (
+    "a case id or requirement, wildcards allowed: 'match.*', R14; or a saved case: FILE.json"
+    " (default: every case)"
+)
 
 
 def choice(parser: argparse.ArgumentParser) -> None:

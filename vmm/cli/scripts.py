@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vmm.cli.options import count
 from vmm.cli.output import complain, say
 from vmm.cli.parser import add_command
+
+if TYPE_CHECKING:
+    from vmm.conformance.language.case import Case
+
+ONE_CASE = "a case id, or a file that 'msrward export --json' wrote"
 
 
 def add(commands: Any) -> None:
@@ -17,10 +21,10 @@ def add(commands: Any) -> None:
     fuzz = add_command(commands, "fuzz", _fuzz, "random scripts: the Model against this kernel")
     fuzz.add_argument("--examples", type=count, default=1000, metavar="N", help="scripts (1000)")
     fuzz.add_argument("--seed", type=int, metavar="N", help="repeat the run that printed N")
-    run = add_command(commands, "run", _run, "run a case that was saved as JSON")
-    run.add_argument("file", type=Path, metavar="FILE", help="what 'msrward export --json' wrote")
+    run = add_command(commands, "run", _run, "run one case, and show all that was seen")
+    run.add_argument("case", metavar="CASE", help=ONE_CASE)
     export = add_command(commands, "export", _export, "write a case as one C program, or as JSON")
-    export.add_argument("case", metavar="CASE", help="a case id")
+    export.add_argument("case", metavar="CASE", help=ONE_CASE)
     export.add_argument("--json", action="store_true", help="JSON for 'msrward run', not C")
     export.add_argument("-o", "--output", type=Path, metavar="FILE", help="not to stdout")
 
@@ -38,30 +42,18 @@ def _fuzz(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     from vmm.conformance.judge.check import check
     from vmm.conformance.judge.runner import Options
-    from vmm.conformance.language import codec
     from vmm.conformance.report.desk import View
 
-    try:
-        case = codec.load(args.file.read_bytes())
-    except OSError as error:
-        return complain(f"cannot read {args.file}: {error.strerror}")
-    except ValueError as error:
-        return complain(f"{args.file}: {error}")
-    rerun = shlex.join(["msrward", "run", str(args.file)]).replace("{", "{{").replace("}", "}}")
-    return check([case], 1, Options(), View(verbose=2, rerun=rerun))
+    return check([_one(args.case)], 1, Options(), View(verbose=2, rerun="msrward run {}"))
 
 
 def _export(args: argparse.Namespace) -> int:
     from vmm.conformance.c.export import c_source
-    from vmm.conformance.cases import CASES
-    from vmm.conformance.judge.selection import select
     from vmm.conformance.language import codec
 
-    chosen = select(CASES, [args.case])
-    if len(chosen) > 1:
-        return complain(f"{args.case} is {len(chosen)} cases: name one of them")
+    case = _one(args.case)
     try:
-        text = codec.dump(chosen[0]) if args.json else c_source(chosen[0])
+        text = codec.dump(case) if args.json else c_source(case)
     except ValueError as error:
         return complain(str(error))
     if args.output:
@@ -69,3 +61,16 @@ def _export(args: argparse.Namespace) -> int:
     else:
         say(text.rstrip("\n"))
     return 0
+
+
+def _one(word: str) -> Case:
+    """Return the one case that an id or a file names; UnknownCase says why there is none."""
+    from vmm.conformance.cases import CASES
+    from vmm.conformance.judge.selection import UnknownCase, choose, is_file, saved_case
+
+    if not is_file(word) and Path(word).exists():
+        return saved_case(Path(word))
+    cases = choose(CASES, [word]).cases
+    if len(cases) > 1:
+        raise UnknownCase(f"{word} is {len(cases)} cases: name one of them")
+    return cases[0]

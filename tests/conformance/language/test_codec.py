@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 from random import Random
 from typing import get_args
 
@@ -80,6 +81,12 @@ def test_the_catalogue_survives_json():
         assert same(read.actions, case.actions) and read.needs == case.needs
         assert read.observes == case.observes
         assert case.observes or same(read.expected, case.expected)
+
+
+def test_the_catalogue_survives_the_way_to_another_process():
+    read = pickle.loads(pickle.dumps(CATALOGUE))
+    assert same(read, CATALOGUE)
+    assert pickle.loads(pickle.dumps(ANY)) is ANY
 
 
 def test_random_scripts_and_their_predictions_survive_json():

@@ -6,6 +6,9 @@ from dataclasses import replace
 import pytest
 
 from vmm.conformance.judge.check import Trouble
+from vmm.conformance.judge.selection import Chosen
+from vmm.conformance.language import codec
+from vmm.conformance.language.case import OBSERVE, Case
 from vmm.conformance.records.results import ResultsError
 from vmm.conformance.records.saved import load
 from vmm.conformance.report.desk import View
@@ -15,6 +18,7 @@ from vmm.lab.machines.machine import LabResult, Outcome
 from vmm.lab.runs import check
 
 IDS = ("plumbing.a", "plumbing.b", "plumbing.c")
+CHOSEN = Chosen([Case(name, "", "", (), OBSERVE) for name in IDS], 3)
 HOST = {"release": "6.6.6", "hostname": "lab", "vendor_module": "kvm_amd"}
 
 
@@ -29,10 +33,10 @@ class Guest:
     def __init__(self):
         self.asked, self.dies_before, self.fails, self.host = [], None, None, HOST
 
-    def boot(self, kernel, vendor, argv, *, timeout, append, listener):
-        names = [word for word in argv[len(check.CHECK) :] if word in IDS] or IDS
+    def boot(self, kernel, vendor, argv, *, timeout, append, files, listener):
+        names = [name for name in IDS if name in " ".join(argv)] or IDS
         self.asked.append(tuple(names))
-        self.append = append
+        self.append, self.files = append, files
         listener.start(1.0)
         ran = []
         run = {"cases": len(names), "catalogue": 3, "resumed": 0, "kernel_log": "watched"}
@@ -66,7 +70,7 @@ def guest(monkeypatch):
 
 @pytest.fixture
 def order(tmp_path):
-    return check.Order(Kernel("debian:6.6", "6.6.6", tmp_path), "svm", IDS, len(IDS))
+    return check.Order(Kernel("debian:6.6", "6.6.6", tmp_path), "svm", CHOSEN)
 
 
 def test_the_whole_catalogue_is_asked_for_without_naming_it(guest, order):
@@ -74,6 +78,19 @@ def test_the_whole_catalogue_is_asked_for_without_naming_it(guest, order):
     assert order.argv({"plumbing.b"}) == (*check.CHECK, "-j4", "plumbing.a", "plumbing.c")
     chosen = replace(order, vendor="vmx", options=check.options(jobs=7))
     assert chosen.argv() == (*check.CHECK, "-j2", "-j7"), "the last one counts"
+
+
+def test_a_saved_case_goes_along_and_is_named_by_its_file(guest, order, tmp_path, capsys):
+    saved = replace(CHOSEN.cases[1], file="/home/me/found.json")
+    order = replace(order, chosen=Chosen([saved], 3))
+    path = "/cases/plumbing.b.json"
+    assert order.argv() == (*check.CHECK, "-j4", path)
+    assert order.argv({"plumbing.b"}) == (*check.CHECK, "-j4")
+    assert codec.load(order.files[path]) == saved and len(order.files) == 1
+    guest.fails = "plumbing.b"
+    assert check.check(order, View(), tmp_path / "o") == 1
+    assert f"  rerun: {order.rerun} /home/me/found.json\n" in capsys.readouterr().out
+    assert guest.files == order.files
 
 
 def test_what_would_end_the_emulator_is_not_tried(guest, order, monkeypatch):
@@ -98,7 +115,12 @@ def test_a_run_that_was_cut_short_goes_on_with_what_is_missing(guest, order, tmp
     assert "2 passed, 1 failed" in said and "FAIL plumbing.a" in said
     runs = [json.loads(line) for line in (tmp_path / "o/results.jsonl").read_text().splitlines()]
     assert [record["resumed"] for record in runs if record["type"] == "run"] == [0, 1]
-    assert check.check(replace(order, ids=IDS[1:]), View(), tmp_path / "o", resume=True) == 0
+    assert (
+        check.check(
+            replace(order, chosen=Chosen(CHOSEN.cases[1:], 3)), View(), tmp_path / "o", resume=True
+        )
+        == 0
+    )
     last = [json.loads(line) for line in (tmp_path / "o/results.jsonl").read_text().splitlines()]
     assert [record["resumed"] for record in last if record["type"] == "run"][-1] == 2
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from vmm.conformance.judge.selection import Chosen
+from vmm.conformance.language.case import OBSERVE, Case
 from vmm.lab.errors import LabError
 from vmm.lab.initramfs import archive as initramfs
 from vmm.lab.kernels.kernels import Kernel
@@ -17,7 +19,8 @@ from vmm.lab.machines import machine
 from vmm.lab.machines.machine import LabResult, Outcome
 from vmm.lab.runs import check, matrix
 
-ORDERS = check.Orders(["plumbing.x"], 1, (), 5.0)
+CHOSEN = Chosen([Case("plumbing.x", "", "", (), OBSERVE)], 1)
+ORDERS = check.Orders(CHOSEN, (), 5.0)
 
 
 def cell(tmp_path, release, vendor):
@@ -36,7 +39,7 @@ def records(release):
         yield json.dumps({"schema": 1, **record, "host": host})
 
 
-def pretend(kernel, vendor, argv, *, timeout, append, listener):
+def pretend(kernel, vendor, argv, *, timeout, append, files, listener):
     """Stands for a boot."""
     if vendor == "vmx":
         return LabResult(Outcome.HANG, None, (), ("stuck", ""), None, timeout, "bochs", 2, "hung")
@@ -105,7 +108,7 @@ def test_cells_that_differ_by_the_command_line_are_told_apart(tmp_path, bzimage)
     assert len({cell.directory for cell in made}) == 3
     assert [cell.title for cell in made] == ["svm", *(f"svm {line}" for line in lines[1:])]
     assert ORDERS.of(made[0].kernel, "svm").append == ""
-    added = check.Orders(["plumbing.x"], 1, (), 5.0, lines[1])
+    added = check.Orders(CHOSEN, (), 5.0, lines[1])
     assert added.of(made[1].kernel, "svm").append == lines[1]
 
 
@@ -124,6 +127,8 @@ def test_resume_boots_only_what_is_unfinished(tmp_path, run):
 FOREVER = """
 import os, signal, sys, time
 from pathlib import Path
+from vmm.conformance.judge.selection import Chosen
+from vmm.conformance.language.case import OBSERVE, Case
 from vmm.lab.runs import check
 from vmm.lab.initramfs import archive as initramfs
 from vmm.lab.machines import machine
@@ -136,7 +141,7 @@ class Emulator:
     title = "qemu 11"
     accelerated = False
 
-def boot(kernel, vendor, argv, *, timeout, append, listener):
+def boot(kernel, vendor, argv, *, timeout, append, files, listener):
     (place / f"{kernel.release}.pid").write_text(str(os.getpid()))
     try:
         time.sleep(300)
@@ -145,7 +150,8 @@ def boot(kernel, vendor, argv, *, timeout, append, listener):
 
 machine.boot, machine.emulator_of, initramfs.base = boot, lambda vendor: Emulator, lambda: b""
 cells = [matrix.Cell(Kernel(n, n, place), "svm", place / n) for n in "abcd"]
-orders = check.Orders(["plumbing.x"], 1, (), 5.0)
+chosen = Chosen([Case("plumbing.x", "", "", (), OBSERVE)], 1)
+orders = check.Orders(chosen, (), 5.0)
 try:
     matrix.run(cells, orders, on_cell=lambda *_: None, jobs=2)
 except KeyboardInterrupt:

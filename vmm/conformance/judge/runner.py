@@ -214,6 +214,8 @@ def _record(
         "ms": ms,
         **outcome,
     }
+    if case.file:
+        record["file"] = case.file
     if splats:
         record |= {"verdict": "FAIL", "splats": splats}
     if any(fnmatchcase(case.id, glob) for glob in xfail) and not case.observes:

@@ -1,15 +1,76 @@
-"""Choose cases from the catalogue by glob."""
+"""Choose cases: from the catalogue by glob, and from files of JSON by name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
 
 from vmm.conformance.language.case import Case
 
 
 class UnknownCase(Exception):
-    """A glob matches no case; the text is one line, with close matches."""
+    """A word names no case; the text is one line, with close matches or what is wrong."""
+
+
+class Chosen(NamedTuple):
+    """The cases that were chosen, and of how many they were."""
+
+    cases: list[Case]
+    of: int
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the cases."""
+        return [case.id for case in self.cases]
+
+    @property
+    def saved(self) -> tuple[Case, ...]:
+        """Those of the cases that are files."""
+        return tuple(case for case in self.cases if case.file)
+
+
+def choose(
+    catalogue: Sequence[Case],
+    words: Iterable[str],
+    exclude: Iterable[str] = (),
+    others: Iterable[str] = (),
+) -> Chosen:
+    """Return what ``select`` returns, where a word may be a file of JSON too ("found.json").
+
+    A saved case stands in for the catalogue's of the same id. ``others`` are globs too, that are
+    only to match something. UnknownCase says in one line what is wrong with a file.
+    """
+    wanted = list(words)
+    saved = {word: saved_case(Path(word)) for word in wanted if is_file(word)}
+    pool = {case.id: case for case in catalogue}
+    for case in saved.values():
+        if (known := pool.get(case.id)) and known.file:
+            raise UnknownCase(f"{known.file} and {case.file} have the same id: {case.id}")
+        pool[case.id] = case
+    cases = list(pool.values())
+    check_globs(cases, others)
+    globs = [saved[word].id if word in saved else word for word in wanted]
+    return Chosen(select(cases, globs, exclude), len(cases))
+
+
+def is_file(word: str) -> bool:
+    """Say whether a word in the place of a case names a file: no id or glob looks like it."""
+    return "/" in word or word.endswith(".json")
+
+
+def saved_case(file: Path) -> Case:
+    """Return the case that ``file`` holds; UnknownCase if it holds none."""
+    from vmm.conformance.language import codec
+
+    try:
+        return replace(codec.load(file.read_bytes()), file=str(file))
+    except OSError as error:
+        raise UnknownCase(f"cannot read {file}: {error.strerror}") from None
+    except ValueError as error:
+        raise UnknownCase(f"{file}: {error}") from None
 
 
 def select(cases: Sequence[Case], globs: Iterable[str], exclude: Iterable[str] = ()) -> list[Case]:

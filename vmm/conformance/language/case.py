@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vmm.conformance.language.needs import needs_of
 from vmm.conformance.language.script import Action, Event, Script, Trace
@@ -32,6 +32,8 @@ class Case:
     script: Sequence[Action]
     trace: Sequence[Event] | Observation
     needs: tuple[str, ...] = ()
+    file: str = field(default="", compare=False)
+    """The JSON that it was read from, if it is none of the catalogue."""
 
     @property
     def requirements(self) -> tuple[str, ...]:

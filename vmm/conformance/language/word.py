@@ -23,6 +23,9 @@ class _Any:
     def __repr__(self) -> str:
         return "ANY"
 
+    def __reduce__(self) -> str:
+        return "ANY"  # one object, in every process that a case goes to
+
 
 ANY: Any = _Any()
 

@@ -16,6 +16,7 @@ XFAIL XPASS ERROR TIMEOUT), ``ms``, and, where they apply:
   they first differ, with its ``action``, ``expected`` and ``seen`` events;
 - ``observation``: what an ``observe`` case saw, one line;
 - ``reason``: why it was skipped; ``need``: the word of ``Case.all_needs`` that this host lacks;
+- ``file``: the JSON that the case was read from, if it is none of the catalogue;
 - ``ignore_msrs``: true of what was judged while ``kvm.ignore_msrs`` was 1;
 - ``error`` (one line) and ``traceback`` when the harness failed; ``splats``: kernel log lines of
   each splat that fell in the case.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from html import escape
 
@@ -161,7 +162,8 @@ def _evidence(record: Record) -> str:
         lines += [f"step {record['step']}: {record['action']}"]
         lines += [f"expected {', '.join(record['expected']) or 'nothing'}"]
         lines += [f"seen     {', '.join(record['seen']) or 'nothing'}"]
-    lines += [f"{record['rerun']} {record['id']}"] if lines and "rerun" in record else []
+    name = shlex.quote(str(record.get("file") or record["id"]))
+    lines += [f"{record['rerun']} {name}"] if lines and "rerun" in record else []
     script = "\n".join(record.get("script", ()))
     text = f"<pre>{escape(chr(10).join(lines))}</pre>" if lines else ""
     more = f"<details><summary>script</summary><pre>{escape(script)}</pre></details>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -58,7 +59,7 @@ def failure(
 ) -> list[str]:
     """Return the block that explains a failed case: promise, script, difference, fix, rerun.
 
-    In ``rerun``, ``{}`` stands for the case's id.
+    In ``rerun``, ``{}`` stands for the case's id, or the file that it was read from.
     """
     lines = ["", f"{paint('red', case['verdict'])} {paint('bold', case['id'])}"]
     lines += [f"  {case['sentence']}"]
@@ -72,7 +73,8 @@ def failure(
         lines += [f"  {line}" for line in case.get("traceback", "").splitlines()]
     for splat in case.get("splats", ()):
         lines += splat_lines(splat, paint)
-    again = f"{case['rerun']} {case['id']}" if "rerun" in case else rerun.format(case["id"])
+    name = shlex.quote(str(case.get("file") or case["id"]))
+    again = f"{case['rerun']} {name}" if "rerun" in case else rerun.format(name)
     return [*lines, f"  rerun: {again}"]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -26,12 +26,20 @@ MODULE_ARGUMENTS = {"kvm": ("force_emulation_prefix=1",)}
 _INIT = resources.files("vmm.lab.initramfs").joinpath("init.sh").read_text()
 
 
-def build(kernel: Kernel, vendor: str, argv: Sequence[str], line: str = "") -> bytes:
+def build(
+    kernel: Kernel,
+    vendor: str,
+    argv: Sequence[str],
+    line: str = "",
+    files: Mapping[str, bytes] | None = None,
+) -> bytes:
     """Return the initramfs that boots `kernel`, loads the vendor's KVM and runs `argv`.
 
-    The modules get what the command line `line` has for them.
+    The modules get what the command line `line` has for them; `files` are there by their paths.
     """
-    return b"".join((base(), _module_archive(kernel, vendor, line), _payload(argv)))
+    return b"".join(
+        (base(), _module_archive(kernel, vendor, line), _payload(argv), _files(files or {}))
+    )
 
 
 def base() -> bytes:
@@ -117,6 +125,13 @@ def _arguments(module: str, line: str) -> list[str]:
         if any(character in word for character in " *?["):
             raise LabError(f"the guest's shell cannot give {word!r} to the module {module}")
     return words
+
+
+def _files(files: Mapping[str, bytes]) -> bytes:
+    paths = {name.lstrip("/"): content for name, content in files.items()}
+    parents = sorted({str(Path(name).parent) for name in paths})
+    content = [cpio.file(name, content) for name, content in paths.items()]
+    return cpio.pack([*map(cpio.directory, parents), *content])
 
 
 def _payload(argv: Sequence[str]) -> bytes:

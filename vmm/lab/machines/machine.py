@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -72,6 +72,7 @@ def boot(
     on_line: Callable[[str], None] | None = None,
     timeout: float = 300.0,
     append: str = "",
+    files: Mapping[str, bytes] | None = None,
     smp: int | None = None,
     listener: Listener | None = None,
 ) -> LabResult:
@@ -79,14 +80,15 @@ def boot(
 
     `on_line` gets each line of the payload's standard output as it comes. `timeout` is seconds of
     wall time per attempt; a boot that is lost before the payload starts is repeated once.
-    `append` is added to the kernel's command line, and given to the modules it is for;
+    `append` is added to the kernel's command line, and given to the modules it is for; `files`
+    are in the guest, by their paths;
     `smp` is the number of QEMU's CPUs. `listener` is
     told more than `on_line`, and goes before it.
     Raises :class:`LabError` where nothing can be booted at all.
     """
     emulator_of(vendor)
     with cache.in_use(), cache.no_space_in_one_line(), _work_directory() as work:
-        archive = initramfs.build(kernel, vendor, argv, append)
+        archive = initramfs.build(kernel, vendor, argv, append, files)
         cpus = smp or vendors.of(vendor).cpus
         what = Boot(kernel, vendor, archive, f"{_COMMAND_LINE} {append}", cpus)
         told = listener or (Listener(on_line) if on_line else Listener())

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vmm.conformance.judge.check import Trouble
+from vmm.conformance.judge.selection import Chosen
+from vmm.conformance.language import codec
 from vmm.conformance.records.jsonl import Record, decode
 from vmm.conformance.records.results import FILE, Results, default_directory
 from vmm.conformance.records.saved import Saved, load
@@ -42,19 +44,28 @@ def rerun(kernel: str, vendor: str, line: str = "") -> str:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be run where: the kernel and vendor, the cases' ids in order, and the options.
+    """What is to be run where: the kernel and vendor, the cases in their order, and the options.
 
-    `catalogue` is the number of all cases, `options` are those of the check inside (see
+    `options` are those of the check inside (see
     :func:`options`), `timeout` is seconds for the guest, `append` is added to its command line.
     """
 
     kernel: Kernel
     vendor: str
-    ids: Sequence[str]
-    catalogue: int
+    chosen: Chosen
     options: Sequence[str] = ()
     timeout: float = 900.0
     append: str = ""
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the cases."""
+        return self.chosen.ids
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """What the guest needs besides msrward, by path: the cases that are saved ones."""
+        return {saved_as(case.id): codec.dump(case).encode() for case in self.chosen.saved}
 
     @property
     def rerun(self) -> str:
@@ -63,18 +74,23 @@ class Order:
 
     def argv(self, recorded: Container[str] = ()) -> tuple[str, ...]:
         """Return the command that judges the kernel it runs on, by what is not ``recorded``."""
-        todo = [name for name in self.ids if name not in recorded]
+        saved = {case.id: saved_as(case.id) for case in self.chosen.saved}
+        todo = [saved.get(name, name) for name in self.ids if name not in recorded]
         workers = f"-j{WORKERS_A_CPU * vendors.of(self.vendor).cpus}"
-        asked = todo if len(todo) < self.catalogue else ()
+        asked = todo if saved or len(todo) < self.chosen.of else ()
         return (*_told(self.vendor), *CHECK, workers, *self.options, *asked)
+
+
+def saved_as(case_id: str) -> str:
+    """Return the path at which the guest finds a saved case."""
+    return f"/cases/{case_id}.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Orders:
     """The same run for many kernels: what :class:`Order` has but the kernel and the vendor."""
 
-    ids: Sequence[str]
-    catalogue: int
+    chosen: Chosen
     options: Sequence[str] = ()
     timeout: float = 900.0
     append: str = ""
@@ -82,7 +98,7 @@ class Orders:
     def of(self, kernel: Kernel, vendor: str) -> Order:
         """Return the order for one of them."""
         how = (self.options, self.timeout, self.append)
-        return Order(kernel, vendor, self.ids, self.catalogue, *how)
+        return Order(kernel, vendor, self.chosen, *how)
 
 
 def options(
@@ -114,6 +130,7 @@ def check(order: Order, view: View, directory: Path | None = None, *, resume: bo
                 *(order.kernel, order.vendor, argv),
                 timeout=order.timeout,
                 append=order.append,
+                files=order.files,
                 listener=listener,
             )
         except KeyboardInterrupt:
@@ -170,7 +187,9 @@ class _Inside:
                 self._open({**record, **whole}, host)
             case "case":
                 assert self.desk
-                self.desk.case({**record, "rerun": self.order.rerun})
+                files = {case.id: {"file": case.file} for case in self.order.chosen.saved}
+                where = files.get(record["id"], {})
+                self.desk.case({**record, "rerun": self.order.rerun, **where})
             case "end":
                 self.end = record
 
@@ -211,7 +230,7 @@ class _Inside:
         }
 
     def _planned(self) -> Record:
-        counts = {"cases": len(self.order.ids), "catalogue": self.order.catalogue}
+        counts = {"cases": len(self.order.ids), "catalogue": self.order.chosen.of}
         counts["resumed"] = self.done
         why = "the guest did not get that far"
         return {"type": "run", "started": round(time.time(), 3), **counts, "kernel_log": why}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmm.conformance.cases import CASES
-from vmm.conformance.judge.selection import select
+from vmm.conformance.judge.selection import Chosen, choose
 from vmm.conformance.records.saved import Saved
 from vmm.lab import append
 from vmm.lab.errors import LabError
@@ -41,9 +41,8 @@ class Place:
 
     def order(self, question: Question, kernel: Kernel) -> Order:
         """Return what is to be run of `kernel`."""
-        ids = _ids(question)
         how = ((), self.limit, self.append)
-        return Order(kernel, self.vendor, ids, len(CASES), *how)
+        return Order(kernel, self.vendor, _chosen(question), *how)
 
     def records(self, name: str, number: int = 0) -> Path:
         """Return the directory of one boot of what is called `name`."""
@@ -124,11 +123,11 @@ def _on_record(directory: Path, question: Question) -> Saved | None:
     if not saved or not saved.end or saved.end["interrupted"]:
         return None
     lost = saved.end["status"] == 2
-    return saved if lost or set(_ids(question)) <= set(saved.cases) else None
+    return saved if lost or set(_chosen(question).ids) <= set(saved.cases) else None
 
 
-def _ids(question: Question) -> list[str]:
-    return [case.id for case in select(CASES, [question.case])]
+def _chosen(question: Question) -> Chosen:
+    return choose(CASES, [question.case])
 
 
 def step_status(answer: Callable[[], Evidence], say: Callable[[str], None]) -> int:
