@@ -1,3 +1,5 @@
+import array
+import math
 import struct
 
 import pytest
@@ -48,6 +50,71 @@ def test_what_the_struct_cannot_hold_is_refused(make):
 
 def test_what_only_the_kernel_refuses_is_not():
     MsrFilter(0xFFFFFFFE, (MsrRange(0xFF, 0xFFFFFFFF, 0xFFFFFFFF, Pointer.KERNEL),) * 16)
+
+
+class Index(int):
+    """An int of another class, as an enum's member is."""
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview, lambda bits: array.array("B", bits)])
+def test_a_bitmap_of_another_kind_is_the_same_bitmap(kind):
+    bits = b"\xff" * 8
+    assert default_deny().range(Index(5), 64, kind(bits)) == default_deny().range(5, 64, bits)
+    assert AtEdge(kind(bits)) == AtEdge(bits)
+
+
+def test_what_changes_after_the_copy_changes_no_filter():
+    bits = bytearray(b"\1")
+    filter_ = default_deny().range(5, 1, bits)
+    bits[0] = 0
+    assert filter_ == default_deny().allow(5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: default_deny().range(5, 1, "\1"),
+        lambda: default_deny().range(5, 1, [1]),
+        lambda: default_deny().range(5, 1, 1),
+        lambda: default_deny().range(5, 1, None),
+        lambda: default_deny().range(5.0, 1, b"\1"),
+        lambda: default_deny().range(5, math.nan, b"\1"),
+        lambda: default_deny().range(5, 1, b"\1", None),
+        lambda: default_deny().allow("5"),
+        lambda: default_deny().deny(5.5),
+        lambda: default_deny().slot(b"\1"),
+        lambda: default_deny().hole(1.5),
+        lambda: AtEdge("x"),
+        lambda: MsrFilter(0.0),
+        lambda: MsrFilter(0, [MsrRange(3, 5, 1, b"\1")]),
+        lambda: bitmap_of(8, [0.5]),
+    ],
+)
+def test_what_is_of_the_wrong_type_is_refused(make):
+    with pytest.raises(TypeError):
+        make()
+
+
+@pytest.mark.parametrize(("nmsrs", "size"), [(9, 1), (0x3000, 0x5FF), (1, 0)])
+def test_a_bitmap_too_short_for_its_range_is_refused_unless_meant(nmsrs, size):
+    bits = b"\xff" * size
+    with pytest.raises(ValueError, match="use bitmap_of"):
+        default_deny().range(5, nmsrs, bits)
+    meant = default_deny().slot(MsrRange(3, 5, nmsrs, bits))
+    assert meant.ranges[0].bitmap == bits
+    assert default_deny().range(5, nmsrs, b"\xff" * (size + 1)) != meant
+
+
+@pytest.mark.parametrize("bit", [-1, 9, 1 << 70])
+def test_a_bit_outside_of_the_bitmap_is_refused(bit):
+    with pytest.raises(ValueError, match="outside"):
+        bitmap_of(9, [0, bit])
+
+
+@pytest.mark.parametrize("slots", [0, -1])
+def test_no_hole_of_no_slots(slots):
+    with pytest.raises(ValueError, match="at least one"):
+        default_allow().hole(slots)
 
 
 def test_bitmaps_are_least_significant_bit_first():

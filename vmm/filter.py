@@ -8,6 +8,7 @@ judges it. Placing it in memory is the work of ``vmm.kvm``.
 from __future__ import annotations
 
 import enum
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -54,6 +55,10 @@ class AtEdge:
 
     bits: bytes
 
+    def __post_init__(self) -> None:
+        """Copy what is not ``bytes``, as ``MsrRange`` does."""
+        object.__setattr__(self, "bits", _copied(self.bits))
+
 
 Bitmap = bytes | Pointer | AtEdge
 
@@ -67,6 +72,8 @@ def bitmap_of(nmsrs: int, allowed: Iterable[int]) -> bytes:
     """Return a bitmap of ``nmsrs`` bits, least significant first, with the ``allowed`` set."""
     bits = bytearray(bitmap_size(nmsrs))
     for bit in allowed:
+        if not 0 <= bit < nmsrs:
+            raise ValueError(f"bitmap_of: bit {bit} is outside of the {nmsrs} bits")
         bits[bit >> 3] |= 1 << (bit & 7)
     return bytes(bits)
 
@@ -76,7 +83,8 @@ class MsrRange:
     """``struct kvm_msr_filter_range``: MSRs ``[base, base + nmsrs)`` and a bit for each, 1 = allow.
 
     ``flags`` says which accesses it governs (READ, WRITE); a field that does not fit 32 bits is a
-    ``ValueError``. Bytes beyond a short bitmap are sent as zeroes.
+    ``ValueError``, one that is no int and a bitmap of text a ``TypeError``. Any buffer of bytes is
+    copied. Bytes beyond a short bitmap are sent as zeroes: ``MsrFilter.range`` takes none.
     """
 
     flags: u32
@@ -85,7 +93,12 @@ class MsrRange:
     bitmap: Bitmap
 
     def __post_init__(self) -> None:
-        """Refuse what the struct's fields cannot hold."""
+        """Refuse what the struct's fields cannot hold; copy a bitmap that could still change."""
+        for name in ("flags", "base", "nmsrs"):
+            if not isinstance(getattr(self, name), int):
+                raise TypeError(f"MsrRange.{name} must be an int, not {getattr(self, name)!r}")
+        if type(self.bitmap) is not bytes and not isinstance(self.bitmap, Pointer | AtEdge):
+            object.__setattr__(self, "bitmap", _copied(self.bitmap))
         if (self.flags | self.base | self.nmsrs) >> 32:
             fields = ("flags", "base", "nmsrs")
             name = next(each for each in fields if getattr(self, each) >> 32)
@@ -113,6 +126,12 @@ class MsrFilter:
 
     def __post_init__(self) -> None:
         """Refuse what the struct cannot hold."""
+        if not isinstance(self.flags, int):
+            raise TypeError(f"MsrFilter.flags must be an int, not {self.flags!r}")
+        if not isinstance(self.ranges, tuple) or not all(
+            isinstance(each, MsrRange) for each in self.ranges
+        ):
+            raise TypeError("MsrFilter.ranges must be a tuple of MsrRange")
         if not 0 <= self.flags <= U32:
             raise ValueError(f"MsrFilter.flags must fit 32 bits, not {self.flags:#x}")
         if len(self.ranges) > KVM_MSR_FILTER_MAX_RANGES:
@@ -135,8 +154,18 @@ class MsrFilter:
         return cls(KVM_MSR_FILTER_DEFAULT_DENY)
 
     def range(self, base: int, nmsrs: int, bitmap: Bitmap, flags: int = READ_WRITE) -> MsrFilter:
-        """Return this filter with one more range in the next slot."""
-        return replace(self, ranges=(*self.ranges, MsrRange(flags, base, nmsrs, bitmap)))
+        """Return this filter with one more range in the next slot.
+
+        A bitmap with fewer than ``nmsrs`` bits is a ``ValueError``: it would deny what none wrote.
+        """
+        added = MsrRange(flags, base, nmsrs, bitmap)
+        if _is_short(added):
+            raise ValueError(f"a bitmap for {nmsrs} MSRs has {-(-nmsrs // 8)} bytes: use bitmap_of")
+        return self.slot(added)
+
+    def slot(self, range_: MsrRange) -> MsrFilter:
+        """Return this filter with ``range_`` in the next slot, however wrong it is."""
+        return replace(self, ranges=(*self.ranges, range_))
 
     def deny(self, *msrs: int, access: int = READ_WRITE) -> MsrFilter:
         """Return this filter with one more one-MSR denying range for each of ``msrs``."""
@@ -147,11 +176,13 @@ class MsrFilter:
         return self._each(msrs, b"\x01", access)
 
     def hole(self, slots: int = 1) -> MsrFilter:
-        """Return this filter with ``slots`` empty slots after its ranges."""
+        """Return this filter with ``slots`` (1 or more) empty slots after its ranges."""
+        if slots < 1:
+            raise ValueError(f"hole: at least one slot, not {slots}")
         return replace(self, ranges=(*self.ranges, *(EMPTY_SLOT,) * slots))
 
     def _each(self, msrs: tuple[int, ...], bitmap: bytes, access: int) -> MsrFilter:
-        ranges = tuple(MsrRange(access, int(msr), 1, bitmap) for msr in msrs)
+        ranges = tuple(MsrRange(access, operator.index(msr), 1, bitmap) for msr in msrs)
         return replace(self, ranges=self.ranges + ranges)
 
 
@@ -165,10 +196,23 @@ def default_deny() -> MsrFilter:
     return MsrFilter.default_deny()
 
 
+def _copied(bitmap: object) -> bytes:
+    try:
+        return bytes(memoryview(bitmap))  # type: ignore[arg-type]  # this is where it is found out
+    except TypeError:
+        raise TypeError(f"a bitmap is bytes, a Pointer or AtEdge, not {bitmap!r}") from None
+
+
+def _is_short(each: MsrRange) -> bool:
+    return isinstance(each.bitmap, bytes) and len(each.bitmap) * 8 < each.nmsrs
+
+
 def _builder(each: MsrRange) -> tuple[str, int]:
     """Return which method makes this range, and its access: alike neighbours share a call."""
     if each == EMPTY_SLOT:
         return "hole", 0
+    if _is_short(each):
+        return "slot", 0
     one_bit = each.bitmap if each.nmsrs == 1 and isinstance(each.bitmap, bytes) else b""
     return BUILDER_CODE.get(one_bit, "range"), each.flags
 
@@ -178,6 +222,8 @@ def _call(method: str, access: int, ranges: list[MsrRange]) -> str:
     if method == "range":
         end = "" if access == READ_WRITE else f", {code}"
         return "".join([f".range({_range_code(each)}{end})" for each in ranges])
+    if method == "slot":
+        return "".join([f".slot({each!r})" for each in ranges])
     if method == "hole":
         return f".hole({len(ranges) if len(ranges) > 1 else ''})"
     msrs = ", ".join([msr_code(each.base) for each in ranges])

@@ -307,6 +307,9 @@ PRINTED = {
     "default_allow().range(0x100, 0x1, AtEdge(b'\\x01'))": (
         default_allow().range(0x100, 1, AtEdge(b"\1"))
     ),
+    "default_deny().slot(MsrRange(READ_WRITE, 0x100, 0x9, b'\\x01')).deny(0x5)": (
+        MsrFilter(1, (MsrRange(3, 0x100, 9, b"\1"),)).deny(5)
+    ),
 }
 
 

@@ -77,7 +77,7 @@ _IGNORED = {
 
 
 def _range(base: int = B, nmsrs: int = 1, bitmap: Bitmap = b"\0", flags: int = 3) -> MsrFilter:
-    return default_deny().range(base, nmsrs, bitmap, flags)
+    return default_deny().slot(MsrRange(flags, base, nmsrs, bitmap))
 
 
 def _refused(filters: Iterable[MsrFilter], errno: int = EINVAL) -> tuple[Row, ...]:
