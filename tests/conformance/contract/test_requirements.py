@@ -1,11 +1,14 @@
-"""The contract's data: well formed, complete against CONTRACT.md, and explained in words."""
+"""The contract's data: well formed, complete against the specification, and explained in words."""
 
 import re
 from pathlib import Path
 
 import pytest
 
+from vmm.conformance.cases import CASES
 from vmm.conformance.contract.requirements import HISTORY, REQUIREMENTS, explain
+from vmm.conformance.contract.sources import SOURCES
+from vmm.conformance.report.listing import by_requirement
 
 DOCUMENT = Path(__file__).resolve().parents[4] / "shared" / "CONTRACT.md"
 RELEASE = re.compile(r"\d+\.\d+")
@@ -107,6 +110,35 @@ def test_titles_of_fixed_bugs_stand_in_the_document(document: str) -> None:
     for fix in HISTORY.values():
         if fix.commit and fix.id not in BEHAVIOUR_CHANGES:
             assert fix.title in document, fix.id
+
+
+def test_every_requirement_has_a_source_and_no_other_has() -> None:
+    assert list(SOURCES) == list(REQUIREMENTS)
+    for name, source in SOURCES.items():
+        assert re.search(r"api\.rst|commit [0-9a-f]{12}|no text|SDM|GHCB|as R\d\d", source.where), (
+            name
+        )
+        assert all(era[-1] not in ".;," for era in source.eras)
+
+
+def test_sources_name_commits_that_the_document_names(document: str) -> None:
+    for source in SOURCES.values():
+        for commit in re.findall(r"\b[0-9a-f]{12}\b", source.where):
+            assert commit in document
+
+
+@pytest.mark.parametrize("name", REQUIREMENTS)
+def test_a_requirement_has_a_case_or_the_reason_why_not(name: str) -> None:
+    checked = {each for case in CASES for each in case.requirements}
+    assert (name in checked) != bool(REQUIREMENTS[name].untested)
+
+
+def test_the_list_says_why_a_requirement_has_no_case() -> None:
+    lines = by_requirement(CASES)
+    for entry in REQUIREMENTS.values():
+        if entry.untested:
+            assert f"    (no case: {entry.untested})" in lines
+    assert "    (no case)" not in lines
 
 
 def test_explain_names_the_fix_that_is_missing() -> None:

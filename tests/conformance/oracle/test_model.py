@@ -1,7 +1,7 @@
 """The Model against the humans of the catalogue, and its rules one by one.
 
-The expectations here are written from CONTRACT.md and not from the cases, so that a mistake made
-in both of them does not go unseen.
+The expectations here are written from docs/contract.md and not from the cases, so that a mistake
+made in both of them does not go unseen.
 """
 
 from __future__ import annotations

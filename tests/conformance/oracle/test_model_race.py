@@ -1,4 +1,4 @@
-"""The rules of races one by one, written from CONTRACT.md and not from the cases."""
+"""The rules of races one by one, written from docs/contract.md and not from the cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernel bugs and behaviour changes of the MSR filter, by their id in CONTRACT.md."""
+"""The kernel bugs and behaviour changes of the MSR filter, by their id (docs/history.md)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

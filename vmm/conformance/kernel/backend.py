@@ -20,7 +20,7 @@ from vmm.kvm import Kvm, Vm
 from vmm.msr import Msr
 
 POOLED = 2
-"""VMs taken in turns: an install right after another of the same VM waits 4-20 ms (DESIGN 6)."""
+"""VMs in turns: an install right after another of the same VM waits 4-20 ms (docs/design.md)."""
 
 
 class KvmBackend:

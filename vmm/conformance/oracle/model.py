@@ -1,4 +1,4 @@
-"""The oracle: what every script leaves on a kernel that keeps the contract (CONTRACT.md).
+"""The oracle: what every script leaves on a kernel that keeps the contract (docs/contract.md).
 
 The Model knows no kernel. One rule is one small method, named by the requirements it states, so
 that a mistake can be planted by replacing one of them (``tests/conformance/oracle/mutants.py``).

@@ -46,7 +46,7 @@ from vmm.placed import NATIVE
 from vmm.vcpu import IO
 
 LANES = 2
-"""VMs in turns: an install right after another of the same VM waits 4-20 ms (DESIGN 6)."""
+"""VMs in turns: an install right after another of the same VM waits 4-20 ms (docs/design.md)."""
 
 MASK = MsrExitReason.INVAL | MsrExitReason.UNKNOWN | MsrExitReason.FILTER
 ZEROES = dict.fromkeys(STORAGE, 0)

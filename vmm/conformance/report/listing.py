@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vmm.conformance.contract.requirements import REQUIREMENTS
+from vmm.conformance.contract.requirements import REQUIREMENTS, Requirement
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import steps
 
@@ -25,8 +25,12 @@ def by_requirement(cases: Sequence[Case], *, whole: bool = True) -> list[str]:
         ids = [case.id for case in cases if name in case.requirements]
         if ids or whole:
             lines.append(f"{name} {requirement.sentence}")
-            lines += [f"    {each}" for each in ids or ["(no case)"]]
+            lines += [f"    {each}" for each in ids or [_no_case(requirement)]]
     return lines
+
+
+def _no_case(requirement: Requirement) -> str:
+    return f"(no case: {requirement.untested})" if requirement.untested else "(no case)"
 
 
 def card(case: Case) -> list[str]:

@@ -23,7 +23,7 @@ from vmm.x86 import MAX_VCPUS
 TICK = 0.5
 MAX_INSTALLERS, MAX_VMS = 64, 8
 VMS_PER_INSTALLER = 2
-"""An install right after another of the same VM waits 4-20 ms (DESIGN 6), so they take turns."""
+"""In turns: an install right after another of the same VM waits 4-20 ms (docs/design.md)."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,72 @@
+"""The pages of docs/: what data makes is fresh, and what they point at is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from vmm.cli import STATUSES, main
+from vmm.cli.docs import pages
+from vmm.conformance.contract.requirements import HISTORY, REQUIREMENTS
+
+VARIABLE = re.compile(r"\b(?:MSRWARD_(?!\w+_H\b)\w+|XDG_\w+|NO_COLOR)\b|(?<=\")TERM(?=\")")
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+
+
+@pytest.mark.parametrize("name", pages())
+def test_a_page_is_what_the_data_says(name):
+    assert (DOCS / name).read_text() == pages()[name](), "run: msrward docs docs"
+
+
+def test_the_command_writes_the_pages(tmp_path):
+    assert main(["docs", str(tmp_path / "new")]) == 0
+    assert {each.name for each in (tmp_path / "new").iterdir()} == set(pages())
+
+
+def test_every_id_has_a_part():
+    contract, history = pages()["contract.md"](), pages()["history.md"]()
+    assert re.findall(r"^## .*</a>(R\d\d)", contract, re.M) == list(REQUIREMENTS)
+    assert re.findall(r"^## .*</a>(B\d\d)", history, re.M) == list(HISTORY)
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target, anchor in re.findall(r"\]\(([^)#:]+)(?:#([^)]*))?\)", page.read_text()):
+        assert (DOCS / target).exists(), target
+        assert not anchor or f'id="{anchor}"' in (DOCS / target).read_text(), anchor
+
+
+def test_comments_point_at_pages_that_are_there():
+    for source in [*ROOT.glob("vmm/**/*.py"), *ROOT.glob("native/*"), *ROOT.glob("guests/*")]:
+        text = source.read_text()
+        assert not re.search(r"CONTRACT\.md|DESIGN(\.md| \d)|LAB\.md", text), source
+        assert all((ROOT / each).exists() for each in re.findall(r"\bdocs/\w+\.\w+", text)), source
+
+
+def test_a_guide_names_files_that_are_there():
+    for page in (DOCS / "design.md", DOCS / "adding.md"):
+        for path in re.findall(r"`((?:vmm|tests|native|scripts)/[a-z_./]+)`", page.read_text()):
+            assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
+def sources():
+    """Return every file of the code, the scripts and the tests but this one."""
+    found = [*ROOT.glob("scripts/**/*"), ROOT / "meson.build", ROOT / ".ci/run"]
+    for room in ("vmm", "tests", "native"):
+        found += [
+            each for end in ("py", "c", "h", "sh", "S") for each in ROOT.glob(f"{room}/**/*.{end}")
+        ]
+    return [each for each in found if each.is_file() and each != Path(__file__)]
+
+
+def test_the_page_has_the_variables_that_are_read_and_no_others():
+    text = [each.read_text(errors="replace") for each in sources()]
+    read = {name for each in text for name in VARIABLE.findall(each)}
+    page = (DOCS / "environment.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.M)) == read
+
+
+def test_the_page_has_the_statuses_of_the_command():
+    documented = re.findall(r"^\| (\d+) \|", (DOCS / "environment.md").read_text(), re.M)
+    assert documented == re.findall(r"^  (\d+)  ", STATUSES, re.M)

@@ -1,0 +1,32 @@
+"""``msrward docs``: write the pages of docs/ that are made from data."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vmm.cli.output import say
+from vmm.cli.parser import add_command
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    parser = add_command(commands, "docs", _docs, "write the pages of docs/ that data makes")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="made where it is missing")
+
+
+def pages() -> Mapping[str, Callable[[], str]]:
+    """Return what writes each page, by its name in docs/."""
+    from vmm.conformance.contract.pages import contract_page, history_page
+
+    return {"contract.md": contract_page, "history.md": history_page}
+
+
+def _docs(args: argparse.Namespace) -> int:
+    args.directory.mkdir(parents=True, exist_ok=True)
+    for name, page in pages().items():
+        (args.directory / name).write_text(page())
+    say(f"wrote {', '.join(pages())} to {args.directory}")
+    return 0
