@@ -11,6 +11,7 @@ from mutants_exit import COMPLETING, EXITING, HOST, STOPPING
 from mutants_filter import MATCHING, VALIDATION
 from mutants_vm import ACCESSING, INSTALLING, MASKING
 
+from vmm.conformance.host import parameters
 from vmm.conformance.language import script as s
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import (
@@ -308,11 +309,22 @@ def test_run_chooses_a_seed_and_says_it():
     assert said[0][0].startswith("fuzzing with --seed ") and said[0][0] != said[1][0]
 
 
-def test_run_tests_nothing_where_unknown_msrs_succeed():
-    host, said = Host(), []
-    host.missing = ("no_ignore_msrs",)
-    assert run(host, 9, 5, said.append) == 4
-    assert said == ["cannot fuzz: no_ignore_msrs is missing; load kvm with ignore_msrs=0"]
+def test_run_tells_the_model_where_unknown_msrs_succeed(tmp_path, monkeypatch):
+    parameter = tmp_path / "ignore_msrs"
+    parameter.write_text("Y\n")
+    monkeypatch.setattr(parameters, "IGNORE_MSRS", parameter)
+
+    class Ignoring(Host):
+        def run(self, script, *, expected=None):
+            return Model(ignore_msrs=True).predict(script)
+
+    said = []
+    assert run(Ignoring(), 9, 50, said.append) == 0
+    assert run(Host(), 9, 50, said.append) == 1
+    assert "needs=('ignore_msrs',)" in said[-1]
+    parameter.write_text("N\n")
+    assert run(Ignoring(), 9, 50, said.append) == 1
+    assert "needs=" not in said[-1]
 
 
 def test_run_uses_one_vcpu_where_there_is_one():
