@@ -11,7 +11,7 @@ from vmm.lab.errors import LabError
 from vmm.lab.kernels import kernels
 from vmm.lab.machines import emulators
 
-HANDFUL = ("plumbing.capability_*", "matching.*first*", "rollback.*slot_0")
+HANDFUL = ("plumbing.capability_*", "matching.*first*", "rollback.*slot_0", "ignored.*_mask_*")
 
 
 @pytest.fixture
@@ -61,6 +61,25 @@ def test_a_distribution_kernel_is_judged_without_hardware(lab, kernel, tmp_path)
     assert end["lab"]["boot_seconds"] < end["lab"]["total_seconds"]
     assert f"kernel {first['host']['release']} (kvm_amd) in the lab" in ran.stdout
     assert "msrward: booting" in ran.stderr
+    second = [case for case in cases if case["id"].startswith("ignored.")]
+    assert {(case["verdict"], case.get("ignore_msrs")) for case in second} == {("PASS", True)}
+    assert f"{len(second)} cases judged in a second pass" in ran.stdout
+
+
+def test_a_module_gets_its_parameters_and_the_records_say_so(lab, kernel, tmp_path):
+    line = "kvm.ignore_msrs=1 kvm_amd.nested=0"
+    cases = ("exits.unknown_is_unknown", "ignored.denied_exits_as_filter")
+    ran = lab("run", "--kernel", kernel, "--append", line, "-o", tmp_path / "out", *cases)
+    lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    records = {record["id"]: record for record in map(json.loads, lines) if "id" in record}
+    host = next(iter(records.values()))["host"]
+    assert ran.returncode == 0, ran.stderr
+    assert host["lab"]["append"] == line
+    assert host["parameters"]["kvm"]["ignore_msrs"] == "Y"
+    assert host["parameters"]["kvm_amd"]["nested"] in ("0", "N")
+    assert [records[name]["verdict"] for name in cases] == ["SKIP", "PASS"]
+    assert records[cases[0]]["reason"].startswith("ignore_msrs is 1")
+    assert "second pass" not in ran.stdout
 
 
 def test_a_kernel_without_an_image_is_one_line(lab):
