@@ -1,23 +1,26 @@
 """What the contract says of races: installs in flight, vCPUs on their own, callers from elsewhere.
 
 One rule is one small method, as in ``model_filter``. ``RaceRules`` holds no state of its own and
-knows nothing of filters and exits: for those it asks the Model that it is given.
+knows nothing of filters and exits: for those it asks the ``Rest`` of the Model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from errno import EBADF, EFAULT, EIO
-from typing import TYPE_CHECKING
+from typing import Protocol, assert_never
 
 from vmm.conformance.language import script as s
-from vmm.conformance.oracle.filters import NO_ERRORS, QUIRK, Errors, Installed
+from vmm.conformance.oracle.exits import ExitRules
+from vmm.conformance.oracle.filters import NO_ERRORS, QUIRK, Errors, FilterRules, Installed
 from vmm.conformance.oracle.state import (
     IDLE,
     U32,
+    Reason,
     Stage,
     Stall,
     Unsure,
+    VcpuState,
     VmState,
     Wait,
     is_unknown_to_kvm,
@@ -25,16 +28,75 @@ from vmm.conformance.oracle.state import (
 from vmm.filter import READ, WRITE, MsrFilter, MsrRange
 from vmm.msr import INVAL, UNKNOWN, MsrExitReason
 
-if TYPE_CHECKING:
-    from vmm.conformance.oracle.model import Model
-
 NATIVE, COMPAT = s.KVM_X86_SET_MSR_FILTER, s.KVM_X86_SET_MSR_FILTER_COMPAT
 MEANWHILE = "meanwhile "
 """In front of the names of ``meanwhile``, which are not those of installs."""
 
 
+class Rest(Protocol):
+    """What races ask of the rest of the Model: steps, filters, exits, and what is in force."""
+
+    @property
+    def filters(self) -> FilterRules:
+        """What filters say."""
+
+    @property
+    def exits(self) -> ExitRules:
+        """What exits show."""
+
+    def step(self, vm: VmState, action: s.Action) -> s.Step:
+        """Return what an action leaves."""
+
+    def accept(self, vm: VmState, new: MsrFilter) -> s.Step:
+        """Put a filter in force."""
+
+    def refuse(self, vm: VmState, new: MsrFilter, errors: Errors) -> s.Step:
+        """Refuse a filter for one of ``errors``."""
+
+    def filter_of(self, vm: VmState, vcpu: int) -> Installed | None:
+        """Return the filter that a vCPU obeys."""
+
+    def reason(self, vm: VmState, vcpu: VcpuState, access: s.Access) -> Reason:
+        """Return why an access fails."""
+
+    def is_told(self, mask: int, reason: MsrExitReason) -> bool:
+        """Say whether userspace is told of a failure."""
+
+
 class RaceRules:
     """R03-R05, R70-R75, R77: who may install, what overtakes what, and which filter is in force."""
+
+    def step(self, model: Rest, vm: VmState, action: s.RaceAction) -> s.Step:  # noqa: PLR0911, PLR0912
+        """Return what a race's action leaves: one rule a word."""
+        match action:
+            case s.BeginInstall():
+                return self.begin_install(model, vm, action)
+            case s.ResumeInstall():
+                return self.resume_install(model, vm, action)
+            case s.AwaitInstall():
+                return self.await_install(model, vm, action)
+            case s.Meanwhile():
+                return self.meanwhile(model, vm, action)
+            case s.AwaitMeanwhile():
+                return self.await_meanwhile(model, vm, action)
+            case s.Park():
+                return self.park(model, vm, action)
+            case s.Release():
+                return self.release(model, vm, action)
+            case s.Spin():
+                return self.spin(model, vm, action)
+            case s.UntilExits():
+                return self.until_exits(model, vm, action)
+            case s.UntilRuns():
+                return self.until_runs(model, vm, action)
+            case s.StopSpin():
+                return self.stop_spin(model, vm, action)
+            case s.CloseVm():
+                return self.close_vm(model, vm, action)
+            case s.CloseVcpu():
+                return self.close_vcpu(model, vm, action)
+            case _:
+                assert_never(action)
 
     # --- callers -------------------------------------------------------------------------------
 
@@ -58,19 +120,19 @@ class RaceRules:
             return action.on == "vm"
         return isinstance(action, s.BeginInstall | s.CreateIrqchip | s.CreateVcpu | s.CloseVm)
 
-    def close_vm(self, model: Model, vm: VmState, action: s.CloseVm) -> s.Step:
+    def close_vm(self, model: Rest, vm: VmState, action: s.CloseVm) -> s.Step:
         """Close the descriptor only: vCPUs and ioctls in flight hold the VM, and so its filter."""
         vm.is_open = False
         return (s.done,)
 
-    def close_vcpu(self, model: Model, vm: VmState, action: s.CloseVcpu) -> s.Step:
+    def close_vcpu(self, model: Rest, vm: VmState, action: s.CloseVcpu) -> s.Step:
         """Close a descriptor; the VM remembers the vCPU."""
         vm.vcpu(action.vcpu).stage = Stage.AWAY
         return (s.done,)
 
     # --- an install that stalls ----------------------------------------------------------------
 
-    def begin_install(self, model: Model, vm: VmState, action: s.BeginInstall) -> s.Step:
+    def begin_install(self, model: Rest, vm: VmState, action: s.BeginInstall) -> s.Step:
         """R13: what comes before the stalled bitmap is judged at once, the rest later."""
         if self.is_in_flight(vm, action.name):
             return self.mixed_up(vm)
@@ -98,20 +160,20 @@ class RaceRules:
         vm.filter = None
         return (s.whatever,)
 
-    def stalls(self, model: Model, new: MsrFilter, slot: int) -> bool:
+    def stalls(self, model: Rest, new: MsrFilter, slot: int) -> bool:
         """R11, R12: the kernel comes to the bitmap of a slot unless it skips it or fails before."""
         if model.filters.filter_errors(new) or slot >= len(new.ranges):
             return False
         return not model.filters.is_skipped(new.ranges[slot])
 
-    def errors(self, model: Model, ranges: Iterable[MsrRange]) -> Errors:
+    def errors(self, model: Rest, ranges: Iterable[MsrRange]) -> Errors:
         """R13: every errno that ``ranges`` could be refused with."""
         return NO_ERRORS.union(*[model.filters.range_errors(each) for each in ranges])
 
-    def stall(self, model: Model, vm: VmState, stall: Stall) -> None:
+    def stall(self, model: Rest, vm: VmState, stall: Stall) -> None:
         """R70: the filter in force is the old one, whole, as long as the new one is not."""
 
-    def resume_install(self, model: Model, vm: VmState, action: s.ResumeInstall) -> s.Step:
+    def resume_install(self, model: Rest, vm: VmState, action: s.ResumeInstall) -> s.Step:
         """R14, R77: the new filter whole, in place of whatever is in force by now, or nothing."""
         stall = vm.stalls.pop(action.name, None)
         if stall is None or not stall.is_sure:
@@ -123,7 +185,7 @@ class RaceRules:
         return self.land(vm, action.name, vm.filter, model.accept(vm, stall.new))
 
     def resume_of_what(
-        self, model: Model, vm: VmState, stall: Stall | None, action: s.ResumeInstall
+        self, model: Rest, vm: VmState, stall: Stall | None, action: s.ResumeInstall
     ) -> s.Step:
         """R10, R13: an install that kernels refuse earlier, later or (R10) not at all."""
         if stall and not action.fails and not self.errors(model, stall.new.ranges) - {QUIRK}:
@@ -132,7 +194,7 @@ class RaceRules:
 
     # --- an install that waits for readers -----------------------------------------------------
 
-    def in_thread(self, model: Model, vm: VmState, name: str, action: s.Action) -> s.Step:
+    def in_thread(self, model: Rest, vm: VmState, name: str, action: s.Action) -> s.Step:
         """Do ``action`` in a thread, which may be left blocked."""
         return self.land(vm, name, vm.filter, model.step(vm, action))
 
@@ -158,11 +220,11 @@ class RaceRules:
         """R74: one of the readers from before its publication is still there."""
         return not wait.readers.isdisjoint(vm.parked.values())
 
-    def await_install(self, model: Model, vm: VmState, action: s.AwaitInstall) -> s.Step:
+    def await_install(self, model: Rest, vm: VmState, action: s.AwaitInstall) -> s.Step:
         """R74."""
         return self.returns(vm, action.name)
 
-    def await_meanwhile(self, model: Model, vm: VmState, action: s.AwaitMeanwhile) -> s.Step:
+    def await_meanwhile(self, model: Rest, vm: VmState, action: s.AwaitMeanwhile) -> s.Step:
         """R74."""
         return self.returns(vm, MEANWHILE + action.name)
 
@@ -181,7 +243,7 @@ class RaceRules:
             vm.rivals = ()
         return (s.done,)
 
-    def allowed(self, model: Model, vm: VmState, access: s.Access) -> bool | None:
+    def allowed(self, model: Rest, vm: VmState, access: s.Access) -> bool | None:
         """R71, R72: what the filter in force says to ``access``; None: one of two may be.
 
         Hardware may let an MSR pass under the old filter until the install has returned; only of
@@ -197,7 +259,7 @@ class RaceRules:
 
     # --- what else goes on meanwhile -----------------------------------------------------------
 
-    def meanwhile(self, model: Model, vm: VmState, action: s.Meanwhile) -> s.Step:
+    def meanwhile(self, model: Rest, vm: VmState, action: s.Meanwhile) -> s.Step:
         """R73: what the action leaves alone."""
         if self.is_in_flight(vm, MEANWHILE + action.name):
             return self.mixed_up(vm)
@@ -211,7 +273,7 @@ class RaceRules:
 
     # --- vCPUs in threads of their own ---------------------------------------------------------
 
-    def park(self, model: Model, vm: VmState, action: s.Park) -> s.Step:
+    def park(self, model: Rest, vm: VmState, action: s.Park) -> s.Step:
         """R74: inside the kernel's read side until it is released."""
         if vm.vcpu(action.vcpu).stage is not IDLE:
             return (s.whatever,)
@@ -220,14 +282,14 @@ class RaceRules:
         vm.parked[action.vcpu] = vm.parks
         return (s.parked,)
 
-    def release(self, model: Model, vm: VmState, action: s.Release) -> s.Step:
+    def release(self, model: Rest, vm: VmState, action: s.Release) -> s.Step:
         """R74."""
         if vm.parked.pop(action.vcpu, None) is None:
             return (s.whatever,)
         vm.vcpu(action.vcpu).stage = IDLE
         return (s.released,)
 
-    def spin(self, model: Model, vm: VmState, action: s.Spin) -> s.Step:
+    def spin(self, model: Rest, vm: VmState, action: s.Spin) -> s.Step:
         """R72: a loop whose accesses obey each filter and each mask, soon after it is there."""
         vcpu, access = vm.vcpu(action.access.vcpu), action.access
         if vcpu.stage is not IDLE:
@@ -235,7 +297,7 @@ class RaceRules:
         vcpu.stage, vcpu.has_run, vm.spins[access.vcpu] = Stage.AWAY, True, access
         return (s.spinning,)
 
-    def stop_spin(self, model: Model, vm: VmState, action: s.StopSpin) -> s.Step:
+    def stop_spin(self, model: Rest, vm: VmState, action: s.StopSpin) -> s.Step:
         """R28: nobody knows which accesses of the loop were the last that were allowed."""
         access = vm.spins.pop(action.vcpu, None)
         if access is None:
@@ -246,16 +308,16 @@ class RaceRules:
             vcpu.forget(access.index & U32)
         return (s.stopped,)
 
-    def until_exits(self, model: Model, vm: VmState, action: s.UntilExits) -> s.Step:
+    def until_exits(self, model: Rest, vm: VmState, action: s.UntilExits) -> s.Step:
         """R72, R50: the exit of a spinning vCPU's accesses, if they are to exit now."""
         return (self.exit_of(model, vm, action.vcpu) or s.never,)
 
-    def until_runs(self, model: Model, vm: VmState, action: s.UntilRuns) -> s.Step:
+    def until_runs(self, model: Rest, vm: VmState, action: s.UntilRuns) -> s.Step:
         """R72, R50: a denied access that nobody is told of is #GP, and the loop goes on."""
         exit_ = self.exit_of(model, vm, action.vcpu)
         return (exit_ if exit_ == s.whatever else s.never if exit_ else s.ran,)
 
-    def exit_of(self, model: Model, vm: VmState, number: int) -> s.Event | None:
+    def exit_of(self, model: Rest, vm: VmState, number: int) -> s.Event | None:
         """R72: the exit that a spinning vCPU's accesses take now, or ``whatever`` if unsure."""
         access = vm.spins.get(number)
         if access is None:
@@ -269,19 +331,3 @@ class RaceRules:
 
 CLOSED: s.Step = (s.rejected(EBADF),)
 FOREIGN: s.Step = (s.rejected(EIO),)
-
-RACE_RULES: dict[type, str] = {
-    s.BeginInstall: "begin_install",
-    s.ResumeInstall: "resume_install",
-    s.AwaitInstall: "await_install",
-    s.Meanwhile: "meanwhile",
-    s.AwaitMeanwhile: "await_meanwhile",
-    s.Park: "park",
-    s.Release: "release",
-    s.Spin: "spin",
-    s.UntilExits: "until_exits",
-    s.UntilRuns: "until_runs",
-    s.StopSpin: "stop_spin",
-    s.CloseVm: "close_vm",
-    s.CloseVcpu: "close_vcpu",
-}
