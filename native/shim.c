@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -28,6 +29,26 @@ int mw_ioctl_compat(int fd, uint32_t number, uint32_t arg)
 		     : "b"(fd), "c"(number), "d"(arg)
 		     : "memory", "r8", "r9", "r10", "r11");
 	return (int)r;
+}
+
+/* An ioctl (mw_ioctl_compat's, if compat) by a forked child, whose memory is a copy and not the
+ * caller's (R03): how the child ended, as waitpid has it; its exit status is the errno, or 0. In C,
+ * since the caller may have threads: such a child may make system calls and do nothing else. */
+int mw_ioctl_in_child(int fd, unsigned long number, uintptr_t arg, int compat)
+{
+	pid_t child = fork();
+	int result, status;
+
+	if (child < 0)
+		return -errno;
+	if (child == 0) {
+		result = compat ? mw_ioctl_compat(fd, number, arg) : mw_ioctl(fd, number, arg);
+		_exit(result < 0 ? -result : 0);
+	}
+	while (waitpid(child, &status, 0) < 0)
+		if (errno != EINTR)
+			return -errno;
+	return status;
 }
 
 /* One KVM_RUN: the exit reason, or -errno (then kvm_run holds an earlier exit: R65). */

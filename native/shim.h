@@ -109,6 +109,7 @@ struct mw_sweep {
 
 int mw_ioctl(int fd, unsigned long number, uintptr_t arg);
 int mw_ioctl_compat(int fd, uint32_t number, uint32_t arg);
+int mw_ioctl_in_child(int fd, unsigned long number, uintptr_t arg, int compat);
 int mw_run(int fd, void *run);
 int mw_enter(struct mw_vcpu *vcpu);
 int mw_reply(struct mw_vcpu *vcpu, uint64_t data);

@@ -64,14 +64,13 @@ def no_userfaultfd(_: Kvm) -> str | None:
 
 def no_compat(kvm: Kvm) -> str | None:
     """Try ``int $0x80``; without ia32 emulation it is a fault, which only a child can take."""
-    child = os.fork()
-    if child == 0:
-        version = lib.mw_ioctl_compat(kvm.fd, lib.KVM_GET_API_VERSION, 0)
-        os._exit(0 if version == lib.KVM_API_VERSION else 1)
-    status = os.waitpid(child, 0)[1]
-    if status == 0:
+    number = lib.KVM_GET_API_VERSION
+    ended = lib.mw_ioctl_in_child(kvm.fd, number, 0, True)
+    if ended < 0:
+        raise KvmError(-ended, "fork")
+    if ended == 0 and lib.mw_ioctl_compat(kvm.fd, number, 0) == lib.KVM_API_VERSION:
         return None
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSEGV:
+    if os.WIFSIGNALED(ended) and os.WTERMSIG(ended) == signal.SIGSEGV:
         return "compat syscalls: this kernel has no ia32 emulation"
     return "compat syscalls: int $0x80 is refused here, as a seccomp profile does"
 

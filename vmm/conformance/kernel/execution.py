@@ -308,12 +308,11 @@ def cpuid_with(kvm: Kvm, feature: str, on: bool) -> Any:
 
 def from_child(file: Any, number: int, address: int) -> None:
     """Send the ioctl from a forked child, whose memory is not the VM's (R03)."""
-    child = os.fork()
-    if child == 0:
-        os._exit(-lib.mw_ioctl(file.fd, number, address))
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status:
-        raise KvmError(status, "ioctl", "in a child")
+    ended = lib.mw_ioctl_in_child(file.fd, number, address, False)
+    if ended < 0:
+        raise KvmError(-ended, "fork")
+    if ended:
+        raise KvmError(os.waitstatus_to_exitcode(ended), "ioctl", "in a child")
 
 
 SEND: dict[str, Callable[[Any, int, int], object]] = {
