@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+from itertools import dropwhile, islice
 from pathlib import Path
 
 import pytest
@@ -323,11 +324,16 @@ def test_a_full_disk_is_one_clear_line_after_what_ran(msrward, tmp_path):
         subprocess.run(["umount", tmp_path], check=True)
 
 
+def cases_shown(process, count):
+    """Return the first lines of cases; above them it says which kernel, and how it is watched."""
+    lines = iter(process.stdout.readline, "")
+    return list(islice(dropwhile(lambda line: not line.startswith("PASS"), lines), count))
+
+
 @pytestmark_kvm
 def test_ctrl_c_prints_a_summary_and_is_130(start, tmp_path):
     process = start("check", "-v", "-o", tmp_path, start_new_session=True)
-    process.stdout.readline()
-    assert process.stdout.readline().startswith("PASS"), "the first case has ended"
+    assert cases_shown(process, 1), "the first case has ended"
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -339,7 +345,7 @@ def test_ctrl_c_prints_a_summary_and_is_130(start, tmp_path):
 @pytestmark_kvm
 def test_kill_9_loses_only_cases_in_flight(start, msrward, tmp_path):
     process = start("check", "-v", "-j1", "-o", tmp_path)
-    shown = [process.stdout.readline() for _ in range(20)][1:]
+    shown = cases_shown(process, 19)
     process.kill()
     process.wait()
     done = case_ids_of_whole_lines(tmp_path / "results.jsonl")
