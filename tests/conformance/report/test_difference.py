@@ -82,3 +82,13 @@ def test_a_run_that_cannot_be_read_is_one_line(save, tmp_path):
         assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
     with pytest.raises(ResultsError, match="damaged at line 3"):
         load(damaged)
+
+
+def test_what_was_added_to_the_command_line_tells_two_runs_apart(save):
+    lab = {"vendor": "svm", "emulator": "qemu 11", "boot_seconds": 1.0}
+    plain = save("a", case("x.y"), lab=lab)  # from before --append
+    added = save("b", case("x.y"), lab={**lab, "append": "kvm.ignore_msrs=1"})
+    assert difference(load(plain), load(added)).facts["lab.append"] == (None, "kvm.ignore_msrs=1")
+    said = lines(load(plain), load(added))
+    assert said[0].startswith("A: 6.1 (svm):")
+    assert said[1].startswith("B: 6.1 (svm, kvm.ignore_msrs=1):")
