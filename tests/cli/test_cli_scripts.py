@@ -110,6 +110,12 @@ def test_bad_input_is_one_line_and_status_2(words, said):
     assert said in ran.stderr and ran.stderr.count("\n") == 1
 
 
+def test_fuzz_in_bulk_says_its_seed_and_its_verdict(has_kvm):
+    ran = msrward("fuzz", "--bulk", "--examples", 200, "--seed", 7)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "--bulk --seed 7 --examples 200" in ran.stdout and "200 cases" in ran.stdout
+
+
 def test_fuzz_says_its_seed_and_its_verdict(has_kvm):
     ran = msrward("fuzz", "--examples", 20, "--seed", 7)
     assert ran.returncode == 0, ran.stdout

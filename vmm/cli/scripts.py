@@ -21,6 +21,9 @@ def add(commands: Any) -> None:
     fuzz = add_command(commands, "fuzz", _fuzz, "random scripts: the Model against this kernel")
     fuzz.add_argument("--examples", type=count, default=1000, metavar="N", help="scripts (1000)")
     fuzz.add_argument("--seed", type=int, metavar="N", help="repeat the run that printed N")
+    fuzz.add_argument(
+        "--bulk", action="store_true", help="filters and accesses only, thousands a second"
+    )
     run = add_command(commands, "run", _run, "run one case, and show all that was seen")
     run.add_argument("case", metavar="CASE", help=ONE_CASE)
     export = add_command(commands, "export", _export, "write a case as one C program, or as JSON")
@@ -32,10 +35,12 @@ def add(commands: Any) -> None:
 def _fuzz(args: argparse.Namespace) -> int:
     from vmm.conformance.judge.check import kvm_capabilities
     from vmm.conformance.kernel.backend import KvmBackend
-    from vmm.conformance.random import fuzz
+    from vmm.conformance.random import bulk, fuzz
 
     kvm_capabilities()
     with KvmBackend() as backend:
+        if args.bulk:
+            return bulk.run(backend, args.seed, args.examples, say)
         return fuzz.run(backend, args.seed, args.examples, say)
 
 

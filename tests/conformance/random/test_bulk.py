@@ -238,3 +238,30 @@ def test_a_sweep_without_an_end_or_with_impossible_cases_is_refused(has_kvm):
     for accesses in (0, 1024):
         with pytest.raises(ValueError, match="1 to 1023"):
             sweep(1, cases=1, accesses=accesses)
+
+
+def test_the_command_says_its_seed_and_what_differs(has_kvm):
+    from vmm.conformance.kernel.backend import KvmBackend
+    from vmm.conformance.random.bulk import run
+
+    said: list[str] = []
+    with KvmBackend() as backend:
+        assert run(backend, 9, 300, said.append) == 0
+        assert said[0] == "fuzzing with --bulk --seed 9 --examples 300"
+        assert said[1].startswith("300 cases, ") and "predicted" in said[1]
+        wrong = mistaken(*MISTAKES["deny is the default"])
+        assert run(backend, 9, 1000, said.append, wrong) == 1
+    assert "rerun:    msrward fuzz --bulk --seed 9 --examples 1000" in said[-1]
+    assert "expected: " in said[-1] and "Case(" in said[-1]
+
+
+def test_the_command_tests_nothing_under_ignore_msrs():
+    from vmm.conformance.random.bulk import run
+
+    class Ignoring:
+        def lacks(self, need: str) -> str | None:
+            return "ignore_msrs is on" if need == "no_ignore_msrs" else None
+
+    said: list[str] = []
+    assert run(Ignoring(), 1, 1, said.append) == 4
+    assert said == ["cannot fuzz: ignore_msrs is on; load kvm with ignore_msrs=0"]

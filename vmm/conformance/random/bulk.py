@@ -13,7 +13,7 @@ import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from types import TracebackType
@@ -27,9 +27,17 @@ from vmm.conformance.language.script import Access, Rdmsr, Script, Trace, Wrmsr,
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.random.chunks import STORAGE, Chunks
 from vmm.conformance.random.forecast import LANES, MASK, ZEROES, Forecast, PackedChunk
+from vmm.conformance.random.fuzz import (
+    CONFORMS,
+    DIFFERS,
+    Finding,
+    Host,
+    random_seed,
+)
 from vmm.guest import Guest, start_registers
 from vmm.kvm import Kvm
 
+UNTESTED = 4
 CHUNK = 128
 """Cases in one call: enough that handing over a chunk costs nothing, and even (two lanes)."""
 AHEAD = 2
@@ -77,6 +85,27 @@ def sweep(
     """
     with Kvm() as kvm, Sweep(kvm, seed, accesses, model) as opened:
         return opened.run(cases=cases, seconds=seconds)
+
+
+def run(
+    backend: Host, seed: int | None, cases: int, say: Callable[[str], None], model: Any = None
+) -> int:
+    """Judge this host's kernel by so many ``cases``; return an exit status as ``fuzz.run`` does."""
+    if reason := backend.lacks("no_ignore_msrs"):
+        say(f"cannot fuzz: {reason}; load kvm with ignore_msrs=0")
+        return UNTESTED
+    seed = random_seed() if seed is None else seed
+    rerun = f"msrward fuzz --bulk --seed {seed} --examples {cases}"
+    say(f"fuzzing with --bulk --seed {seed} --examples {cases}")
+    result = sweep(seed, cases=cases, model=model)
+    if not (found := result.mismatch):
+        rate = result.cases / result.seconds
+        say(f"{cases} cases, {rate:,.0f} a second: the kernel did what the Model predicted")
+        return CONFORMS
+    step = first_difference(found.script, found.expected, found.seen)
+    at = len(found.script) if step is None else step
+    say(str(Finding(found.script, found.expected, found.seen, at, rerun)))
+    return DIFFERS
 
 
 class _Call(NamedTuple):
