@@ -1,6 +1,6 @@
 """The actions of a script: what host and guest do, and what userspace answers.
 
-What is needed for races stands in ``race_words``; ``script`` brings all words together.
+What is needed for races stands in ``races``; ``script`` brings all words together.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Both are tuples of frozen values that print as the code that makes them. An access that goes to
 userspace leaves two events, the exit and the outcome; every other action leaves one. Nothing here
-runs anything: ``backend`` and ``model`` give a script its meaning.
+runs anything: ``kernel`` and ``oracle`` give a script its meaning.
 
-This module is the whole language: the words of ``actions``, ``events`` and ``race_words`` too.
+This module is the whole language: the words of ``actions``, ``events`` and ``races`` too.
 """
 
 from __future__ import annotations

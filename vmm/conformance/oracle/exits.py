@@ -1,6 +1,6 @@
 """What the contract says of an exit: what it shows, how the access ends, and what lies between.
 
-One rule is one small method, as in ``model_filter``. ``ExitRules`` holds no state of its own.
+One rule is one small method, as in ``filters``. ``ExitRules`` holds no state of its own.
 """
 
 from __future__ import annotations

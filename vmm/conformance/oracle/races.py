@@ -1,6 +1,6 @@
 """What the contract says of races: installs in flight, vCPUs on their own, callers from elsewhere.
 
-One rule is one small method, as in ``model_filter``. ``RaceRules`` holds no state of its own and
+One rule is one small method, as in ``filters``. ``RaceRules`` holds no state of its own and
 knows nothing of filters and exits: for those it asks the ``Rest`` of the Model.
 """
 
