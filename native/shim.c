@@ -61,7 +61,7 @@ int mw_run(int fd, void *run)
 
 /* mw_run that keeps is_pending and knows an exit again. KVM_RUN completes the access before anything
  * else, but for what it refuses at the door: EINVAL (dirty or valid registers), EIO (another mm). */
-int mw_enter(struct mw_vcpu *vcpu)
+static int enter(struct mw_vcpu *vcpu)
 {
 	int reason = mw_run(vcpu->fd, vcpu->run);
 
@@ -75,27 +75,81 @@ int mw_enter(struct mw_vcpu *vcpu)
 	return MW_KNOWN;
 }
 
-static int answer_and_enter(struct mw_vcpu *vcpu, uint8_t error, uint64_t data)
+/* state: one thread is in it, nobody may come any more. */
+enum { IN_USE = 1, RETIRED = 2 };
+
+/* Be the one thread in it, or MW_BUSY, or -EBADF when it is closed. */
+int mw_claim(struct mw_vcpu *vcpu)
+{
+	static __thread int tid;
+	uint32_t idle = 0;
+
+	if (!__atomic_compare_exchange_n(&vcpu->state, &idle, IN_USE, 0, __ATOMIC_SEQ_CST,
+					 __ATOMIC_SEQ_CST))
+		return idle & RETIRED ? -EBADF : MW_BUSY;
+	if (!tid)
+		tid = (int)syscall(SYS_gettid);
+	__atomic_store_n(&vcpu->tid, tid, __ATOMIC_RELAXED);
+	return 0;
+}
+
+/* Leave it: 1 if it was retired meanwhile. */
+int mw_unclaim(struct mw_vcpu *vcpu)
+{
+	return !!(__atomic_fetch_and(&vcpu->state, ~(uint32_t)IN_USE, __ATOMIC_SEQ_CST) & RETIRED);
+}
+
+/* Let nobody in any more: 1 if somebody is. */
+int mw_retire(struct mw_vcpu *vcpu)
+{
+	return !!(__atomic_fetch_or(&vcpu->state, RETIRED, __ATOMIC_SEQ_CST) & IN_USE);
+}
+
+int mw_enter(struct mw_vcpu *vcpu)
+{
+	int reason = mw_claim(vcpu);
+
+	if (reason)
+		return reason;
+	reason = enter(vcpu);
+	return mw_unclaim(vcpu) ? MW_GONE : reason;
+}
+
+static int answer_and_enter(struct mw_vcpu *vcpu, uint8_t error, const uint64_t *data)
 {
 	struct kvm_run *run = vcpu->run;
+	int reason = mw_claim(vcpu);
 
-	if (!vcpu->is_pending)
-		return MW_NOT_PENDING;
-	run->msr.error = error;
-	run->msr.data = data;
-	return mw_enter(vcpu);
+	if (reason)
+		return reason;
+	reason = MW_NOT_PENDING;
+	if (vcpu->is_pending) {
+		run->msr.error = error;
+		if (data)
+			run->msr.data = *data;
+		reason = enter(vcpu);
+	}
+	return mw_unclaim(vcpu) ? MW_GONE : reason;
 }
 
 /* Let the access succeed, a RDMSR with data, and enter. */
 int mw_reply(struct mw_vcpu *vcpu, uint64_t data)
 {
-	return answer_and_enter(vcpu, 0, data);
+	return answer_and_enter(vcpu, 0, &data);
 }
 
 /* Let the access raise #GP, and enter. */
 int mw_fail(struct mw_vcpu *vcpu)
 {
-	return answer_and_enter(vcpu, 1, ((struct kvm_run *)vcpu->run)->msr.data);
+	return answer_and_enter(vcpu, 1, NULL);
+}
+
+/* Put zeroes where a mapping was, so that who still knows the address reads and writes nothing. */
+int mw_blank(void *at, size_t size)
+{
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+
+	return mmap(at, size, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED ? -errno : 0;
 }
 
 struct kvm_regs *mw_sync_regs(void *run)
@@ -244,12 +298,22 @@ static void kicked(int signo)
 	(void)signo;
 }
 
-/* Let signo interrupt KVM_RUN (EINTR) and do nothing else. */
+/* Let signo interrupt KVM_RUN (EINTR); what the process handles already, it goes on handling. */
 int mw_kick_handler(int signo)
 {
-	struct sigaction action = { .sa_handler = kicked };
+	struct sigaction action = { .sa_handler = kicked }, old;
 
+	if (sigaction(signo, NULL, &old) < 0)
+		return -errno;
+	if (old.sa_flags & SA_SIGINFO || (old.sa_handler != SIG_DFL && old.sa_handler != SIG_IGN))
+		return 0;
 	return sigaction(signo, &action, NULL) < 0 ? -errno : 0;
+}
+
+/* A thread that has ended is -ESRCH, where pthread_kill would crash. */
+int mw_kick(int tid, int signo)
+{
+	return syscall(SYS_tgkill, getpid(), tid, signo) < 0 ? -errno : 0;
 }
 
 int mw_cpuid(uint32_t leaf, uint32_t out[4])

@@ -36,9 +36,13 @@ struct mw_vcpu {
 	uint32_t is_pending;
 	void *run;
 	uint32_t known_reason;
+	uint32_t state;
+	int tid;
 	uint8_t known[24];
 };
 #define MW_NOT_PENDING (-4096) /* below every -errno */
+#define MW_GONE (-4097)        /* closed while it ran: who ran it ends it */
+#define MW_BUSY (-4098)        /* another thread is in it */
 #define MW_KNOWN 0x10000       /* above every exit reason */
 
 /* The answer to one access: error, scribble (also overwrite what the kernel must ignore), data. */
@@ -117,6 +121,11 @@ int mw_fail(struct mw_vcpu *vcpu);
 int mw_drain(struct mw_batch *batch);
 int mw_sweep(struct mw_sweep *sweep);
 int mw_kick_handler(int signo);
+int mw_kick(int tid, int signo);
+int mw_claim(struct mw_vcpu *vcpu);
+int mw_unclaim(struct mw_vcpu *vcpu);
+int mw_retire(struct mw_vcpu *vcpu);
+int mw_blank(void *at, size_t size);
 struct kvm_regs *mw_sync_regs(void *run);
 /* A vCPU that runs until it is stopped, each MSR exit answered with reply; exits are counted and the
  * last one kept (kind, and reason with index), so that another thread can follow it. */

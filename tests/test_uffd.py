@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from vmm.errors import KvmError
+from vmm.errors import Closed, KvmError
 from vmm.memory import PAGE, Mapping
 from vmm.uffd import Userfaultfd
 
@@ -67,9 +67,11 @@ def test_it_also_ends_for_another_descriptor(uffd):
 
 
 def test_what_cannot_be_watched_is_refused(uffd):
-    mapping = Mapping(PAGE)
-    address, size = mapping.address, mapping.size
-    mapping.close()
-    mapping.address, mapping.size = address, size
-    with pytest.raises(KvmError, match="UFFDIO_REGISTER"):
+    with Mapping(PAGE) as mapping:
+        mapping.address = 1 << 63
+        with pytest.raises(KvmError, match="UFFDIO_REGISTER"):
+            uffd.watch(mapping)
+    with pytest.raises(Closed):
         uffd.watch(mapping)
+    with pytest.raises(TypeError, match="Mapping"):
+        uffd.watch(PAGE)

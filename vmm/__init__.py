@@ -7,7 +7,7 @@ guests and exits. ``vmm.conformance`` is what judges, ``vmm.cli`` the ``msrward`
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vmm.errors import KvmError
+    from vmm.errors import Busy, Closed, KvmError
     from vmm.exits import (
         DebugExit,
         Exit,
@@ -33,6 +33,8 @@ __all__ = [
     "READ_WRITE",
     "WRITE",
     "AtEdge",
+    "Busy",
+    "Closed",
     "DebugExit",
     "Exit",
     "FailEntryExit",
@@ -59,7 +61,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "errors": "KvmError",
+    "errors": "Busy Closed KvmError",
     "filter": "READ READ_WRITE WRITE AtEdge MsrFilter MsrRange Pointer bitmap_of",
     "guest": "Guest",
     "kvm": "Kvm Vm",

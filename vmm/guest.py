@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vmm import x86
 from vmm._native import ffi
+from vmm.ioctl import fits
 from vmm.kvm import Vm
 from vmm.memory import GuestMemory
 from vmm.vcpu import Vcpu
@@ -54,6 +55,9 @@ class Guest:
 
         The first boot of a VM gives it memory; all supported CPUID bits are the guest's.
         """
+        if not 0 <= vcpu_id < x86.MAX_VCPUS:
+            raise ValueError(f"vcpu_id must be 0 to {x86.MAX_VCPUS - 1}, not {vcpu_id}")
+        start = start_registers(self.entry, vcpu_id, **registers)
         memory = vm.memories[0] if vm.memories else self.prepare(vm)
         x86.write_task(memory, vcpu_id)
         vcpu = vm.create_vcpu(vcpu_id)
@@ -63,13 +67,17 @@ class Guest:
         vcpu.set_sregs(sregs)
         # Behind an in-kernel APIC every vCPU but the first waits for a SIPI otherwise.
         vcpu.set_mp_state(MP_STATE_RUNNABLE)
-        vcpu.set_regs(start_registers(self.entry, vcpu_id, **registers))
+        vcpu.set_regs(start)
         return vcpu
 
 
 def start_registers(entry: int, vcpu_id: int, **registers: int) -> object:
     """Return ``struct kvm_regs``: RIP at ``entry``, RSP at the vCPU's program, the rest 0."""
     values = {"rip": entry, "rsp": x86.program_of(vcpu_id), "rflags": x86.RFLAGS_FIXED}
+    for name, value in registers.items():
+        if name not in dict(ffi.typeof("struct kvm_regs").fields):
+            raise ValueError(f"no register {name!r}: struct kvm_regs has none of that name")
+        fits(name, value, 64)
     return ffi.new("struct kvm_regs *", {**values, **registers})
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from vmm._native import ffi, lib
 from vmm.errors import KvmError
 from vmm.filter import MsrFilter
-from vmm.ioctl import KvmFile
+from vmm.ioctl import KvmFile, fits
 from vmm.memory import GuestMemory
 from vmm.msr import KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X86_USER_SPACE_MSR
 from vmm.placed import PlacedFilter
@@ -78,9 +78,11 @@ class Vm(KvmFile):
 
     def __init__(self, kvm: Kvm, fd: int) -> None:
         """Take over the VM's ``fd``."""
-        self.kvm, self.fd = kvm, fd
+        self.kvm, self.fd, self._pid = kvm, fd, os.getpid()
         self.vcpus: dict[int, Vcpu] = {}
         self.memories: list[GuestMemory] = []
+        # What the guest can reach must stay mapped while a vCPU may run, even without this object.
+        self._given: dict[int, GuestMemory] = {}
 
     def check_extension(self, cap: int) -> int:
         """Return what this VM's fd reports for ``cap``."""
@@ -88,10 +90,11 @@ class Vm(KvmFile):
 
     def enable_msr_exits(self, reasons: int) -> None:
         """Let accesses that fail for ``reasons`` (a mask) exit; 0 lets none (api.rst 7.22)."""
-        self.enable_cap(KVM_CAP_X86_USER_SPACE_MSR, int(reasons))
+        self.enable_cap(KVM_CAP_X86_USER_SPACE_MSR, reasons)
 
     def set_msr_filter(self, filter_: MsrFilter) -> None:
         """Replace the whole filter; on failure the old one stays in force (api.rst 4.97, R14)."""
+        self._must_be_open("KVM_X86_SET_MSR_FILTER")
         placed = PlacedFilter(filter_)
         try:
             self.set_msr_filter_at(placed.address)
@@ -104,27 +107,34 @@ class Vm(KvmFile):
 
     def compat_ioctl(self, number: int, arg: int, name: str = "compat ioctl") -> int:
         """Send any ioctl through the ia32 entry (``int $0x80``); ``arg`` has 32 bits."""
-        result = int(lib.mw_ioctl_compat(self.fd, number, arg))
-        if result < 0:
-            raise KvmError(-result, name)
-        return result
+        number, arg = fits("a compat number", number, 32), fits("a compat argument", arg, 32)
+        return self._send(lib.mw_ioctl_compat, number, arg, name)
 
     def set_user_memory_region(
         self, slot: int, memory: GuestMemory, size: int | None = None
     ) -> None:
         """Give the guest ``memory`` as ``slot``; with size 0 take the slot away."""
+        if not isinstance(memory, GuestMemory):
+            raise TypeError(f"memory must be a GuestMemory, not {memory!r}")
+        memory.must_be_open("KVM_SET_USER_MEMORY_REGION")
+        size = memory.size if size is None else fits("size", size, 64)
+        if size > memory.size:
+            raise ValueError(f"size {size:#x} is more than the memory has: {memory.size:#x}")
         region = ffi.new("struct kvm_userspace_memory_region *")
-        region.slot, region.guest_phys_addr = slot, memory.base
-        region.memory_size = memory.size if size is None else size
+        region.slot, region.guest_phys_addr = fits("slot", slot, 32), memory.base
+        region.memory_size = size
         region.userspace_addr = memory.address
         self.pointed(lib.KVM_SET_USER_MEMORY_REGION, region, "KVM_SET_USER_MEMORY_REGION")
+        if size:
+            self._given[slot] = memory
 
     def add_memory(self, base: int, size: int) -> GuestMemory:
         """Return ``size`` new bytes of guest RAM at guest-physical ``base``, in the next slot."""
+        self._must_be_open("KVM_SET_USER_MEMORY_REGION")
         memory = GuestMemory(base, size)
         try:
             self.set_user_memory_region(len(self.memories), memory)
-        except KvmError:
+        except BaseException:
             memory.close()
             raise
         self.memories.append(memory)
@@ -159,14 +169,18 @@ class Vm(KvmFile):
         except KvmError:
             os.close(fd)
             raise
+        vcpu.memories = self._given
         self.vcpus[vcpu_id] = vcpu
+        if self.fd < 0:  # another thread has closed the VM, and may not have seen this one
+            vcpu.close()
+            raise self._closed("KVM_CREATE_VCPU")
         return vcpu
 
     def close(self) -> None:
         """Close vCPUs and VM, then unmap the guest's memory."""
-        for vcpu in self.vcpus.values():
+        for vcpu in list(self.vcpus.values()):
             vcpu.close()
         super().close()
-        for memory in self.memories:
+        for memory in list(self.memories):
             memory.close()
         self.memories.clear()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from types import TracebackType
 from typing import Any, Self
 
 from vmm._native import ffi, lib
-from vmm.errors import KvmError
+from vmm.errors import Closed, KvmError
 
 PAGE = 4096
 
@@ -19,7 +20,10 @@ class Mapping:
 
     def __init__(self, size: int, *, low: bool = False) -> None:
         """Map the pages, readable, writable and zero."""
-        self.size = -(-size // PAGE) * PAGE
+        if not isinstance(size, int) or not 0 < size < 1 << 63:
+            kind = ValueError if isinstance(size, int) else TypeError
+            raise kind(f"size must be a number of bytes from 1 up, not {size!r}")
+        self.size = self._mapped = -(-size // PAGE) * PAGE
         flags = lib.MAP_PRIVATE | lib.MAP_ANONYMOUS | lib.MAP_NORESERVE
         self._at = lib.mmap(
             ffi.NULL,
@@ -33,18 +37,28 @@ class Mapping:
         if self.address == 2**64 - 1:
             self.size = 0
             raise KvmError(ffi.errno, "mmap", f"{size} bytes")
+        # The addresses stay taken until nobody can use them: closed memory is zeroes, no SIGSEGV.
+        self._at = ffi.gc(self._at, lambda at, size=self.size: lib.munmap(at, size))
         self.buffer: Any = ffi.buffer(self._at, self.size)
+
+    def must_be_open(self, name: str) -> None:
+        """Raise ``Closed``, for ``name``, if it is."""
+        if not self.size:
+            raise Closed(errno.EBADF, name, "this memory is closed: make a new one")
 
     def forbid(self, offset: int, size: int) -> None:
         """Make ``size`` bytes from ``offset`` (whole pages) inaccessible."""
+        self.must_be_open("mprotect")
+        if offset % PAGE or size < 1 or not 0 <= offset <= self.size - size:
+            raise ValueError(f"forbid: {size} bytes from {offset} are no pages of this memory")
         if lib.mprotect(self._at + offset, size, lib.PROT_NONE) < 0:
             raise KvmError(ffi.errno, "mprotect")
 
     def close(self) -> None:
         """Unmap; a second call does nothing."""
-        if self.size:
-            lib.munmap(self._at, self.size)
-        self.size, self.buffer = 0, b""
+        is_open, self.size, self.buffer = self.size > 0, 0, b""
+        if is_open:
+            lib.mw_blank(self._at, self._mapped)
 
     def __enter__(self) -> Self:
         return self
@@ -63,11 +77,14 @@ class GuestMemory(Mapping):
 
     def __init__(self, base: int, size: int) -> None:
         """Map ``size`` bytes for the guest-physical range from ``base``."""
+        if not 0 <= base < 1 << 64:
+            raise ValueError(f"base must fit 64 bits unsigned, not {base:#x}")
         super().__init__(size)
         self.base = base
 
     def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
         """Copy ``data`` to ``gpa``; IndexError when it does not fit."""
+        data = bytes(memoryview(data))
         start = self._offset(gpa, len(data))
         self.buffer[start : start + len(data)] = data
 
@@ -77,7 +94,8 @@ class GuestMemory(Mapping):
         return bytes(self.buffer[start : start + size])
 
     def _offset(self, gpa: int, size: int) -> int:
+        self.must_be_open("guest memory")
         start = gpa - self.base
-        if start < 0 or start + size > self.size:
+        if start < 0 or size < 0 or start + size > self.size:
             raise IndexError(f"{size} bytes at GPA {gpa:#x} are outside the guest's memory")
         return start

@@ -52,6 +52,8 @@ class PlacedFilter:
         missing: Missing | None = None,
     ) -> None:
         """Lay the filter out."""
+        if not isinstance(filter_, MsrFilter):
+            raise TypeError(f"a filter is a MsrFilter, not {filter_!r}")
         self._mappings: list[Mapping] = []
         self._low, self._missing, self._struct_size = low, missing, layout.size
         bitmaps = [bitmap_bytes(each) for each in filter_.ranges]

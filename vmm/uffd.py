@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import select
-from typing import Any
 
 from vmm._native import ffi, lib
 from vmm.errors import KvmError
+from vmm.ioctl import KvmFile, fits
 from vmm.memory import PAGE, Mapping
 
 DEVICE = "/dev/userfaultfd"
 USERFAULTFD_IOC_NEW = 0xAA00
 
 
-class Userfaultfd:
+class Userfaultfd(KvmFile):
     """Watches mappings whose pages are missing; ``KvmError`` says why it is not permitted.
 
     Faults of the kernel itself (an ioctl that reads user memory, KVM's fault on guest memory) are
@@ -26,31 +26,39 @@ class Userfaultfd:
         self.fd = _open()
         api = ffi.new("struct uffdio_api *", {"api": lib.UFFD_API})
         try:
-            self._ioctl(lib.UFFDIO_API, api, "UFFDIO_API")
+            self.pointed(lib.UFFDIO_API, api, "UFFDIO_API")
         except KvmError:
             self.close()
             raise
 
     def watch(self, mapping: Mapping) -> None:
         """Report the first access to every page of ``mapping`` that has none yet."""
+        if not isinstance(mapping, Mapping):
+            raise TypeError(f"watch: takes a Mapping, not {mapping!r}")
+        mapping.must_be_open("UFFDIO_REGISTER")
         span = {"start": mapping.address, "len": mapping.size}
         register = ffi.new(
             "struct uffdio_register *",
             {"range": span, "mode": lib.UFFDIO_REGISTER_MODE_MISSING},
         )
-        self._ioctl(lib.UFFDIO_REGISTER, register, "UFFDIO_REGISTER")
+        self.pointed(lib.UFFDIO_REGISTER, register, "UFFDIO_REGISTER")
 
     def read(self) -> int | None:
         """Return the page of the next fault that is already reported, or None."""
         try:
-            message = os.read(self.fd, ffi.sizeof("struct uffd_msg"))
+            message = os.read(self._hold("read"), ffi.sizeof("struct uffd_msg"))
         except BlockingIOError:
             return None
+        finally:
+            self._let_go()
         at = lib.MW_FAULT_ADDRESS
         return int.from_bytes(message[at : at + 8], "little") // PAGE * PAGE
 
     def wait(self, seconds: float, *others: int) -> None:
         """Sleep until a fault is reported or one of the descriptors ``others`` is readable."""
+        if not 0 <= seconds <= 1e6:
+            raise ValueError(f"wait: from 0 to 1e6 seconds, not {seconds}")
+        self._must_be_open("poll")
         poll = select.poll()
         for each in (self.fd, *others):
             poll.register(each, select.POLLIN)
@@ -58,26 +66,19 @@ class Userfaultfd:
 
     def give(self, page: int, data: bytes = b"") -> None:
         """Put a page of ``data`` (zeroes behind it) at ``page`` and wake who waits for it."""
+        if len(data) > PAGE:
+            raise ValueError(f"give: at most {PAGE} bytes, not {len(data)}")
         source = ffi.new("uint8_t[]", data.ljust(PAGE, b"\0"))
         address = int(ffi.cast("uintptr_t", source))
-        copy = ffi.new("struct uffdio_copy *", {"dst": page, "src": address, "len": PAGE})
-        self._ioctl(lib.UFFDIO_COPY, copy, "UFFDIO_COPY")
+        copy = ffi.new(
+            "struct uffdio_copy *", {"dst": fits("page", page, 64), "src": address, "len": PAGE}
+        )
+        self.pointed(lib.UFFDIO_COPY, copy, "UFFDIO_COPY")
 
     def wake(self, page: int) -> None:
         """Let who waits for ``page`` try again, with whatever is there now."""
-        span = ffi.new("struct uffdio_range *", {"start": page, "len": PAGE})
-        self._ioctl(lib.UFFDIO_WAKE, span, "UFFDIO_WAKE")
-
-    def close(self) -> None:
-        """Stop watching; who still waits goes on with a page of zeroes."""
-        if self.fd >= 0:
-            os.close(self.fd)
-        self.fd = -1
-
-    def _ioctl(self, number: int, struct: Any, name: str) -> None:
-        result = lib.mw_ioctl(self.fd, number, int(ffi.cast("uintptr_t", struct)))
-        if result < 0:
-            raise KvmError(-result, name)
+        span = ffi.new("struct uffdio_range *", {"start": fits("page", page, 64), "len": PAGE})
+        self.pointed(lib.UFFDIO_WAKE, span, "UFFDIO_WAKE")
 
 
 def _open() -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import math
+import os
 import signal
 import struct
 import threading
@@ -10,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from vmm._native import ffi, lib
-from vmm.errors import KvmError
+from vmm.errors import Busy, KvmError
 from vmm.exits import (
     DebugExit,
     Exit,
@@ -24,7 +26,7 @@ from vmm.exits import (
     ShutdownExit,
     WrmsrExit,
 )
-from vmm.ioctl import KvmFile
+from vmm.ioctl import KvmFile, fits, struct_of
 from vmm.msr import MsrExitReason
 
 KICK = signal.SIGUSR1
@@ -43,11 +45,14 @@ class Vcpu(KvmFile):
     def __init__(self, fd: int, vcpu_id: int, run_size: int) -> None:
         """Take over ``fd`` and map its ``kvm_run`` area of ``run_size`` bytes."""
         self.vcpu_id, self._run_size = vcpu_id, run_size
+        self.memories: object = None  # what the VM gave the guest: kept while this can run
         flags = lib.PROT_READ | lib.PROT_WRITE
         self._area = lib.mmap(ffi.NULL, run_size, flags, lib.MAP_SHARED, fd, 0)
         if int(ffi.cast("uintptr_t", self._area)) == 2**64 - 1:
             raise KvmError(ffi.errno, "mmap", "kvm_run")
-        self.fd = fd
+        # The addresses stay taken until nobody can use them: a closed kvm_run is zeroes.
+        self._area = ffi.gc(self._area, lambda at: lib.munmap(at, run_size))
+        self.fd, self._pid = fd, os.getpid()
         self.kvm_run: Any = ffi.cast("struct kvm_run *", self._area)
         self._use(fd)
 
@@ -58,10 +63,14 @@ class Vcpu(KvmFile):
 
         ``reply`` lets the access succeed (a RDMSR with that value), ``fail`` has it raise #GP; with
         neither, what ``self.reply`` or ``self.fail`` left counts. ``KvmError`` with EINTR for a
-        signal or a kick; ``ValueError``, the guest not entered, for both or without an exit.
+        signal or a kick, ``Busy`` while another thread is in it; ``ValueError``, the guest not
+        entered, for both or without an exit.
         """
         if reply is not None and not fail:
-            reason = _reply(self._entry, reply)
+            try:
+                reason = _reply(self._entry, reply)
+            except OverflowError:
+                raise ValueError(f"run: reply must fit 64 bits unsigned, not {reply:#x}") from None
         elif reply is None:
             reason = (_fail if fail else _enter)(self._entry)
         else:
@@ -71,22 +80,35 @@ class Vcpu(KvmFile):
     def reply(self, data: int = 0) -> None:
         """Answer an MSR exit: the access succeeds at the next run, a RDMSR with ``data``."""
         words = self._words
-        words[6] = data
-        words[4] = 0
+        try:
+            words[6] = data
+            words[4] = 0
+        except ValueError:
+            self._must_be_open("reply")
+            raise ValueError(f"reply: data must fit 64 bits unsigned, not {data}") from None
 
     def fail(self, error: int = 1) -> None:
         """Answer an MSR exit: the access raises #GP at the next run (R61)."""
-        self.kvm_run.msr.error = error
+        self._must_be_open("fail")
+        self.kvm_run.msr.error = fits("fail: error", error, 8)
 
     def kick(self, thread: int) -> None:
-        """Make ``run`` in ``thread`` (``threading.get_ident()``) return EINTR, now or at once."""
-        self.kvm_run.immediate_exit = 1
-        signal.pthread_kill(thread, KICK)
+        """Make ``run`` in ``thread`` (``threading.get_ident()``) return EINTR, now or at once.
+
+        ``ValueError`` for a thread that is none of ``threading``'s, or that has ended.
+        """
+        self._must_be_open("kick")
+        alive = {each.ident: each.native_id for each in threading.enumerate()}
+        if not alive.get(thread):
+            raise ValueError(f"kick: no thread {thread!r} runs: give its threading.get_ident()")
+        self._kick(alive[thread] or 0)
 
     def run_for(self, seconds: float, reply: int | None = None, fail: bool = False) -> Exit | None:
         """Run for at most ``seconds``; None if the guest had not exited by itself by then."""
-        allow_kicks()
-        timer = threading.Timer(seconds, self.kick, [threading.get_ident()])
+        if not (math.isfinite(seconds) and 0 <= seconds <= threading.TIMEOUT_MAX):
+            raise ValueError(f"run_for: a finite number of seconds from 0 up, not {seconds}")
+        self._must_be_open("KVM_RUN")
+        timer = threading.Timer(seconds, self._kick, [threading.get_native_id()])
         timer.start()
         try:
             return self.run(reply, fail)
@@ -107,7 +129,7 @@ class Vcpu(KvmFile):
 
     def set_regs(self, regs: Any) -> None:
         """Set ``struct kvm_regs``."""
-        self.pointed(lib.KVM_SET_REGS, regs, "KVM_SET_REGS")
+        self._set("struct kvm_regs", regs, "KVM_SET_REGS")
 
     def get_sregs(self) -> Any:
         """Return ``struct kvm_sregs`` (a copy)."""
@@ -115,7 +137,7 @@ class Vcpu(KvmFile):
 
     def set_sregs(self, sregs: Any) -> None:
         """Set ``struct kvm_sregs``."""
-        self.pointed(lib.KVM_SET_SREGS, sregs, "KVM_SET_SREGS")
+        self._set("struct kvm_sregs", sregs, "KVM_SET_SREGS")
 
     def get_vcpu_events(self) -> Any:
         """Return ``struct kvm_vcpu_events`` (a copy): pending exceptions, interrupts, shadow."""
@@ -123,7 +145,7 @@ class Vcpu(KvmFile):
 
     def set_vcpu_events(self, events: Any) -> None:
         """Set ``struct kvm_vcpu_events``."""
-        self.pointed(lib.KVM_SET_VCPU_EVENTS, events, "KVM_SET_VCPU_EVENTS")
+        self._set("struct kvm_vcpu_events", events, "KVM_SET_VCPU_EVENTS")
 
     def get_mp_state(self) -> int:
         """Return ``KVM_MP_STATE_*``."""
@@ -131,7 +153,7 @@ class Vcpu(KvmFile):
 
     def set_mp_state(self, state: int) -> None:
         """Set ``KVM_MP_STATE_*``."""
-        request = ffi.new("struct kvm_mp_state *", {"mp_state": state})
+        request = ffi.new("struct kvm_mp_state *", {"mp_state": fits("mp_state", state, 32)})
         self.pointed(lib.KVM_SET_MP_STATE, request, "KVM_SET_MP_STATE")
 
     def get_msrs(self, indices: Iterable[int]) -> dict[int, int]:
@@ -146,11 +168,15 @@ class Vcpu(KvmFile):
 
     def set_cpuid2(self, cpuid: Any) -> None:
         """Set the guest's CPUID (``struct kvm_cpuid2``)."""
+        struct_of("struct kvm_cpuid2", cpuid, "KVM_SET_CPUID2")
+        room = ffi.sizeof(cpuid[0]) - ffi.sizeof("struct kvm_cpuid2")
+        if cpuid.nent * ffi.sizeof("struct kvm_cpuid_entry2") > room:
+            raise ValueError(f"KVM_SET_CPUID2: nent is {cpuid.nent}, more than it has entries")
         self.pointed(lib.KVM_SET_CPUID2, cpuid, "KVM_SET_CPUID2")
 
     def set_guest_debug(self, control: int) -> None:
         """Set ``KVM_GUESTDBG_*``; 0 turns guest debugging off."""
-        request = ffi.new("struct kvm_guest_debug *", {"control": control})
+        request = ffi.new("struct kvm_guest_debug *", {"control": fits("control", control, 32)})
         self.pointed(lib.KVM_SET_GUEST_DEBUG, request, "KVM_SET_GUEST_DEBUG")
 
     def set_signal_mask(self, blocked: Iterable[int] | None) -> None:
@@ -158,22 +184,60 @@ class Vcpu(KvmFile):
         if blocked is None:
             self.ioctl(lib.KVM_SET_SIGNAL_MASK, 0, "KVM_SET_SIGNAL_MASK")
             return
-        bits = sum(1 << (number - 1) for number in blocked)
+        numbers = set(blocked)
+        if not numbers <= set(range(1, 65)):
+            raise ValueError(f"set_signal_mask: signals are 1 to 64, not {numbers}")
+        bits = sum(1 << (number - 1) for number in numbers)
         mask = ffi.new("uint8_t[]", (8).to_bytes(4, "little") + bits.to_bytes(8, "little"))
         self.pointed(lib.KVM_SET_SIGNAL_MASK, mask, "KVM_SET_SIGNAL_MASK")
 
     def sync_regs(self) -> Any:
         """Return ``kvm_run.s.regs.regs``: valid after a run with ``kvm_valid_regs`` set."""
+        self._must_be_open("sync_regs")
         return lib.mw_sync_regs(self._area)
 
     def close(self) -> None:
-        """Unmap ``kvm_run`` and close the descriptor."""
-        if self.fd >= 0:
-            lib.munmap(self._area, self._run_size)
-            self._entry.fd = -1
+        """Take ``kvm_run`` away and close the descriptor; a thread in ``run`` gets ``Closed``."""
+        is_open = self.fd >= 0
         super().close()
+        if is_open:
+            self._words.release()
+            lib.mw_blank(self._area, self._run_size)
 
     # --- inside -----------------------------------------------------------------------------
+
+    def _send(self, send: Callable[..., int], number: int, arg: int, name: str) -> int:
+        # The kernel lets one thread into a vCPU; a second would wait until the guest exits.
+        claimed = lib.mw_claim(self._entry)
+        if claimed < 0:
+            raise self._unclaimed(claimed, name)
+        try:
+            return super()._send(send, number, arg, name)
+        finally:
+            if lib.mw_unclaim(self._entry):
+                self._let_go()
+
+    def _retire(self) -> int:
+        return int(lib.mw_retire(self._entry)) + self._users
+
+    def _interrupt(self) -> None:
+        self._kick(self._entry.tid)
+        super()._interrupt()
+
+    def _kick(self, tid: int) -> None:
+        allow_kicks()
+        self.kvm_run.immediate_exit = 1
+        result = lib.mw_kick(tid, KICK)
+        if result < 0 and -result != errno.ESRCH:
+            raise KvmError(-result, "tgkill")
+
+    def _unclaimed(self, reason: int, name: str) -> KvmError:
+        if reason == -errno.EBADF:
+            return self._closed(name)
+        return Busy(errno.EBUSY, name, "another thread is in this vCPU: kick it, or wait")
+
+    def _set(self, kind: str, value: Any, name: str) -> None:
+        self.pointed(getattr(lib, name), struct_of(kind, value, name), name)
 
     def _get(self, struct: str, name: str) -> Any:
         value = ffi.new(struct)
@@ -199,7 +263,7 @@ class Vcpu(KvmFile):
         elif reason >= 0:
             return EXITS.get(reason, self._other)(self.kvm_run)
         else:
-            raise _refusal(reason)
+            raise self._ended(reason)
         msr = self._msr[_WHOLE]
         exit_ = known.get(msr) or self._new_msr_exit(known, msr)
         if exit_ is self._last:
@@ -226,14 +290,18 @@ class Vcpu(KvmFile):
             known[msr] = exit_
         return exit_
 
+    def _ended(self, reason: int) -> Exception:
+        if reason == lib.MW_NOT_PENDING:
+            return ValueError("run(reply=...) or run(fail=True): no MSR exit waits for an answer")
+        if reason == lib.MW_GONE:  # closed while it ran: this thread was the last in it
+            self._let_go()
+            return self._closed("KVM_RUN")
+        if reason in (lib.MW_BUSY, -errno.EBADF):
+            return self._unclaimed(reason, "KVM_RUN")
+        return self._refusal(-reason, "KVM_RUN")
+
     def _other(self, run: Any) -> Exit:
         return OtherExit(run.exit_reason)
-
-
-def _refusal(reason: int) -> Exception:
-    if reason == lib.MW_NOT_PENDING:
-        return ValueError("run(reply=...) or run(fail=True): no MSR exit waits for an answer")
-    return KvmError(-reason, "KVM_RUN")
 
 
 def _io(run: Any) -> Exit:
@@ -266,6 +334,10 @@ EXITS: dict[int, Callable[[Any], Exit]] = {
 
 def msr_table(values: dict[int, int]) -> Any:
     """Return ``struct kvm_msrs`` with these indices and values, in order."""
+    if not isinstance(values, dict):
+        raise TypeError(f"MSRs are a dict of index and value, not {values!r}")
+    for index, data in values.items():
+        fits("an MSR's index", index, 32), fits("an MSR's value", data, 64)
     msrs = ffi.new("struct kvm_msrs *", {"entries": len(values)})
     msrs.nmsrs = len(values)
     for entry, (index, data) in zip(msrs.entries[0 : len(values)], values.items(), strict=True):
@@ -274,7 +346,7 @@ def msr_table(values: dict[int, int]) -> Any:
 
 
 def allow_kicks() -> None:
-    """Let ``KICK`` interrupt a run and do nothing else, in the whole process."""
+    """Let ``KICK`` interrupt a run; a handler that the process has already stays."""
     result = lib.mw_kick_handler(KICK)
     if result < 0:
         raise KvmError(-result, "sigaction")

@@ -1,0 +1,356 @@
+"""Nobody can crash the interpreter, or make it wait for ever, through the public API."""
+
+import inspect
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import vmm
+from vmm._native import ffi
+from vmm.errors import Busy, Closed, KvmError
+from vmm.filter import default_allow
+from vmm.guest import Guest
+from vmm.memory import GuestMemory, Mapping
+from vmm.msr import FILTER, Msr
+from vmm.placed import PlacedFilter
+from vmm.uffd import Userfaultfd
+from vmm.vcpu import KICK
+
+TYPED = (ValueError, TypeError, KvmError, IndexError)
+JUNK = (None, "x", b"", -1, 1 << 64, 1 << 70, 1.5, math.nan, math.inf, [], object(), ffi.NULL)
+"""Types, sizes and numbers that hardly any argument may have."""
+
+
+def methods(value):
+    """Return the names of all public methods: a new one is found by itself."""
+    found = inspect.getmembers(type(value), callable)
+    return sorted(name for name, _ in found if not name.startswith("_"))
+
+
+def arguments(method, value):
+    """Return ``value`` for every argument that must be given, or for the first that can be."""
+    given = list(inspect.signature(method).parameters.values())
+    needed = [each for each in given if each.default is each.empty and each.kind < 2]
+    return [value] * (len(needed) or min(len(given), 1))
+
+
+def opened(kind, kvm, vm):
+    makers = {
+        "Kvm": lambda: vmm.Kvm(),
+        "Vm": lambda: kvm.create_vm(),
+        "Vcpu": lambda: Guest.load("read_msr").boot(vm, rcx=Msr.STAR),
+        "GuestMemory": lambda: GuestMemory(0, 8192),
+        "Mapping": lambda: Mapping(8192),
+        "Userfaultfd": lambda: Userfaultfd(),
+    }
+    try:
+        return makers[kind]()
+    except KvmError as error:
+        if kind == "Userfaultfd":
+            pytest.skip(f"no userfaultfd: {error}")
+        raise
+
+
+KINDS = ("Kvm", "Vm", "Vcpu", "GuestMemory", "Mapping", "Userfaultfd")
+
+
+def test_every_public_class_with_methods_that_reach_the_kernel_is_walked():
+    resources = {name for name in vmm.__all__ if hasattr(getattr(vmm, name), "close")}
+    assert resources <= set(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("is_open", [True, False], ids=["open", "closed"])
+def test_no_method_takes_junk_but_with_a_typed_error(kvm, vm, kind, is_open):
+    value = opened(kind, kvm, vm)
+    if not is_open:
+        value.close()
+    with value:
+        for name in methods(value):
+            if name in ("close", "run", "run_for", "wait") and is_open:
+                continue  # what may work, or wait; they have tests of their own
+            method = getattr(value, name)
+            for junk in JUNK:
+                try:
+                    made = method(*arguments(method, junk))
+                except TYPED as error:
+                    assert "\n" not in str(error) and str(error), (name, junk)
+                else:
+                    getattr(made, "close", lambda: None)()
+
+
+FREE = {"close", "must_be_open"}
+"""Methods with nothing to do on what is closed, or that are the check themselves."""
+
+
+@pytest.mark.parametrize("kind", ["Kvm", "Vm", "Vcpu"])
+def test_without_arguments_a_closed_one_says_so(kvm, vm, kind):
+    value = opened(kind, kvm, vm)
+    value.close()
+    value.close()
+    for name in methods(value):
+        method = getattr(value, name)
+        if name not in FREE and not arguments(method, 0)[1:]:
+            with pytest.raises((Closed, TypeError), match=r"closed|takes|must|not"):
+                method(*arguments(method, 1))
+
+
+def test_closed_memory_is_closed_and_harmless():
+    memory = GuestMemory(0, 4096)
+    buffer = memory.buffer
+    memory.write(0, b"x")
+    memory.close()
+    memory.close()
+    for use in (
+        lambda: memory.read(0, 1),
+        lambda: memory.write(0, b"x"),
+        lambda: memory.forbid(0, 4096),
+    ):
+        with pytest.raises(Closed):
+            use()
+    assert buffer[0] == b"\0", "who kept the buffer sees zeroes"
+    buffer[0] = b"y"
+
+
+def test_a_closed_kvm_run_is_zeroes(vm):
+    vcpu = Guest.load("read_msr").boot(vm)
+    run = vcpu.kvm_run
+    vcpu.close()
+    assert run.exit_reason == 0
+    for use in (vcpu.run, vcpu.reply, vcpu.fail, vcpu.sync_regs, lambda: vcpu.run_for(1)):
+        with pytest.raises(Closed):
+            use()
+
+
+@pytest.mark.parametrize("size", [0, -1, -4096, 1.5, None, "1", math.nan, 1 << 64])
+def test_no_memory_of_an_odd_size(size):
+    with pytest.raises((ValueError, TypeError, KvmError)):
+        Mapping(size)
+
+
+@pytest.mark.parametrize(("gpa", "size"), [(0, -1), (-1, 1), (4096, -4096)])
+def test_no_memory_is_read_backwards(gpa, size):
+    with GuestMemory(0, 4096) as memory, pytest.raises(IndexError):
+        memory.read(gpa, size)
+
+
+@pytest.mark.parametrize("seconds", [-1, math.nan, math.inf, 1e300, "1", None])
+def test_a_run_of_an_odd_time_is_refused(vm, seconds):
+    vcpu = Guest.load("spin").boot(vm)
+    with pytest.raises((ValueError, TypeError)):
+        vcpu.run_for(seconds)
+    assert vcpu.run_for(0) is None
+
+
+@pytest.mark.parametrize("thread", [0, -1, 1, 1 << 70, None, "x", math.nan])
+def test_no_kick_for_a_thread_that_does_not_exist(vm, thread):
+    vcpu = Guest.load("read_msr").boot(vm)
+    with pytest.raises(ValueError, match="no thread"):
+        vcpu.kick(thread)
+    assert vcpu.kvm_run.immediate_exit == 0
+
+
+def test_no_kick_for_a_thread_that_has_ended(vm):
+    ended = threading.Thread(target=int)
+    ended.start()
+    ended.join()
+    with pytest.raises(ValueError, match="no thread"):
+        Guest.load("read_msr").boot(vm).kick(ended.ident)
+
+
+def run_alone(code):
+    return subprocess.run(
+        [sys.executable, "-X", "dev", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd="/",
+    )
+
+
+def test_a_kick_without_a_handler_kills_nobody(kvm):
+    code = (
+        "from vmm import *; import threading\n"
+        "with Kvm() as kvm, kvm.create_vm() as vm:\n"
+        "    vcpu = Guest.load('read_msr').boot(vm); vcpu.kick(threading.get_ident())\n"
+        "    try: vcpu.run()\n"
+        "    except KvmError as error: print(error)\n"
+    )
+    ran = run_alone(code)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("KVM_RUN: Interrupted system call")
+
+
+def test_a_handler_of_the_users_stays(vm):
+    seen = []
+    before = signal.signal(KICK, lambda *_: seen.append(1))
+    try:
+        assert Guest.load("spin").boot(vm).run_for(0.02) is None
+    finally:
+        signal.signal(KICK, before)
+    assert seen
+
+
+def spinning(vm):
+    """Return a vCPU, the thread that runs its endless loop, and where its end will be seen."""
+    vcpu, ended = Guest.load("spin").boot(vm), []
+
+    def run():
+        try:
+            ended.append(vcpu.run())
+        except KvmError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    time.sleep(0.05)
+    return vcpu, thread, ended
+
+
+def test_a_second_thread_in_a_vcpu_is_told(vm):
+    vcpu, thread, ended = spinning(vm)
+    try:
+        for use in (vcpu.run, vcpu.get_regs, lambda: vcpu.get_msrs([Msr.STAR])):
+            with pytest.raises(Busy):
+                use()
+    finally:
+        vcpu.kick(thread.ident)
+        thread.join(10)
+    assert [type(each) for each in ended] == [KvmError]
+
+
+@pytest.mark.parametrize("what", ["vcpu", "vm"])
+def test_closed_by_another_thread_a_run_ends_and_says_so(kvm, what):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        with kvm.create_vm() as vm:
+            vcpu, thread, ended = spinning(vm)
+            (vcpu if what == "vcpu" else vm).close()
+            thread.join(10)
+            assert not thread.is_alive()
+            assert [type(each) for each in ended] == [Closed]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_many_threads_close_what_many_use(kvm):
+    odd = []
+
+    def use(vm):
+        try:
+            while True:
+                vm.check_extension(188)
+        except Closed:
+            pass
+        except BaseException as error:
+            odd.append(error)
+
+    for _ in range(20):
+        vm = kvm.create_vm()
+        threads = [threading.Thread(target=use, args=[vm]) for _ in range(3)]
+        threads += [threading.Thread(target=vm.close) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+            assert not thread.is_alive()
+    assert odd == []
+
+
+def test_in_a_forked_child_a_vm_says_what_to_do(vm):
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            vm.create_vcpu(5)
+        except KvmError as error:
+            os.write(write, str(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert b"fork" in os.read(read, 1000)
+    os.close(read)
+    os.close(write)
+
+
+def test_what_the_collector_finds_open_is_told_and_closed(kvm):
+    before = len(os.listdir("/proc/self/fd"))
+    for make in (kvm.create_vm, vmm.Kvm):
+        with pytest.warns(ResourceWarning, match="unclosed"):
+            make()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_vcpu_runs_on_when_its_vm_is_forgotten(kvm):
+    with pytest.warns(ResourceWarning, match="unclosed Vm"):
+        vcpu = Guest.load("read_msr").boot(kvm.create_vm(), rcx=Msr.STAR)
+    others = [Mapping(0x200000) for _ in range(4)]
+    with vcpu:
+        assert isinstance(vcpu.run(), vmm.HltExit)
+    assert all(each.buffer[:] == bytes(0x200000) for each in others)
+
+
+@pytest.mark.parametrize("cls", [KvmError, Closed, Busy])
+def test_errors_survive_pickle(cls):
+    error = cls(9, "KVM_RUN", "detail")
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), vars(again)) == (cls, str(error), vars(error))
+    assert again.errno == 9
+
+
+def test_a_raw_ioctl_is_named_by_its_number(vm):
+    with pytest.raises(KvmError, match="ioctl 0x4189aec6"):
+        vm.ioctl(0x4189AEC6, 0)
+
+
+def test_structs_of_the_wrong_type_are_refused(vm):
+    vcpu = Guest.load("read_msr").boot(vm)
+    wrong = (ffi.new("uint8_t *"), ffi.new("struct kvm_mp_state *"), ffi.NULL, b"", None, 5)
+    setters = (vcpu.set_regs, vcpu.set_sregs, vcpu.set_vcpu_events, vcpu.set_cpuid2)
+    for set_it in setters:
+        for struct in wrong:
+            with pytest.raises(TypeError, match=r"takes a struct kvm_\w+ \*"):
+                set_it(struct)
+    cpuid = ffi.new("struct kvm_cpuid2 *", {"entries": 1})
+    cpuid.nent = 2
+    with pytest.raises(ValueError, match="nent"):
+        vcpu.set_cpuid2(cpuid)
+
+
+def test_what_is_out_of_range_is_refused(vm):
+    vcpu = Guest.load("read_msr").boot(vm)
+    memory = vm.memories[0]
+    for use in (
+        lambda: vcpu.fail(256),
+        lambda: vcpu.reply(-1),
+        lambda: vcpu.set_signal_mask([0]),
+        lambda: vcpu.set_signal_mask([65]),
+        lambda: vcpu.set_msrs({-1: 0}),
+        lambda: vcpu.get_msrs([1 << 32]),
+        lambda: vcpu.set_mp_state(-1),
+        lambda: vm.enable_cap(188, 0, 0, 0, 0, 0),
+        lambda: vm.enable_cap(188, -1),
+        lambda: vm.add_memory(-4096, 4096),
+        lambda: vm.set_user_memory_region(1, memory, memory.size + 1),
+        lambda: vm.compat_ioctl(1 << 32, 0),
+        lambda: Guest.load("read_msr").boot(vm, 16),
+        lambda: Guest.load("read_msr").boot(vm, 1, rzx=1),
+        lambda: Guest.load("read_msr").boot(vm, 1, rax=-1),
+    ):
+        with pytest.raises(ValueError):
+            use()
+    with pytest.raises(TypeError):
+        PlacedFilter(b"")
+
+
+def test_an_allow_is_an_allow_in_whatever_its_bits_came(vm):
+    vm.enable_msr_exits(FILTER)
+    vm.set_msr_filter(default_allow().range(Msr.STAR, 1, bytearray(b"\xff" * 8)))
+    vcpu = Guest.load("read_msr").boot(vm, rcx=Msr.STAR)
+    assert isinstance(vcpu.run(), vmm.HltExit)
