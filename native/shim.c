@@ -197,6 +197,10 @@ int mw_drain(struct mw_batch *batch)
 		int reason = mw_run(batch->fd, run);
 		uint64_t step;
 
+		/* Nobody asked for it: SIGSTOP, the freezer, a debugger, a live patch. What was answered is
+		 * complete (R65), and the guest goes on where it was. */
+		if (reason == -EINTR)
+			continue;
 		if (reason != KVM_EXIT_X86_RDMSR && reason != KVM_EXIT_X86_WRMSR)
 			return reason;
 		step = (run->s.regs.regs.rsp - batch->program) / 64;

@@ -1,3 +1,4 @@
+import errno
 import os
 import random
 import threading
@@ -297,3 +298,32 @@ def test_after_the_whole_catalogue_nothing_is_left(has_kvm):
                     backend.run(case.actions)
     assert returns_to(before) is True
     assert threading.active_count() == 1
+
+
+# --- signals of others ------------------------------------------------------------------------
+
+
+def test_a_signal_that_takes_a_parked_vcpu_out_makes_the_race_anew(backend, monkeypatch):
+    """SIGSTOP and SIGCONT interrupt KVM_RUN in a page fault: no install waits for it then."""
+    from vmm.conformance.kernel import races
+
+    enter, disturbed = races.Program.enter, []
+
+    def enter_or_not(self):
+        if not disturbed:
+            disturbed.append(self)
+            return -errno.EINTR
+        return enter(self)
+
+    monkeypatch.setattr(races.Program, "enter", enter_or_not)
+    script = (park(1), release(1))
+    assert backend.run(script) == (parked, released)
+    assert len(disturbed) == 1
+
+
+def test_a_race_that_is_disturbed_every_time_is_an_error_and_no_trace(backend, monkeypatch):
+    from vmm.conformance.kernel import races
+
+    monkeypatch.setattr(races.Program, "enter", lambda self: -errno.EINTR)
+    with pytest.raises(races.DisturbedError, match="EINTR"):
+        backend.run((park(1), release(1)))

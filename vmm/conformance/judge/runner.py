@@ -26,6 +26,13 @@ DEATH_SECONDS = 1.0
 """How long a SIGKILLed worker may take to die before it counts as stuck in the kernel."""
 
 
+LOOK = 0.25
+"""Seconds between two looks at whether a worker is stopped."""
+
+LATE = 0.5
+"""Seconds by which a wait may be late before it says that we were stopped ourselves."""
+
+
 class Watcher(Protocol):
     """Who is told of a run as it goes on."""
 
@@ -142,9 +149,12 @@ class _Master:
 
     def _wait(self) -> None:
         nearest = min((worker.deadline for worker in self._busy()), default=0.0)
-        self._poll(max(0.0, min(self.watcher.interval, nearest - time.monotonic())))
+        began = time.monotonic()
+        planned = max(0.0, min(self.watcher.interval, nearest - began, LOOK))
+        self._poll(planned)
         now = time.monotonic()
         for worker in self._busy():
+            worker.deadline += _stopped(worker, now - began, planned)
             if now >= worker.deadline:
                 self._overdue(worker)
 
@@ -225,6 +235,20 @@ def _record(
     if record["verdict"] not in ("PASS", "SKIP", "XPASS"):
         record["script"] = code(case.actions)
     return record
+
+
+def _stopped(worker: Worker, passed: float, planned: float) -> float:
+    """Return how many of the seconds that ``passed`` the worker, or all of us, stood still.
+
+    A stopped master does not look: it finds its wait of ``planned`` seconds to have been long.
+    """
+    if passed > planned + LATE:
+        return passed - planned
+    try:
+        stat = Path(f"/proc/{worker.pid}/stat").read_text()
+    except OSError:
+        return 0.0
+    return passed if stat.rpartition(")")[2].split()[0] in ("T", "t") else 0.0
 
 
 def _is_named(worker: Worker, splat: Splat) -> bool:

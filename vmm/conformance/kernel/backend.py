@@ -6,6 +6,7 @@ import errno
 import os
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -14,11 +15,13 @@ from vmm.conformance.host.needs import PROBES
 from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.kernel.execution import Execution, needs_its_own_vm
 from vmm.conformance.kernel.pool import PooledVm
+from vmm.conformance.kernel.races import DisturbedError
 from vmm.conformance.language.script import Returned, Script, Trace, makes_vcpus, rdmsr
 from vmm.errors import KvmError
 from vmm.kvm import Kvm, Vm
 from vmm.msr import Msr
 
+TRIES = 5
 POOLED = 2
 """VMs in turns: an install right after another of the same VM waits 4-20 ms (docs/design.md)."""
 
@@ -56,9 +59,19 @@ class KvmBackend:
         ``expected`` has neither, they are said only after a longer wait: a machine that is slow
         must not look like a kernel that is wrong.
 
+        A signal from outside that takes a parked vCPU out of the kernel (SIGSTOP, the freezer)
+        makes the race another one: it is run anew, and ``races.DisturbedError`` says that it was
+        disturbed ``TRIES`` times.
+
         A thread that does not come back from the kernel is ``races.StuckError``: the VM and the
         thread are left as they are, and the process is not fit for more.
         """
+        for _ in range(TRIES - 1):
+            with suppress(DisturbedError):
+                return self._run(script, expected)
+        return self._run(script, expected)
+
+    def _run(self, script: Script, expected: Trace | None) -> Trace:
         vm = self._take(script)
         execution = Execution(vm, script, self._control_vm, expected)
         kept = False
@@ -67,6 +80,7 @@ class KvmBackend:
                 trace = tuple(execution.events())
             finally:
                 execution.close()
+            execution.race.must_be_undisturbed()
             kept = execution.restore()
         finally:
             if kept:

@@ -272,20 +272,23 @@ class Execution:
         if action.reply:
             answer(vcpu, action.reply)
         with INTERRUPT[action.by](vcpu):
-            return self._run(action.vcpu)
+            return self._run(action.vcpu, asked=True)
 
     def finish(self, action: words.Finish) -> Event:
         if action.reply:
             answer(self.vm.vcpu(action.vcpu), action.reply)
         return self._run(action.vcpu)
 
-    def _run(self, vcpu_id: int) -> Event:
+    def _run(self, vcpu_id: int, *, asked: bool = False) -> Event:
+        """Enter the guest, and again after an EINTR that was not ``asked`` for: it is another's."""
         program = self.vm.program(vcpu_id)
         try:
             seen = program.vcpu.run()
         except KvmError as error:
             raise_if_exhausted(error)
-            return interrupted if error.errno == errno.EINTR else Lost(str(error))
+            if error.errno != errno.EINTR:
+                return Lost(str(error))
+            return interrupted if asked else self._run(vcpu_id)
         if isinstance(seen, RdmsrExit | WrmsrExit):
             return seen
         access = self.last[vcpu_id]

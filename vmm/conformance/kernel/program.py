@@ -124,6 +124,6 @@ class Program:
         seen = kind(self.vcpu.kvm_run) if kind else f"exit reason {result}"
         return "" if isinstance(seen, IoExit) and seen.port == DONE_PORT else str(seen)
 
-    def how_ended_now(self) -> str:
-        """Enter the guest once; return what ``how_ended`` says of the exit."""
-        return self.how_ended(lib.mw_run(self.vcpu.fd, self.vcpu.kvm_run))
+    def enter(self) -> int:
+        """Enter the guest once; return the exit reason or -errno, for ``how_ended``."""
+        return int(lib.mw_run(self.vcpu.fd, self.vcpu.kvm_run))

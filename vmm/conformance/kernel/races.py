@@ -8,11 +8,13 @@ period of its own, began and ended meanwhile: what slows one down slows the othe
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from typing import assert_never
 
 from vmm import x86
+from vmm.conformance.kernel.patience import Patience
 from vmm.conformance.kernel.pool import OFF, PooledVm
 from vmm.conformance.kernel.program import Program
 from vmm.conformance.kernel.threads import GLANCE, Spinner, Task
@@ -76,6 +78,10 @@ InFlight = (
 
 class StuckError(Exception):
     """A thread does not come back from the kernel: this process cannot go on."""
+
+
+class DisturbedError(Exception):
+    """A signal that nobody here sent took a parked vCPU out of the kernel: the race is void."""
 
 
 class Stall:
@@ -193,9 +199,9 @@ class Race:
         at = self._area().address + page - x86.LATER
         task = self._start(lambda: _ran_to_its_end(program))
         self._parked[action.vcpu] = at, task
-        deadline = time.monotonic() + DEADLINE
-        while time.monotonic() < deadline and not task.wait(0):
-            if self._fault_at(at, DEADLINE, task.ended):
+        patience = Patience(DEADLINE)
+        while patience and not task.wait(0):
+            if self._fault_at(at, patience.slice(), task.ended):
                 return parked
         return task.event or never
 
@@ -264,6 +270,12 @@ class Race:
         for page in self._bitmaps:
             page.close()
 
+    def must_be_undisturbed(self) -> None:
+        """Raise ``DisturbedError`` if a signal took a parked vCPU out of the kernel."""
+        for task in self._tasks:
+            if isinstance(task.failure, DisturbedError):
+                raise task.failure
+
     # --- inside -----------------------------------------------------------------------------
 
     def _start(self, work: Callable[[], Event]) -> Task:
@@ -284,8 +296,8 @@ class Race:
         """
         if task is None:
             return never
-        deadline = time.monotonic() + DEADLINE
-        while not task.is_asleep_in_an_ioctl() and time.monotonic() < deadline:
+        patience = Patience(DEADLINE)
+        while not task.is_asleep_in_an_ioctl() and patience:
             if task.wait(GLANCE):
                 return task.event or never
         if page and self._fault_at(page, 0):
@@ -322,5 +334,8 @@ class Race:
 
 def _ran_to_its_end(program: Program) -> Event:
     program.vcpu.kvm_run.kvm_valid_regs = 0
-    ended = program.how_ended_now()
+    result = program.enter()
+    if result == -errno.EINTR:
+        raise DisturbedError("KVM_RUN of a parked vCPU: EINTR")
+    ended = program.how_ended(result)
     return Lost(ended) if ended else released

@@ -6,11 +6,11 @@ import os
 import select
 import signal
 import threading
-import time
 from collections.abc import Callable
 
 from vmm._native import ffi, lib
 from vmm.conformance.host.limits import exhausted, raise_if_exhausted
+from vmm.conformance.kernel.patience import Patience
 from vmm.conformance.language.script import Event, Lost, Rejected, stopped
 from vmm.errors import KvmError
 from vmm.exits import RdmsrExit, WrmsrExit
@@ -56,11 +56,19 @@ class Task:
             raise self._event
         return self._event
 
+    @property
+    def failure(self) -> Exception | None:
+        """What ended the work instead of an event, if anything did."""
+        return self._event if isinstance(self._event, Exception) else None
+
     def wait(self, seconds: float) -> bool:
         """Say whether the thread has ended, after at most ``seconds``."""
         poll = select.poll()  # select() refuses descriptors from 1024 on
         poll.register(self.ended, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
+        patience = Patience(seconds)
+        while not (ended := bool(poll.poll(patience.slice() * 1000))) and patience:
+            pass
+        return ended
 
     def is_asleep_in_an_ioctl(self) -> bool:
         """Say whether the kernel shows the thread asleep inside an ioctl; OSError if not to us."""
@@ -114,11 +122,11 @@ class Spinner:
 
         Raises what ended the thread, if that was not the guest.
         """
-        deadline = time.monotonic() + seconds
+        patience = Patience(seconds)
         while not condition():
             if self.task.wait(GLANCE):
                 return self.task.event is None
-            if time.monotonic() > deadline:
+            if not patience:
                 return False
         return True
 
@@ -136,8 +144,8 @@ class Spinner:
     def stop(self, seconds: float) -> bool:
         """End the loop; False if the thread is stuck in the kernel."""
         self._spin.stop = 1
-        deadline = time.monotonic() + seconds
-        while not self.task.wait(GLANCE) and time.monotonic() < deadline:
+        patience = Patience(seconds)
+        while not self.task.wait(GLANCE) and patience:
             self._vcpu.kvm_run.immediate_exit = 1
             signal.pthread_kill(self.task.thread.ident or 0, KICK)
         self._vcpu.kvm_run.immediate_exit = 0
