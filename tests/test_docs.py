@@ -1,13 +1,22 @@
 """The pages of docs/: what data makes is fresh, and what they point at is there."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from vmm.cli import STATUSES, main
+from vmm.cli import STATUSES, command_line, main
 from vmm.cli.docs import pages
 from vmm.conformance.contract.requirements import HISTORY, REQUIREMENTS
+from vmm.conformance.kernel.backend import KvmBackend
+from vmm.conformance.language import codec
+from vmm.conformance.language.examples import BROKEN, EXAMPLES
+from vmm.conformance.language.glossary import example_of, words_of
+from vmm.conformance.language.script import first_difference, steps
+from vmm.conformance.language.vocabulary import vocabulary
+from vmm.conformance.oracle.model import Model
 
 VARIABLE = re.compile(r"\b(?:MSRWARD_(?!\w+_H\b)\w+|XDG_\w+|NO_COLOR)\b|(?<=\")TERM(?=\")")
 ROOT = Path(__file__).parent.parent
@@ -70,3 +79,53 @@ def test_the_page_has_the_variables_that_are_read_and_no_others():
 def test_the_page_has_the_statuses_of_the_command():
     documented = re.findall(r"^\| (\d+) \|", (DOCS / "environment.md").read_text(), re.M)
     assert documented == re.findall(r"^  (\d+)  ", STATUSES, re.M)
+
+
+def test_the_manual_has_every_command_and_option():
+    page = (DOCS / "msrward.1").read_text().replace("\\-", "-")
+    parser = command_line()
+    commands = next(each for each in parser._actions if each.dest == "command")
+    assert commands.choices
+    for name, inner in dict(commands.choices).items():
+        assert f'.SS "{name}"' in page
+        for action in inner._actions:
+            assert all(option in page for option in action.option_strings)
+
+
+@pytest.mark.skipif(not shutil.which("groff"), reason="groff is not here to read the manual")
+def test_the_manual_is_roff():
+    ran = subprocess.run(
+        ["groff", "-man", "-Tascii", "-P-cbou", "-ww", DOCS / "msrward.1"],
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "bisect-step" in ran.stdout
+
+
+@pytest.mark.parametrize("name", sorted(vocabulary()))
+def test_every_word_has_an_example(name):
+    assert example_of(name)
+
+
+def test_what_only_a_broken_kernel_leaves_is_in_no_example():
+    shown = {name for case in EXAMPLES for name in words_of((*case.actions, *case.expected))}
+    assert set(BROKEN) == set(vocabulary()) - shown
+
+
+@pytest.mark.parametrize("case", EXAMPLES, ids=lambda case: case.id)
+def test_an_example_is_saved_and_predicted(case):
+    assert codec.load(codec.dump(case)) == case
+    seen = Model().predict(case.actions)
+    assert first_difference(case.actions, case.expected, seen) is None
+    assert len(steps(case.actions, seen)) == len(case.actions)
+
+
+@pytest.mark.parametrize("case", EXAMPLES, ids=lambda case: case.id)
+def test_an_example_is_what_this_kernel_does(case, has_kvm):
+    with KvmBackend() as backend:
+        lacks = [reason for need in case.all_needs if (reason := backend.lacks(need))]
+        if lacks:
+            pytest.skip(lacks[0])
+        seen = backend.run(case.actions, expected=case.expected)
+    assert first_difference(case.actions, case.expected, seen) is None

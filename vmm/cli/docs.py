@@ -19,9 +19,17 @@ def add(commands: Any) -> None:
 
 def pages() -> Mapping[str, Callable[[], str]]:
     """Return what writes each page, by its name in docs/."""
+    from vmm.cli import command_line
+    from vmm.cli.manual import manual
     from vmm.conformance.contract.pages import contract_page, history_page
+    from vmm.conformance.language.glossary import words_page
 
-    return {"contract.md": contract_page, "history.md": history_page}
+    return {
+        "contract.md": contract_page,
+        "history.md": history_page,
+        "words.md": words_page,
+        "msrward.1": lambda: manual(command_line()),
+    }
 
 
 def _docs(args: argparse.Namespace) -> int:

@@ -1,0 +1,178 @@
+"""Short scripts in which every word of the language stands at least once, for docs/words.md."""
+
+from __future__ import annotations
+
+from errno import EINVAL
+
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import (
+    REPLY,
+    Event,
+    Lost,
+    RdmsrExit,
+    WrmsrExit,
+    await_install,
+    await_meanwhile,
+    begin,
+    begin_install,
+    blocked,
+    check_extension,
+    close_vcpu,
+    close_vm,
+    complete,
+    create_irqchip,
+    create_vcpu,
+    done,
+    enable_cap,
+    enable_exits,
+    fault,
+    finish,
+    get_msr,
+    get_regs,
+    got,
+    gp,
+    install,
+    interrupted,
+    meanwhile,
+    never,
+    park,
+    parked,
+    ran,
+    rdmsr,
+    refused,
+    regs,
+    rejected,
+    release,
+    released,
+    resume_install,
+    returned,
+    scribble_bitmaps,
+    set_cpuid,
+    set_msr,
+    set_regs,
+    spin,
+    spinning,
+    stalled,
+    stop_spin,
+    stopped,
+    unfiltered,
+    until_exits,
+    until_runs,
+    value,
+    whatever,
+    wrmsr,
+    wrote,
+)
+from vmm.filter import AtEdge, default_allow, default_deny
+from vmm.msr import FILTER, UNKNOWN, Msr
+
+_A, _B = 0x474F_4F00, 0x474F_4F01
+_CAP = 188
+_TELL = enable_exits(FILTER | UNKNOWN)
+_DENY = default_allow().deny(_A)
+
+EXAMPLES: tuple[Case, ...] = (
+    Case(
+        "words.access",
+        "A denied access exits, and userspace answers it or makes it fail.",
+        "R50 R60 R61",
+        (_TELL, install(_DENY), rdmsr(_A, reply=value(7)), wrmsr(_A, 5), rdmsr(_A, reply=fault())),
+        (
+            *(done, done, RdmsrExit(_A, FILTER), returned(7)),
+            *(WrmsrExit(_A, FILTER, 5), wrote, RdmsrExit(_A, FILTER), gp),
+        ),
+    ),
+    Case(
+        "words.ioctls",
+        "What the host asks for is granted, refused, or has a value.",
+        "R01 R34 R43",
+        (
+            check_extension(_CAP),
+            enable_cap(_CAP, (8,)),
+            set_msr(Msr.KERNEL_GS_BASE, 0x1000),
+            get_msr(Msr.KERNEL_GS_BASE),
+            get_msr(_A),
+        ),
+        (got(1), rejected(EINVAL), done, got(0x1000), refused),
+    ),
+    Case(
+        "words.bitmaps",
+        "A bitmap is copied at the call; what is not filtered may end in any way.",
+        "R29",
+        (_TELL, install(_DENY), scribble_bitmaps(), rdmsr(_A), rdmsr(_B), rdmsr(Msr.STAR)),
+        (
+            *(done, done, done, RdmsrExit(_A, FILTER), returned(REPLY)),
+            *(unfiltered, whatever),
+        ),
+    ),
+    Case(
+        "words.edge",
+        "A bitmap may end where the readable memory ends.",
+        "R10",
+        (install(default_allow().range(_A, 64, AtEdge(bytes(8)))),),
+        (done,),
+    ),
+    Case(
+        "words.setup",
+        "A script may make the interrupt controller and the vCPUs itself.",
+        "R45",
+        (create_irqchip(), create_vcpu(0), set_cpuid("tsc_deadline", on=True), _TELL),
+        (done, done, done, done),
+    ),
+    Case(
+        "words.halves",
+        "An access can be stopped at its exit, looked at, and completed in steps.",
+        "R57 R65",
+        (
+            *(_TELL, install(_DENY), begin(rdmsr(_A)), get_regs(), set_regs(rax=1)),
+            *(complete(value(7)), get_regs(), finish()),
+        ),
+        (
+            *(done, done, RdmsrExit(_A, FILTER), regs(0, rax=0, rcx=_A, rdx=0), done),
+            *(interrupted, regs(2, rax=7, rcx=_A, rdx=0), returned(7)),
+        ),
+    ),
+    Case(
+        "words.stall",
+        "An install waits in the kernel for its bitmap; a vCPU is made meanwhile.",
+        "R70 R73",
+        (
+            *(_TELL, install(_DENY), begin_install(default_deny().allow(_A), stall_at=0)),
+            *(rdmsr(_A), meanwhile(create_vcpu(1)), resume_install()),
+        ),
+        (done, done, stalled, RdmsrExit(_A, FILTER), returned(REPLY), done, done),
+    ),
+    Case(
+        "words.park",
+        "A vCPU that waits in the kernel for a page keeps an install from returning.",
+        "R74",
+        (
+            *(_TELL, park(0), begin_install(_DENY), meanwhile(install(_DENY), "b")),
+            *(release(0), await_install(), await_meanwhile("b")),
+        ),
+        (done, parked, blocked, blocked, released, done, done),
+    ),
+    Case(
+        "words.spin",
+        "A vCPU in a loop follows each filter, and nothing exits that is not denied.",
+        "R72",
+        (
+            *(spin(rdmsr(Msr.FS_BASE)), _TELL, install(default_allow().deny(Msr.FS_BASE))),
+            *(until_exits(0), install(default_allow()), until_runs(0), stop_spin(0)),
+        ),
+        (spinning, done, done, RdmsrExit(Msr.FS_BASE, FILTER), done, ran, stopped),
+    ),
+    Case(
+        "words.close",
+        "A VM lives as long as a vCPU of it is open.",
+        "R76",
+        (_TELL, install(_DENY), close_vm(), rdmsr(_A), close_vcpu(0)),
+        (done, done, done, RdmsrExit(_A, FILTER), returned(REPLY), done),
+    ),
+)
+
+BROKEN: dict[str, Event] = {
+    "Lost": Lost("KVM_EXIT_SHUTDOWN"),
+    "never": never,
+}
+"""Words for what a kernel that keeps the contract never leaves: no example can have them."""
