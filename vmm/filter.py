@@ -2,7 +2,7 @@
 
 The value can be well formed (use ``default_allow``/``default_deny`` and ``allow``/``deny``) or as
 wrong as a case wants it (give ``MsrRange`` any fields that fit the ABI's widths): only the kernel
-judges it. Placing it in memory is the work of ``vmm.kvm``.
+judges it. Placing it in memory is the work of ``vmm.placed``.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from typing import Any
 from vmm.memory import GuestMemory
 
 GDT, IDT, PML4, PDPT, PD = 0x1000, 0x2000, 0x3000, 0x4000, 0x5000
-IMAGE = 0x10000
 TSS, TSS_SIZE = 0x40000, 0x100
 STACK, STACK_SIZE = 0x50000, 0x1000
 PROGRAM, PROGRAM_SIZE = 0x100000, 0x10000

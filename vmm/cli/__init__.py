@@ -1,9 +1,7 @@
 """The ``msrward`` command: parses, calls, prints.
 
-Exit status of ``check``: 0 the kernel conforms, 1 it does not, 2 usage or harness trouble, 4
-nothing could be tested (every case was skipped), 130 interrupted by Ctrl-C after a summary.
-``doctor``: 0, or 1 when a check is FAIL. ``list`` and ``show``: 0. All of them: 2 with one line on
-stderr that says what failed, why, and what to do.
+What ends badly leaves one line on stderr that says what failed, why, and what to do. The exit
+statuses of all commands stand in docs/environment.md.
 """
 
 from __future__ import annotations
@@ -106,7 +104,7 @@ def command_line() -> argparse.ArgumentParser:
 
     bisect.add(commands)
     diff.add(commands)
-    docs.add(commands)
+    docs.add(commands, parser)
     lab.add(commands)
     races.add(commands)
     scripts.add(commands)

@@ -101,7 +101,6 @@ def _swap(slot: int, old: int, new: int, caller: Caller = "self") -> tuple[Row, 
     )
 
 
-_TWO = {"deny_to_allow": (1, 0), "allow_to_deny": (0, 1)}
 _NOTHING_DENIED, _ALL_DENIED = default_allow().deny(A), default_deny().allow(A)
 
 CASES = (

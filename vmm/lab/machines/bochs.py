@@ -13,7 +13,7 @@ from vmm.lab.machines.emulators import Emulator
 LOG = "bochs.log"
 MEMORY_MIB = 1024
 # Instructions per emulated second. More make the guest's waits dearer (an idle guest is emulated
-# too), fewer make its timer interrupts more frequent; measured, see the README.
+# too), fewer make its timer interrupts more frequent; measured.
 _SPEED = 20_000_000
 
 _CONFIGURATION = """\
