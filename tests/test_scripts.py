@@ -69,20 +69,37 @@ def test_what_is_missing_is_named_where_it_cannot_be_installed(tmp_path):
     assert ran.stderr.count("\n") == 1
 
 
-def test_an_ordinary_user_is_told_the_command(tmp_path):
-    env = only(tmp_path, *SHELL)
-    (tmp_path / "bin" / "apt-get").write_text("#!/bin/sh\nexit 99\n")
-    (tmp_path / "bin" / "apt-get").chmod(0o755)
+def as_user(tmp_path, *programs):
+    """Return a PATH with ``programs`` on which nobody is root."""
+    env = only(tmp_path, *SHELL, *programs)
     (tmp_path / "bin" / "id").unlink()
     (tmp_path / "bin" / "id").write_text(f"#!{shutil.which('bash')}\necho 1000\n")
     (tmp_path / "bin" / "id").chmod(0o755)
+    return env
+
+
+def test_distros_says_that_it_needs_root_or_what_it_does_not_know(tmp_path):
+    ran = run(ROOT / "scripts/distros", "sid", env=as_user(tmp_path))
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
+    assert ran.stderr.startswith("msrward: distros needs root")
+    ran = run(ROOT / "scripts/distros", "--fast")
+    assert (ran.returncode, ran.stderr.count("\n")) == (
+        2,
+        1,
+    ) and "unknown option --fast" in ran.stderr
+
+
+def test_an_ordinary_user_is_told_the_command(tmp_path):
+    env = as_user(tmp_path)
+    (tmp_path / "bin" / "apt-get").write_text("#!/bin/sh\nexit 99\n")
+    (tmp_path / "bin" / "apt-get").chmod(0o755)
     ran = run(CHECK, env=env)
     assert ran.returncode == 2
     assert "as root: apt-get" in ran.stderr and "binutils" in ran.stderr
     assert ran.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("file", ["check", "test", "setup.sh"])
+@pytest.mark.parametrize("file", ["check", "test", "setup.sh", "distros"])
 def test_scripts_parse(file):
     assert run("bash", "-n", ROOT / "scripts" / file).returncode == 0
 
