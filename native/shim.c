@@ -1,7 +1,6 @@
 #define _GNU_SOURCE
 #include "shim.h"
 
-#include <cpuid.h>
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
@@ -318,10 +317,4 @@ int mw_kick_handler(int signo)
 int mw_kick(int tid, int signo)
 {
 	return syscall(SYS_tgkill, getpid(), tid, signo) < 0 ? -errno : 0;
-}
-
-int mw_cpuid(uint32_t leaf, uint32_t out[4])
-{
-	__cpuid_count(leaf, 0, out[0], out[1], out[2], out[3]);
-	return 0;
 }

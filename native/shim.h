@@ -143,6 +143,5 @@ struct mw_spin {
 
 int mw_spin(struct mw_spin *spin);
 int mw_userfaultfd(int flags);
-int mw_cpuid(uint32_t leaf, uint32_t out[4]);
 
 #endif

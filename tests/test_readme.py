@@ -61,10 +61,3 @@ def test_the_readme_names_cases_that_exist():
     known = {case.id for case in CASES}
     shown = {words[2] for words in commands() if words[:2] == ["msrward", "show"]}
     assert shown and shown <= known
-
-
-def test_it_has_the_exit_statuses_of_the_command():
-    from vmm.cli import STATUSES
-
-    documented = set(re.findall(r"^\| (\d+) \|", README, re.M))
-    assert documented == set(re.findall(r"^  (\d+)  ", STATUSES, re.M))

@@ -1,8 +1,6 @@
 """The sampled race and its judge: what is possible passes, what is impossible is caught."""
 
-import os
 import signal
-import threading
 
 import pytest
 
@@ -366,7 +364,6 @@ def test_a_thread_that_hangs_in_the_kernel_is_kicked_out(stress, monkeypatch, no
     monkeypatch.setattr(stress_arena, "GRACE", 0.3)
     result = stress.run(0.2, 1, 1, seed=6)
     assert "had to be kicked" in result.violation.text
-    assert threading.active_count() == 1 or os.environ.get("PYTEST_XDIST_WORKER")
 
 
 @pytest.mark.parametrize(
