@@ -122,7 +122,7 @@ build_package() {
 	local log=$venv/build.log
 	make_build_anew
 	PATH=$bin:$PATH "$bin/python" -m pip -qq --disable-pip-version-check install --no-build-isolation \
-		--no-deps --force-reinstall -Cbuild-dir="$root/build" "$root" >"$log" 2>&1 ||
+		--no-deps --force-reinstall --config-settings=build-dir="$root/build" "$root" >"$log" 2>&1 ||
 		stop "the package does not build: $(first_error "$log" | sed 's/^ *//'); all that was said: $log"
 }
 
