@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from vmm.conformance.host.limits import limit_of
 from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.language.case import Case
-from vmm.conformance.language.script import Script, Trace, first_difference, steps
+from vmm.conformance.language.script import Script, Trace, differences, steps
 from vmm.conformance.oracle import spoiled
 from vmm.conformance.records.jsonl import Record
 
@@ -229,10 +229,11 @@ def _seen(case: Case, backend: Backend) -> Record:
 def _compare(case: Case, trace: Trace) -> Record:
     if case.observes:
         return {"verdict": "PASS", "observation": ", ".join(code(trace))}
-    number = first_difference(case.actions, case.expected, trace)
-    if number is None:
+    found = [_difference(case, trace, n) for n in differences(case.actions, case.expected, trace)]
+    if not found:
         return {"verdict": "PASS"}  # no trace: to print one takes longer than to see it
-    return {"verdict": "FAIL", "trace": code(trace), **_difference(case, trace, number)}
+    also = {"also": found[1:]} if found[1:] else {}
+    return {"verdict": "FAIL", "trace": code(trace), **found[0], **also}
 
 
 def _difference(case: Case, trace: Trace, number: int) -> Record:

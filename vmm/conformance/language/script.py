@@ -9,7 +9,7 @@ This module is the whole language: the words of ``actions``, ``events`` and ``ra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from vmm.conformance.language.actions import *
 from vmm.conformance.language.events import *
@@ -127,13 +127,17 @@ def matches(expected: Step, seen: Step) -> bool:
 
 def first_difference(script: Sequence[Action], expected: Trace, seen: Trace) -> int | None:
     """Return the number of the first step (from 0) that is not as expected, or None."""
+    return next(differences(script, expected, seen), None)
+
+
+def differences(script: Sequence[Action], expected: Trace, seen: Trace) -> Iterator[int]:
+    """Yield the number (from 0) of each step that is not as expected."""
     if expected == seen:
-        return None
+        return
     want, have = steps(script, expected), steps(script, seen)
     for number in range(max(len(want), len(have))):
         if number >= min(len(want), len(have)) or not matches(want[number], have[number]):
-            return number
-    return None
+            yield number
 
 
 def _is_unfiltered(seen: Step) -> bool:

@@ -1,0 +1,113 @@
+"""A signature explains its own difference and not one that is only like it."""
+
+from __future__ import annotations
+
+import pytest
+
+from vmm.conformance.contract.history import HISTORY
+from vmm.conformance.contract.signatures import SIGNATURES, SVM, VMX, Difference
+
+A, FILTER, UNKNOWN = (
+    "0x474f4f00",
+    "RdmsrExit({}, FILTER), returned(0x1)",
+    "RdmsrExit({}, UNKNOWN), gp",
+)
+_DENY = "install(default_allow().deny(0x474f4f00)) -> done"
+_STALL = "begin_install(default_deny().allow(0x474f4f40), stall_at=0) -> stalled"
+_FEP = "rdmsr(0x474f4f00, emulated=True)"
+_FS, _DEADLINE = "rdmsr(Msr.FS_BASE)", "wrmsr(Msr.IA32_TSC_DEADLINE, 0)"
+_TOP = "install(default_allow().range(0xfffffff0, 0x10, b'..')) -> done"
+_LBR = ("wrmsr(0x1d9, 0x1) -> wrote", "install(default_allow().deny(0x680)) -> done")
+_L2 = ("enter_l2() -> done",)
+_DEADLINE_EXIT = "WrmsrExit(Msr.IA32_TSC_DEADLINE, FILTER, 0x0), wrote"
+_FS_EXIT = FILTER.format("Msr.FS_BASE")
+_BAD = "l1_exit(0x80000022, 2)"
+
+D = Difference
+# An entry, what it explains, and near misses: another MSR, another outcome, another place.
+ROWS: dict[str, tuple[Difference, ...]] = {
+    "B03": (
+        D(f"rdmsr({A})", FILTER.format(A), UNKNOWN.format(A), (_DENY, _STALL)),
+        D(f"rdmsr({A})", FILTER.format(A), UNKNOWN.format(A), (_DENY,)),
+        D(f"rdmsr({A})", FILTER.format(A), "gp", (_DENY, _STALL)),
+    ),
+    "B04": (
+        D(_FEP, FILTER.format(A), "Lost('KVM_RUN')", (_DENY,)),
+        D(f"rdmsr({A})", FILTER.format(A), "Lost('KVM_RUN')", (_DENY,)),
+        D(_FEP, FILTER.format(A), "returned(0x1)", (_DENY,)),
+    ),
+    "B05": (
+        D(_FS, _FS_EXIT, "returned(0x1)", _L2, VMX),
+        D("rdmsr(Msr.STAR)", FILTER.format("Msr.STAR"), "returned(0x1)", _L2, VMX),
+        D(_FS, _FS_EXIT, "gp", _L2, VMX),
+        D(_FS, _FS_EXIT, "returned(0x1)", (), VMX),
+    ),
+    "B06": (
+        D("enter_l2()", "done", _BAD, (), VMX),
+        D("enter_l2(load=(0x10,))", "done", _BAD, (), VMX),
+        D("enter_l2()", "done", "Lost('SHUTDOWN')", (), VMX),
+    ),
+    "B07": (
+        D("enter_l2(load=(0x174,))", _BAD, "done", (), VMX),
+        D("enter_l2(store=(0x10,))", "shutdown", "done", (), VMX),
+        D("enter_l2(load=(0x174,))", _BAD, "Lost('SHUTDOWN')", (), VMX),
+    ),
+    "B08": (
+        D("install(MsrFilter(0x2).deny(0x474f4f40))", "rejected(EINVAL)", "done"),
+        D("install(default_deny().deny(0x1, access=0x7))", "rejected(EINVAL)", "done"),
+        D("install(MsrFilter(0x2).deny(0x474f4f40))", "rejected(EINVAL)", "rejected(EFAULT)"),
+    ),
+    "B09": (
+        D("install_compat(default_allow())", "done", "rejected(ENOTTY)"),
+        D("install(default_allow())", "done", "rejected(ENOTTY)"),
+        D("install_compat(default_allow())", "done", "rejected(EINVAL)"),
+    ),
+    "B10": (
+        D("rdmsr(Msr.FS_BASE, emulated=True)", "returned(0x1)", "gp", (), SVM),
+        D("rdmsr(Msr.STAR, emulated=True)", "returned(0x1)", "gp", (), SVM),
+        D("rdmsr(Msr.FS_BASE, emulated=True)", "returned(0x1)", "returned(0x2)", (), SVM),
+        D("rdmsr(Msr.FS_BASE, emulated=True)", "returned(0x1)", "gp", (), VMX),
+    ),
+    "B12": (
+        D(_DEADLINE, _DEADLINE_EXIT, "wrote", (_DENY,), VMX),
+        D("wrmsr(0x6e1, 0)", "WrmsrExit(0x6e1, FILTER, 0x0), wrote", "wrote", (_DENY,), VMX),
+        D(_DEADLINE, _DEADLINE_EXIT, "gp", (_DENY,), VMX),
+        D(_DEADLINE, _DEADLINE_EXIT, "wrote", _L2, VMX),
+    ),
+    "B13": (
+        D(_DEADLINE, _DEADLINE_EXIT, "wrote", (_DENY,), SVM),
+        D("rdmsr(0x6e0)", FILTER.format("0x6e0"), "returned(0x0)", (_DENY,), SVM),
+        D(_DEADLINE, _DEADLINE_EXIT, "gp", (_DENY,), SVM),
+    ),
+    "B18": (
+        D("rdmsr(0xfffffff8)", FILTER.format("0xfffffff8"), UNKNOWN.format("0xfffffff8"), (_TOP,)),
+        D("rdmsr(0xffffffe8)", FILTER.format("0xffffffe8"), UNKNOWN.format("0xffffffe8"), (_TOP,)),
+        D("rdmsr(0xfffffff8)", FILTER.format("0xfffffff8"), "Lost('KVM_RUN')", (_TOP,)),
+    ),
+    "B19": (
+        D("rdmsr(0x680)", FILTER.format("0x680"), "returned(0x0)", _LBR, VMX),
+        D("rdmsr(0x174)", FILTER.format("0x174"), "returned(0x0)", _LBR, VMX),
+        D("rdmsr(0x680)", FILTER.format("0x680"), "gp", _LBR, VMX),
+        D("rdmsr(0x680)", FILTER.format("0x680"), "returned(0x0)", _LBR[1:], VMX),
+    ),
+    "B20": (
+        D(_FS, _FS_EXIT, "returned(0x1)", (*_L2, _DENY), SVM),
+        D(_FS, _FS_EXIT, "returned(0x1)", (_DENY, *_L2), SVM),
+        D(_FS, _FS_EXIT, "gp", (*_L2, _DENY), SVM),
+    ),
+}
+
+
+def _explained(entry: str, difference: Difference) -> bool:
+    return any(row.explains(difference) for row in SIGNATURES if row.id == entry)
+
+
+@pytest.mark.parametrize("entry", ROWS)
+def test_a_signature_explains_its_difference_and_no_near_miss(entry: str) -> None:
+    own, *near = ROWS[entry]
+    assert _explained(entry, own)
+    assert [miss for miss in near if _explained(entry, miss)] == []
+
+
+def test_every_signature_is_of_the_history() -> None:
+    assert {row.id for row in SIGNATURES} <= set(HISTORY)

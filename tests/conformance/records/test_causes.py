@@ -1,0 +1,58 @@
+"""Failures by cause: what is new first, then open bugs, then fixes that the kernel lacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vmm.conformance.records.causes import causes, explains
+
+VMX = {"vendor_module": "kvm_intel"}
+_WRITE = "wrmsr(Msr.IA32_TSC_DEADLINE, 0x0)"
+_EXIT = "WrmsrExit(Msr.IA32_TSC_DEADLINE, FILTER, 0x0)"
+
+
+def _case(action: str, expected: list[str], seen: list[str], **more: Any) -> dict[str, Any]:
+    return {
+        "id": f"some.{len(action)}",
+        "verdict": "FAIL",
+        "script": [action],
+        "trace": seen,
+        "step": 1,
+        "action": action,
+        "expected": expected,
+        "seen": seen,
+        **more,
+    }
+
+
+OPEN = _case(_WRITE, [_EXIT, "wrote"], ["wrote"])
+LACKS = _case("install_compat(default_allow())", ["done"], ["rejected(ENOTTY)"])
+NEWS = _case("rdmsr(0x10)", ["RdmsrExit(0x10, FILTER)", "gp"], ["returned(0x1)"])
+PASSES = {"id": "some.case", "verdict": "PASS"}
+
+
+def test_news_come_first_then_open_bugs_then_lacking_fixes() -> None:
+    found = causes([LACKS, PASSES, OPEN, NEWS, OPEN], VMX)
+    assert [(cause.entry, cause.state, len(cause.cases)) for cause in found] == [
+        ("", "news", 1),
+        ("B12", "open", 2),
+        ("B09", "fixed in 6.1, lacking here", 1),
+    ]
+
+
+def test_a_second_difference_is_not_explained_by_the_first() -> None:
+    second = {"step": 2, "action": "rdmsr(0x10)", "expected": NEWS["expected"]}
+    assert explains({**OPEN, "also": [{**second, "seen": ["returned(0x1)"]}]}, VMX) == ""
+    again = {"step": 2, "action": _WRITE, "expected": [_EXIT, "gp"], "seen": ["wrote"]}
+    assert explains({**OPEN, "also": [again]}, VMX) == "B12"
+
+
+def test_what_goes_on_with_the_same_access_is_the_same_difference() -> None:
+    begun = _case(f"begin({_WRITE})", [_EXIT], ["wrote"])
+    finish = {"step": 2, "action": "finish(Reply(0))", "expected": ["wrote"], "seen": ["gp"]}
+    assert explains({**begun, "also": [finish]}, VMX) == "B12"
+
+
+def test_a_splat_or_an_error_is_explained_by_nothing() -> None:
+    assert explains({**OPEN, "splats": [["BUG: KASAN"]]}, VMX) == ""
+    assert explains({"id": "some.case", "verdict": "TIMEOUT", "error": "killed"}, VMX) == ""

@@ -1,0 +1,276 @@
+"""What each entry of the history looks like in a failed case: small patterns over printed words.
+
+They read what a record holds (``records.jsonl``), so that saved runs are explained too. A version
+is no part of a signature: distributions backport. An open bug must not hide a new one, so each is
+one exact difference, and one that is only like it stays unexplained (CONTRACT.md 5.3).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+TOP = 1 << 32
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One step that was not as expected, as text.
+
+    ``action`` is the step's; ``expected`` and ``seen`` are its events, joined by ", ". ``before``
+    has a line for each step before it, ``ACTION -> EVENTS``. ``vendor`` is the KVM module.
+    """
+
+    action: str
+    expected: str
+    seen: str
+    before: Sequence[str] = ()
+    vendor: str = ""
+
+    @property
+    def install(self) -> str:
+        """The last line before this step that is about an install, or ""."""
+        return next((line for line in reversed(self.before) if "install" in line), "")
+
+    @property
+    def at_top(self) -> bool:
+        """Whether a range of the last install reaches 2^32 and holds the MSR of this access."""
+        access = re.search(r"msr\((0x[0-9a-f]+)", self.action)
+        index = int(access[1], 16) if access else -1
+        ranges = re.findall(r"range\((0x[0-9a-f]+), (0x[0-9a-f]+)", self.install)
+        ends = [(int(base, 16), int(base, 16) + int(nmsrs, 16)) for base, nmsrs in ranges]
+        one = (TOP - 1, TOP)
+        ends += [one] if re.search(r"(?:deny|allow)\([^)]*0xffffffff", self.install) else []
+        return any(base <= index < end and end >= TOP for base, end in ends)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """How one entry shows: every pattern given must match, and no ``without``.
+
+    ``action``, ``expected`` and ``seen`` match the whole text, ``install`` and ``before`` a part of
+    the last install and of the steps before. ``vendor`` "" stands for any. ``at_top`` asks for a
+    range that reaches 2^32 and holds the MSR of the access. ``lasts`` says that the steps after it
+    prove nothing: the VM's state is no more what the script made it.
+    """
+
+    id: str
+    action: str
+    expected: str
+    seen: str
+    install: str = ""
+    before: str = ""
+    without: str = ""
+    vendor: str = ""
+    at_top: bool = False
+    lasts: bool = False
+
+    def explains(self, difference: Difference) -> bool:
+        """Say whether this entry makes a kernel differ in exactly this way."""
+        before = "\n".join(difference.before)
+        return (
+            self.vendor in ("", difference.vendor)
+            and (not self.at_top or difference.at_top)
+            and bool(re.fullmatch(self.action, difference.action))
+            and bool(re.fullmatch(self.expected, difference.expected))
+            and bool(re.fullmatch(self.seen, difference.seen))
+            and bool(re.search(self.install, difference.install))
+            and bool(re.search(self.before, before))
+            and not (self.without and re.search(self.without, before))
+        )
+
+
+VMX, SVM = "kvm_intel", "kvm_amd"
+_ANY = r".*"
+_OPEN = r"(?:begin\()?"
+_ACCESS = _OPEN + r"(?:rd|wr)msr\(.*"
+_EXIT = r"(?:Rd|Wr)msrExit\([^()]*"
+_END = r"(?:returned\([^()]*\)|wrote|gp)"
+_FILTERED = rf"{_EXIT}\bFILTER\b[^()]*\)(?:, {_END})?"
+_NATIVE = r"(?:returned\([^()]*\)|wrote)"
+_FAILS = rf"(?:gp|{_EXIT}\b(?:UNKNOWN|INVAL)\b[^()]*\)(?:, {_END})?)"
+_ALLOWED = rf"(?:unfiltered|{_NATIVE}|{_FAILS})"
+_UNKNOWN = rf"{_EXIT}, UNKNOWN(?:, [^()]*)?\)(?:, {_END})?"
+_UNASKED = rf"(?:unfiltered|{_NATIVE}|{_UNKNOWN})"
+_DENIED = rf"(?:{_FILTERED}|gp)"
+_REFUSED = r"(?:done|rejected\(E\w+\))"
+
+
+def _at(*names: str) -> str:
+    """Return the pattern of a native access of one of the MSRs, by name or hexadecimal."""
+    return rf"{_OPEN}(?:rd|wr)msr\((?:{'|'.join(names)})\b(?!.*emulated=).*"
+
+
+_BASES = r"Msr\.FS_BASE", r"Msr\.GS_BASE", "0xc0000100", "0xc0000101"
+_NESTED_BASES = (*_BASES, r"Msr\.KERNEL_GS_BASE", "0xc0000102")
+_INTEL_LBR = ("0x1c[89]", "0x6[89cd][0-9a-f]", "0xd[cd][0-9a-f]")
+_AMD_LBR = ("0x1d[bcde]", r"Msr\.IA32_LAST\w+")
+_DEADLINE = r"(?:Msr\.IA32_TSC_DEADLINE|0x6e0)"
+_WRITE_DEADLINE = rf"{_OPEN}wrmsr\({_DEADLINE}, (?!.*(?:emulated|mode)=).*"
+_X2APIC = (r"Msr\.APIC_\w+", "0x8[0-9a-f]{2}")
+_WAITS = r"meanwhile\((?:create_vcpu|create_irqchip|install\w*)\(.*"
+_STALLED = r"begin_install\([^\n]*-> stalled(?![\s\S]*\n(?:resume|await)_install)"
+_BLOCKED = r"begin_install\([^\n]*-> blocked(?![\s\S]*\n(?:resume|await)_install)"
+_REJECTED = r"^(?!.*(?:argp=|number=|caller='child')).*-> rejected\((?:EINVAL|EFAULT)\)"
+_IN_L2 = r"enter_l2\((?![\s\S]*l1_exit)"
+_INSTALL_IN_L2 = rf"{_IN_L2}(?![\s\S]*\nenter_l2)[\s\S]*\ninstall[^\n]*-> done"
+_LBR_ON = r"wrmsr\((?:0x1d9|Msr\.IA32_DEBUGCTL\w*), (?:0x)?[0-9a-f]*[13579bdf]\b[\s\S]*install"
+_FLAG = r"MsrFilter\(0x(?![01]\b)[0-9a-f]+\b.*"
+_BAD_ENTRY = r"l1_exit\((?:reason=)?0x80000022\b.*"
+_SHUTDOWN = r"(?:Lost\(.*SHUTDOWN.*|shutdown)"
+
+SIGNATURES = (
+    # The MSRs of the catalogue that no CPU has are 0x474fXXXX; of others B27 says more.
+    Signature(
+        "B01",
+        _OPEN + r"(?:rd|wr)msr\(0x474f[0-9a-f]{4}\b.*",
+        rf"{_EXIT}\bUNKNOWN\b.*",
+        rf"{_EXIT}\bINVAL\b.*",
+    ),
+    Signature("B02", _at(*_X2APIC), _ALLOWED, _FILTERED),
+    Signature("B02", r".*install\w*\(default_deny\(\)[,)].*", r"rejected\(EINVAL\)", "done"),
+    # (a), (b): while a bitmap is waited for, nothing or half of the new filter is in force.
+    Signature("B03", _ACCESS, _FILTERED, _UNASKED, before=_STALLED),
+    Signature("B03", _ACCESS, _UNASKED, _FILTERED, before=_STALLED),
+    # (c): a failing install has replaced the filter by its ranges before the bad one.
+    Signature("B03", _ACCESS, _FILTERED, _UNASKED, install=_REJECTED),
+    Signature("B03", _ACCESS, _UNASKED, _FILTERED, install=_REJECTED),
+    # (f): the copy holds kvm->lock.
+    Signature("B03", _WAITS, _REFUSED, "blocked", before=_STALLED, lasts=True),
+    # The exit is prepared and lost, and KVM_RUN goes on in the guest, at the instruction again.
+    Signature(
+        "B04",
+        _ACCESS + r"emulated=True.*",
+        rf"{_EXIT}.*",
+        rf"(?:Lost\(.*|interrupted|{_EXIT}.*{_EXIT}.*)",
+        lasts=True,
+    ),
+    # What completes an emulated instruction came with it: until then #DB is in front of the exit.
+    Signature(
+        "B04",
+        _ACCESS + r"emulated=True, single_step=True.*",
+        rf"{_EXIT}.*",
+        r"Fault\(1\)",
+    ),
+    Signature(
+        "B05",
+        _at(*_NESTED_BASES),
+        _FILTERED,
+        _NATIVE,
+        before=_IN_L2,
+        without=_INSTALL_IN_L2,
+        vendor=VMX,
+    ),
+    # KVM loads PERF_GLOBAL_CTRL for L1 as if the guest wrote it: the filter makes the entry fail.
+    Signature(
+        "B06",
+        r"enter_l2\((?!.*(?:load|store)).*",
+        rf"(?!{_BAD_ENTRY}).*",
+        _BAD_ENTRY,
+        vendor=VMX,
+        lasts=True,
+    ),
+    Signature(
+        "B35",
+        r"enter_l2\(.*store=.*\b(?:0x10|Msr\.IA32_TSC)\b.*",
+        _SHUTDOWN,
+        rf"(?!{_SHUTDOWN}|{_BAD_ENTRY}).+",
+        vendor=VMX,
+        lasts=True,
+    ),
+    Signature(
+        "B07",
+        r"enter_l2\(.*(?:load|store)=(?!.*\b(?:0x10|Msr\.IA32_TSC)\b).*",
+        rf"(?:{_BAD_ENTRY}|{_SHUTDOWN})",
+        rf"(?!{_SHUTDOWN}|{_BAD_ENTRY}).+",
+        vendor=VMX,
+        lasts=True,
+    ),
+    Signature("B08", rf".*install\w*\({_FLAG}", r"rejected\(EINVAL\)", "done", lasts=True),
+    Signature(
+        "B08",
+        rf"begin_install\({_FLAG}",
+        r"rejected\(EINVAL\)",
+        r"(?:blocked|stalled)",
+        lasts=True,
+    ),
+    Signature(
+        "B08",
+        r"enable_exits\(0x[0-9a-f]+\)",
+        r"rejected\(EINVAL\)",
+        "done",
+        lasts=True,
+    ),
+    Signature(
+        "B09",
+        r".*(?:install_compat\(|begin_install\(.*caller='compat').*",
+        r"(?:done|rejected\((?:EINVAL|EFAULT)\))",
+        r"rejected\(ENOTTY\)",
+        lasts=True,
+    ),
+    # KVM's own handlers do not know the two: neither emulated accesses nor the host's work.
+    Signature(
+        "B10",
+        rf"{_OPEN}(?:rd|wr)msr\((?:{'|'.join(_BASES)})\b.*emulated=True.*",
+        rf"(?:unfiltered|{_NATIVE})",
+        _FAILS,
+        vendor=SVM,
+    ),
+    Signature(
+        "B10",
+        rf"[gs]et_msr\((?:{'|'.join(_BASES)})\b.*",
+        r"(?:done|got\(.*\))",
+        "refused",
+        vendor=SVM,
+    ),
+    Signature(
+        "B10",
+        _at(*_BASES),
+        rf"(?:unfiltered|{_NATIVE})",
+        _FAILS,
+        before=r"\bpark\(|-> blocked",
+        vendor=SVM,
+    ),
+    Signature("B11", _at("0x10b", r"Msr\.IA32_FLUSH_CMD"), _DENIED, "wrote"),
+    # 5.3: the denied write of exactly this MSR ends as `wrote`, and nothing exits.
+    Signature("B12", _WRITE_DEADLINE, _DENIED, "wrote", without=_IN_L2, vendor=VMX),
+    Signature("B13", _WRITE_DEADLINE, _DENIED, "wrote", without=_IN_L2),
+    Signature("B17", _WAITS, _REFUSED, "blocked", before=_BLOCKED, lasts=True),
+    Signature("B18", _ACCESS, _DENIED, _ALLOWED, at_top=True),
+    Signature("B18", _ACCESS, _ALLOWED, _DENIED, at_top=True),
+    Signature(
+        "B19",
+        _at(*_INTEL_LBR),
+        _FILTERED,
+        _NATIVE,
+        before=_LBR_ON,
+        without=_IN_L2,
+        vendor=VMX,
+    ),
+    Signature("B20", _at("[^,)]+"), _FILTERED, _NATIVE, before=_INSTALL_IN_L2),
+    Signature(
+        "B34",
+        _at(*_AMD_LBR),
+        _FILTERED,
+        _NATIVE,
+        before=_LBR_ON,
+        without=_IN_L2,
+        vendor=SVM,
+    ),
+    Signature(
+        "B34",
+        _at(*_AMD_LBR),
+        rf"(?:unfiltered|{_NATIVE})",
+        _FAILS,
+        before=_LBR_ON,
+        without=_IN_L2,
+        vendor=SVM,
+    ),
+)
+"""In order: where two entries make the same difference, the one that says more of it is first.
+
+B14, B22, B25 leave no such difference (a splat, an error of the host, a race of one thread); B23,
+B24, B26 to B33 and B38 are changes that ``observe`` cases record; B21 cannot be told from a filter
+that is late for other reasons; B36 and B37 have no words yet.
+"""
