@@ -10,7 +10,7 @@ from vmm.conformance.contract.history import HISTORY
 from vmm.conformance.contract.signatures import SIGNATURES, Difference, Signature
 from vmm.conformance.records.jsonl import Record
 
-FAILED = ("FAIL", "TIMEOUT", "XFAIL")
+FAILED = ("FAIL", "TIMEOUT", "ERROR", "XFAIL")
 _GOES_ON = ("get_regs(", "set_regs(", "complete(", "finish(")
 _NOT_LAST = ("RdmsrExit(", "WrmsrExit(", "regs(")
 
@@ -38,6 +38,15 @@ class Cause:
         if not self.entry:
             return "news"
         return "open" if self.is_open else f"fixed in {HISTORY[self.entry].fixed_in}, lacking here"
+
+    @property
+    def title(self) -> str:
+        """Return one line: "B12 (open): 39 cases, the first is ID: TITLE"."""
+        if not self.entry:
+            return f"news: {self.first['id']}"
+        number = len(self.cases)
+        count = f"{number} case{'' if number == 1 else 's'}, the first is {self.first['id']}"
+        return f"{self.entry} ({self.state}): {count}: {HISTORY[self.entry].title}"
 
 
 def causes(cases: Iterable[Record], host: Mapping[str, Any] | None = None) -> list[Cause]:

@@ -15,6 +15,7 @@ XFAIL XPASS ERROR TIMEOUT), ``ms``, and, where they apply:
 - ``trace``, all events seen, of a case that saw others than expected; ``step`` (from 1) is where
   they first differ, with its ``action``, ``expected`` and ``seen`` events, and ``also`` the same of
   each later step that differs;
+- ``cause``: the entry of the history that explains all that differs, where one does;
 - ``observation``: what an ``observe`` case saw, one line;
 - ``reason``: why it was skipped; ``need``: the word of ``Case.all_needs`` that this host lacks;
 - ``file``: the JSON that the case was read from, if it is none of the catalogue;

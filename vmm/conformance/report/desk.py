@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from vmm.conformance.records.causes import FAILED, causes, explains
 from vmm.conformance.records.jsonl import Record
 from vmm.conformance.records.results import Results
 from vmm.conformance.records.summary import BAD
@@ -99,7 +100,9 @@ class Desk:
                 self._show(record, self.results.line(record))
 
     def case(self, record: Record) -> None:
-        """File the record of a case that has ended, and show it."""
+        """File the record of a case that has ended, with what explains it, and show it."""
+        entry = explains(record, self.host) if record["verdict"] in FAILED else ""
+        record = {**record, "cause": entry} if entry else record
         self._show(record, self.results.write(record))
 
     def tick(self, running: Sequence[str]) -> None:
@@ -137,8 +140,9 @@ class Desk:
         cases = sorted(self.cases, key=lambda case: place[case["id"]])
         verbose, lines = self.view.verbose, list[str]()
         if not self.view.quiet:
-            for case in (case for case in cases if case["verdict"] in BAD):
-                lines += text.failure(case, self.paint, verbose, self.view.rerun)
+            bad = [case for case in cases if case["verdict"] in BAD]
+            for cause in causes(bad, self.host):
+                lines += text.cause(cause, self.paint, verbose, self.view.rerun)
             lines += text.skips(cases, verbose)
             lines += text.ignoring(cases, self.host)
             lines += text.observations(cases, end["fingerprint"], verbose)

@@ -10,7 +10,17 @@ from typing import Any
 from vmm.conformance.records.jsonl import Record
 from vmm.conformance.report.text import kernel
 
-SHOWN = ("sentence", "requirements", "step", "action", "expected", "seen", "error", "splats")
+SHOWN = (
+    "sentence",
+    "requirements",
+    "cause",
+    "step",
+    "action",
+    "expected",
+    "seen",
+    "error",
+    "splats",
+)
 """The fields of a case record that its YAML block has."""
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 from vmm.conformance.contract.requirements import explain
+from vmm.conformance.records.causes import Cause
 from vmm.conformance.records.jsonl import Record
 from vmm.conformance.records.summary import BAD, INTERRUPTED, TROUBLE, UNTESTED, VIOLATES
 
@@ -76,6 +77,19 @@ def failure(
     name = shlex.quote(str(case.get("file") or case["id"]))
     again = f"{case['rerun']} {name}" if "rerun" in case else rerun.format(name)
     return [*lines, f"  rerun: {again}"]
+
+
+def cause(
+    cause: Cause, paint: Paint, verbose: int = 0, rerun: str = "msrward check {}"
+) -> list[str]:
+    """Return what a cause makes fail: its line, and its first case; with ``verbose``, all."""
+    lines = ["", paint("bold", cause.title)] if cause.entry else []
+    for case in cause.cases if verbose else cause.cases[:1]:
+        lines += failure(case, paint, verbose, rerun)
+    rest = 0 if verbose else len(cause.cases) - 1
+    return lines + (
+        [f"  and {plural(rest, 'case')} more by {cause.entry}; -v shows all"] * (rest > 0)
+    )
 
 
 def splat_lines(splat: Sequence[str], paint: Paint) -> list[str]:
