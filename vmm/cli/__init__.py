@@ -16,14 +16,7 @@ from typing import Any, NoReturn
 from vmm.cli import listing, options
 from vmm.cli.output import StdoutFailed, complain, say
 from vmm.cli.parser import Parser, add_command
-
-STATUSES = """exit status:
-  0    the kernel conforms (as far as the cases that ran tell)
-  1    it does not: a case failed or timed out, or the kernel log has a splat
-  2    usage or harness trouble: no verdict
-  4    nothing could be tested: every case was skipped
-  130  interrupted by Ctrl-C, after a summary of what ran"""
-INTERRUPTED = 130
+from vmm.conformance.records.status import DONE, Status, epilog
 
 
 class _Version(argparse.Action):
@@ -31,7 +24,7 @@ class _Version(argparse.Action):
         from vmm.conformance.host.facts import facts
 
         say(f"msrward {facts()['msrward']}")
-        sys.exit(0)
+        sys.exit(DONE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _guarded(words)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        status = INTERRUPTED
+        status = Status.INTERRUPTED
     except OSError:  # the failure has been reported; Python must not find it again when it exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     from vmm.cli import bisect
@@ -53,7 +46,7 @@ def _guarded(argv: list[str]) -> int:
     try:
         return _command(argv)
     except SystemExit as end:  # argparse: --help, --version, usage
-        return end.code if isinstance(end.code, int) else 0
+        return end.code if isinstance(end.code, int) else DONE
     except Exception as error:
         if not _is_expected(error):
             import traceback
@@ -83,7 +76,7 @@ def command_line() -> argparse.ArgumentParser:
     parser = Parser(
         prog="msrward",
         description="Decide whether this kernel keeps the contract of KVM's MSR filter.",
-        epilog=STATUSES,
+        epilog=epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -91,7 +84,7 @@ def command_line() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True
     )
-    judged = add_command(commands, "check", _check, "judge the kernel of this host", STATUSES)
+    judged = add_command(commands, "check", _check, "judge the kernel of this host", epilog())
     options.judging(judged, jobs="one a core of the cgroup's quota, at most 16", timeout=10.0)
     lists = add_command(commands, "list", listing.listed, "list the cases")
     options.choice(lists)
@@ -142,13 +135,13 @@ def _show(args: argparse.Namespace) -> int:
     from vmm.conformance.report.listing import card
 
     say("\n\n".join("\n".join(card(case)) for case in choose(CASES, [args.case]).cases))
-    return 0
+    return DONE
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from vmm.conformance.host.doctor import examine, render
+    from vmm.conformance.host.doctor import Health, examine, render
     from vmm.lab import doctor as lab
 
     findings = {**examine(), **lab.examine()}
     say(render(findings, as_json=args.json))
-    return int(any(found.verdict == "FAIL" for found in findings.values()))
+    return Status.of(any(found.verdict is Health.FAIL for found in findings.values()))

@@ -12,6 +12,7 @@ from vmm.cli import options
 from vmm.cli.guarded import in_one_line
 from vmm.cli.output import complain, say
 from vmm.cli.parser import add_command
+from vmm.conformance.records.status import DONE
 from vmm.lab.vendors import VENDORS
 
 STEP = "bisect-step"
@@ -135,7 +136,7 @@ def _bisect(args: argparse.Namespace) -> int:
     text = finding.page(stages, question, commands)
     (directory / "finding.txt").write_text(text)
     say(f"\n{text}\nthis page: {directory / 'finding.txt'}")
-    return 0
+    return DONE
 
 
 def _stem(case: str) -> str:

@@ -8,8 +8,15 @@ from typing import Any
 
 from vmm.cli.output import say
 from vmm.cli.parser import add_command
+from vmm.conformance.records.status import MEANINGS, Status, epilog
 
-STATUSES = "exit status: 0 the same behaviour, 1 different behaviour, 2 trouble"
+STATUSES = epilog(
+    {
+        Status.CONFORMS: "the same behaviour",
+        Status.VIOLATES: "different behaviour",
+        Status.TROUBLE: MEANINGS[Status.TROUBLE],
+    }
+)
 
 
 def add(commands: Any) -> None:
@@ -30,4 +37,4 @@ def _diff(args: argparse.Namespace) -> int:
 
     first, second = load(args.first), load(args.second)
     say("\n".join(lines(first, second)))
-    return int(not difference(first, second).same)
+    return Status.of(not difference(first, second).same)

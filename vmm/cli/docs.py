@@ -10,6 +10,7 @@ from typing import Any
 
 from vmm.cli.output import say
 from vmm.cli.parser import add_command
+from vmm.conformance.records.status import Status
 
 
 def add(commands: Any, whole: argparse.ArgumentParser) -> None:
@@ -40,4 +41,4 @@ def _docs(whole: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     for name, page in written.items():
         (args.directory / name).write_text(page())
     say(f"wrote {', '.join(written)} to {args.directory}")
-    return 0
+    return Status.CONFORMS

@@ -9,6 +9,7 @@ from vmm.cli import listing, matrix, options
 from vmm.cli.guarded import Call, in_one_line
 from vmm.cli.output import complain, say
 from vmm.cli.parser import add_command
+from vmm.conformance.records.status import DONE
 from vmm.lab.vendors import VENDORS
 
 KERNEL_HELP = "a bzImage, a built tree, an installed release, or debian:SERIES (debian:newest)"
@@ -67,14 +68,14 @@ def _kernels(args: argparse.Namespace) -> int:
         gone = f"cannot be had: no {kernel.lacks} on the mirror" if kernel.lacks else ""
         mark = "cached" if kernel.cached else gone
         say(f"{kernel.name:20} {kernel.release:34} {mark}".rstrip())
-    return 0
+    return DONE
 
 
 def _config(args: argparse.Namespace) -> int:
     from vmm.lab.kernels import build
 
     say(build.fragment(debug=args.debug).rstrip())
-    return 0
+    return DONE
 
 
 def _install(args: argparse.Namespace) -> int:
@@ -82,11 +83,11 @@ def _install(args: argparse.Namespace) -> int:
 
     for name in args.emulators or ("qemu", "bochs"):
         say(f"{emulators.install(name).title} is in the cache")
-    return 0
+    return DONE
 
 
 def _clean(_: argparse.Namespace) -> int:
     from vmm.lab import cache
 
     say(f"freed {cache.clean() / 1e6:.0f} MB of {cache.root()}")
-    return 0
+    return DONE

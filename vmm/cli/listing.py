@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from vmm.cli.output import say
+from vmm.conformance.records.status import DONE
 
 
 def listed(args: argparse.Namespace) -> int:
@@ -19,4 +20,4 @@ def listed(args: argparse.Namespace) -> int:
     else:
         lines = listing(chosen)
     say("\n".join(lines))
-    return 0
+    return DONE

@@ -10,9 +10,16 @@ from vmm.cli import options
 from vmm.cli.guarded import in_one_line
 from vmm.cli.output import complain, say
 from vmm.cli.parser import add_command
+from vmm.conformance.records.status import Status, epilog
 from vmm.lab.vendors import VENDORS
 
-STATUSES = "exit status: 0 all conform, 1 one or more do not, 2 one or more have no verdict"
+STATUSES = epilog(
+    {
+        Status.CONFORMS: "all conform",
+        Status.VIOLATES: "one or more do not",
+        Status.TROUBLE: "one or more have no verdict",
+    }
+)
 
 
 def add(commands: Any) -> None:
@@ -80,7 +87,7 @@ def _matrix(args: argparse.Namespace) -> int:
     columns = [table.Column(cell.kernel.release, cell.title, cell.saved) for cell in cells]
     say("\n".join(table.report(columns, by_case=args.by_case)))
     say(f"\nrecords: {directory}; page: {_write_page(columns, directory)}")
-    return table.status(columns) if not missing else 2
+    return table.status(columns) if not missing else Status.TROUBLE
 
 
 def _say_cell(cell: Any, trouble: str) -> None:

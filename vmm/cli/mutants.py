@@ -8,17 +8,21 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from vmm.conformance.records.status import DONE, Status, epilog
 from vmm.lab import cache
 from vmm.lab.errors import LabError
 from vmm.lab.mutants import laboratory as mutants
 from vmm.lab.mutants.findings import Fate, MutantRecord
 from vmm.lab.mutants.source import Mutant, load
 
-_STATUSES = """exit status:
-  0    every mutant was killed, or the data says why it survives
-  1    a mutant survived that should not have
-  2    trouble: one was lost or did not build, or the unchanged kernel does not pass
-  130  interrupted by Ctrl-C; --resume goes on"""
+_STATUSES = epilog(
+    {
+        Status.CONFORMS: "every mutant was killed, or the data says why it survives",
+        Status.VIOLATES: "a mutant survived that should not have",
+        Status.TROUBLE: "one was lost or did not build, or the unchanged kernel does not pass",
+        Status.INTERRUPTED: "Ctrl-C; --resume goes on",
+    }
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,14 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain("no mutant is called that; --list shows them")
     if args.list:
         print("\n".join(_card(mutant) for mutant in chosen))
-        return 0
+        return DONE
     try:
         return _run(chosen, args)
     except (LabError, OSError) as error:
         return _complain(str(error))
     except KeyboardInterrupt:
         print("interrupted; --resume goes on", file=sys.stderr)
-        return 130
+        return Status.INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -128,14 +132,14 @@ def _summary(found: Sequence[MutantRecord], explained: dict[str, str], results: 
 
 def _status(found: Sequence[MutantRecord], explained: dict[str, str]) -> int:
     if any(finding.fate in (Fate.LOST, Fate.UNBUILT) for finding in found):
-        return 2
+        return Status.TROUBLE
     judged = [finding for finding in found if finding.name != "control"]
-    return int(any(f.fate is Fate.SURVIVED and not explained[f.name] for f in judged))
+    return Status.of(any(f.fate is Fate.SURVIVED and not explained[f.name] for f in judged))
 
 
 def _complain(line: str) -> int:
     print(f"msrward: {line}", file=sys.stderr)
-    return 2
+    return Status.TROUBLE
 
 
 if __name__ == "__main__":

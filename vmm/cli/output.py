@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 
-TROUBLE = 2
+from vmm.conformance.records.status import Status
 
 
 class StdoutFailed(Exception):
@@ -16,7 +16,7 @@ def complain(line: str) -> int:
     """Print the line to stderr and return the exit status of trouble."""
     with suppress(OSError):  # stderr is closed: the status must do
         print(f"msrward: {line}", file=sys.stderr, flush=True)
-    return TROUBLE
+    return Status.TROUBLE
 
 
 def say(text: str) -> None:

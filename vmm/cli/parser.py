@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any, NoReturn
 
-from vmm.cli.output import TROUBLE, say
+from vmm.cli.output import say
+from vmm.conformance.records.status import Status
 
 
 class Parser(argparse.ArgumentParser):
@@ -13,7 +14,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message and end with the status of trouble."""
-        self.exit(TROUBLE, f"msrward: {message}; see '{self.prog} --help'\n")
+        self.exit(Status.TROUBLE, f"msrward: {message}; see '{self.prog} --help'\n")
 
     def print_help(self, file: Any = None) -> None:
         """Print the help to stdout."""

@@ -9,10 +9,16 @@ from typing import Any
 from vmm.cli.options import count, seconds
 from vmm.cli.output import complain, say
 from vmm.cli.parser import add_command
+from vmm.conformance.records.status import MEANINGS, Status, epilog
 
-CONFORMS, VIOLATED, UNTESTED = 0, 1, 4
-STATUSES = """exit status: 0 nothing impossible was seen, 1 something was or the kernel complained,
-2 usage or harness trouble, 4 nothing was observed"""
+STATUSES = epilog(
+    {
+        **MEANINGS,
+        Status.CONFORMS: "nothing impossible was seen",
+        Status.VIOLATES: "something was, or the kernel complained",
+        Status.UNTESTED: "nothing was observed",
+    }
+)
 
 
 def add(commands: Any) -> None:
@@ -60,8 +66,9 @@ def _stress(args: argparse.Namespace) -> int:
     _live_ends()
     say(stress.render(result))
     if result.conforms:
-        return CONFORMS
-    return VIOLATED if result.violation or result.complaints else UNTESTED
+        return Status.CONFORMS
+    is_violated = result.violation or result.complaints
+    return Status.VIOLATES if is_violated else Status.UNTESTED
 
 
 def _churn(args: argparse.Namespace) -> int:
@@ -74,7 +81,7 @@ def _churn(args: argparse.Namespace) -> int:
         return complain(str(error))
     _live_ends()
     say(churn.render(result))
-    return CONFORMS if result.conforms else VIOLATED
+    return Status.of(not result.conforms)
 
 
 def _live(line: str) -> None:

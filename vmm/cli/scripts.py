@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vmm.cli.options import count
 from vmm.cli.output import complain, say
 from vmm.cli.parser import add_command
+from vmm.conformance.records.status import DONE
 
 if TYPE_CHECKING:
     from vmm.conformance.language.case import Case
@@ -65,7 +66,7 @@ def _export(args: argparse.Namespace) -> int:
         args.output.write_text(text)
     else:
         say(text.rstrip("\n"))
-    return 0
+    return DONE
 
 
 def _one(word: str) -> Case:

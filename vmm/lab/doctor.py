@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmm.conformance.host.doctor import Finding
+from vmm.conformance.host.doctor import Finding, Health
 from vmm.lab import cache, vendors
 from vmm.lab.kernels import kernels
 from vmm.lab.machines import emulators, machine
@@ -23,8 +23,10 @@ def _memory() -> Finding:
 
     guests = memory_available() // machine.GUEST_BYTES
     if guests:
-        return Finding("PASS", f"enough for {guests} guest{'s' * (guests > 1)} at once")
-    return Finding("WARN", "not enough for a guest without swapping", "end what takes the memory")
+        return Finding(Health.PASS, f"enough for {guests} guest{'s' * (guests > 1)} at once")
+    return Finding(
+        Health.WARN, "not enough for a guest without swapping", "end what takes the memory"
+    )
 
 
 def _emulator(name: str) -> Finding:
@@ -32,14 +34,16 @@ def _emulator(name: str) -> Finding:
     gives = f"other kernels on {' and on '.join(machines)}"
     here = [emulator for emulator in emulators.emulators() if emulator.name == name]
     if not here:
-        return Finding("WARN", f"not here: it would judge {gives}", "msrward lab install")
+        return Finding(Health.WARN, f"not here: it would judge {gives}", "msrward lab install")
     if not here[0].good:
-        return Finding("WARN", f"{here[0].title} is old and loses guests", "msrward lab install")
-    return Finding("PASS", f"{here[0].title}: judges {gives}")
+        return Finding(
+            Health.WARN, f"{here[0].title} is old and loses guests", "msrward lab install"
+        )
+    return Finding(Health.PASS, f"{here[0].title}: judges {gives}")
 
 
 def _kernels() -> Finding:
     names = [kernel.name for kernel in kernels.cached()]
     if not names:
-        return Finding("PASS", f"none cached in {cache.root()}; fetched when asked for")
-    return Finding("PASS", f"{len(names)} cached in {cache.root()}, the newest {names[-1]}")
+        return Finding(Health.PASS, f"none cached in {cache.root()}; fetched when asked for")
+    return Finding(Health.PASS, f"{len(names)} cached in {cache.root()}, the newest {names[-1]}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vmm.conformance.records.causes import causes
+from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report import tap, text
 
 _WRITE = "wrmsr(0x6e0, 0x0)"
@@ -15,7 +16,7 @@ def _case(name: str) -> dict[str, Any]:
         "id": name,
         "sentence": "It exits.",
         "requirements": ["R33"],
-        "verdict": "FAIL",
+        "verdict": Verdict.FAIL,
         "cause": "B13",
         "script": [_WRITE],
         "trace": ["wrote"],

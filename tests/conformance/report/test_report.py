@@ -9,6 +9,7 @@ import pytest
 
 from vmm.conformance.records.jsonl import decode, encoder
 from vmm.conformance.records.summary import count, end_record, fingerprint
+from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report import listing, tap, text
 from vmm.conformance.report.progress import Progress
 
@@ -17,7 +18,12 @@ RUN = {"cases": 9, "catalogue": 9, "resumed": 0, "kernel_log": "watched"}
 
 
 def record(name, verdict="PASS", **fields):
-    base = {"type": "case", "id": name, "sentence": f"Sentence of {name}.", "verdict": verdict}
+    base = {
+        "type": "case",
+        "id": name,
+        "sentence": f"Sentence of {name}.",
+        "verdict": Verdict(verdict),
+    }
     return {**base, "requirements": ["R14"], "ms": 1.0, **fields}
 
 
@@ -226,7 +232,7 @@ def test_tap_lines():
 
 @pytest.mark.parametrize("verdict", ["FAIL", "TIMEOUT", "ERROR", "XFAIL"])
 def test_tap_explains_what_is_not_ok_in_a_yaml_block(verdict):
-    first, *block = tap.case_lines({**FAILED, "verdict": verdict, "error": "a: b\n#"}, 1)
+    first, *block = tap.case_lines({**FAILED, "verdict": Verdict(verdict), "error": "a: b\n#"}, 1)
     assert first.startswith("not ok 1 - rollback.slot_0")
     assert (block[0], block[-1]) == ("  ---", "  ...")
     fields = dict(line.strip().split(": ", 1) for line in block[1:-1])

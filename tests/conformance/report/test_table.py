@@ -4,13 +4,14 @@ import html.parser
 from pathlib import Path
 
 from vmm.conformance.records.saved import Saved
+from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report import html as pages
 from vmm.conformance.report import table
 
 
 def case(name, verdict="PASS", requirement="R14", **more):
     fixed = {"sentence": f"<{name}>.", "requirements": [requirement], "ms": 1.0}
-    return name, {"id": name, "verdict": verdict, **fixed, **more}
+    return name, {"id": name, "verdict": Verdict(verdict), **fixed, **more}
 
 
 def column(release, *cases, vendor="svm", status=0, **end):

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from vmm.conformance.records.saved import Saved
+from vmm.conformance.records.verdict import Verdict
 from vmm.lab.machines.machine import Outcome
 from vmm.lab.search.verdict import Evidence, Question, Step, combine, judge
 
@@ -10,7 +11,7 @@ SPLAT = [["WARNING: CPU: 0 PID: 1 at kvm_main.c:1"]]
 
 
 def case(name="match.x", verdict="PASS", **more):
-    return {"type": "case", "id": name, "verdict": verdict, **more}
+    return {"type": "case", "id": name, "verdict": Verdict(verdict), **more}
 
 
 def saved(*cases, status=0, outcome=Outcome.DONE, tail=(), reason="", splats=()):

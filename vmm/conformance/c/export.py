@@ -19,6 +19,7 @@ from vmm.conformance.c.text import c_number, filter_data, step_text
 from vmm.conformance.language import script as s
 from vmm.conformance.language.case import Case
 from vmm.conformance.oracle import spoiled
+from vmm.conformance.records.verdict import Verdict
 from vmm.filter import AtEdge, Pointer
 from vmm.msr import KVM_CAP_X86_MSR_FILTER, KVM_CAP_X86_USER_SPACE_MSR
 
@@ -105,7 +106,7 @@ def _main(script: s.Script, trace: s.Trace | None, ignoring: bool | None) -> Ite
                 yield f"\tneed_vcpu({vcpu});"
         yield from _action(number, action, script)
         yield _check(number, cut)
-    yield f'\n\tprintf("{"OBSERVED" if trace is None else "PASS"}\\n");\n\treturn 0;\n}}'
+    yield f'\n\tprintf("{"OBSERVED" if trace is None else Verdict.PASS}\\n");\n\treturn 0;\n}}'
 
 
 def _step_comment(text: str) -> str:

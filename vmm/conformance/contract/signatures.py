@@ -2,7 +2,7 @@
 
 They read what a record holds (``records.jsonl``), so that saved runs are explained too. A version
 is no part of a signature: distributions backport. An open bug must not hide a new one, so each is
-one exact difference, and one that is only like it stays unexplained (CONTRACT.md 5.3).
+one exact difference, and one that is only like it stays unexplained (docs/history.md).
 """
 
 from __future__ import annotations

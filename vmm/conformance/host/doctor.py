@@ -11,10 +11,12 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from vmm.conformance.host.facts import facts, taint_letters
+from vmm.conformance.records.verdict import Verdict
 from vmm.errors import KvmError
 
 GUEST_SECONDS = 5.0
@@ -23,11 +25,19 @@ SYS_USERFAULTFD, USERFAULTFD_IOC_NEW = 323, 0xAA00  # asm/unistd_64.h; linux/use
 UFFD_SYSCTL = Path("/proc/sys/vm/unprivileged_userfaultfd")
 
 
+class Health(StrEnum):
+    """What a check says of this host; WARN: something is not tested."""
+
+    PASS = Verdict.PASS
+    WARN = "WARN"
+    FAIL = Verdict.FAIL
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found: ``verdict`` PASS, WARN or FAIL, the fact, and what to do about it."""
+    """What one check found: the verdict, the fact, and what to do about it."""
 
-    verdict: str
+    verdict: Health
     fact: str
     remedy: str = ""
 
@@ -55,7 +65,7 @@ def _guarded(check: Callable[[], Finding]) -> Finding:
     try:
         return check()
     except (OSError, ImportError) as error:  # KvmError is an OSError
-        return Finding("FAIL", str(error), _remedy(error))
+        return Finding(Health.FAIL, str(error), _remedy(error))
 
 
 def _remedy(error: Exception) -> str:
@@ -69,13 +79,13 @@ def _remedy(error: Exception) -> str:
 def _machine() -> Finding:
     machine = os.uname().machine
     if machine == "x86_64":
-        return Finding("PASS", machine)
-    return Finding("FAIL", machine, "the MSR filter exists on x86-64 alone")
+        return Finding(Health.PASS, machine)
+    return Finding(Health.FAIL, machine, "the MSR filter exists on x86-64 alone")
 
 
 def _kernel() -> Finding:
     known = facts()
-    return Finding("PASS", f"{known['release']} {known['version']} on {known['cpu_model']}")
+    return Finding(Health.PASS, f"{known['release']} {known['version']} on {known['cpu_model']}")
 
 
 def _device() -> Finding:
@@ -85,28 +95,32 @@ def _device() -> Finding:
         why = f"/dev/kvm: {error.strerror}"
         if error.errno in (errno.EACCES, errno.EPERM):
             return Finding(
-                "FAIL", why, "run as root or join the group that owns it (usermod -aG kvm)"
+                Health.FAIL, why, "run as root or join the group that owns it (usermod -aG kvm)"
             )
-        return Finding("FAIL", why, "modprobe kvm_intel or kvm_amd; check the firmware's setting")
-    return Finding("PASS", "/dev/kvm opens for reading and writing")
+        return Finding(
+            Health.FAIL, why, "modprobe kvm_intel or kvm_amd; check the firmware's setting"
+        )
+    return Finding(Health.PASS, "/dev/kvm opens for reading and writing")
 
 
 def _vendor_module() -> Finding:
     if module := facts()["vendor_module"]:
-        return Finding("PASS", str(module))
+        return Finding(Health.PASS, str(module))
     return Finding(
-        "WARN", "cannot tell which module runs guests", "see lsmod; records will lack it"
+        Health.WARN, "cannot tell which module runs guests", "see lsmod; records will lack it"
     )
 
 
 def _platform() -> Finding:
     match facts()["platform"]:
         case "bare metal":
-            return Finding("PASS", "bare metal")
+            return Finding(Health.PASS, "bare metal")
         case "virtual":
             text = "virtual: KVM is nested here, and the hypervisor below may colour what is seen"
-            return Finding("PASS", text)
-    return Finding("WARN", "cannot tell bare metal from virtual", "the records will not say either")
+            return Finding(Health.PASS, text)
+    return Finding(
+        Health.WARN, "cannot tell bare metal from virtual", "the records will not say either"
+    )
 
 
 def _capabilities() -> Finding:
@@ -118,8 +132,8 @@ def _capabilities() -> Finding:
         values = {cap: kvm.check_extension(cap) for cap in caps}
     shown = ", ".join(f"{cap} is {value}" for cap, value in values.items())
     if all(values.values()):
-        return Finding("PASS", shown)
-    return Finding("FAIL", shown, "this kernel has no MSR filter: take 5.10 or newer")
+        return Finding(Health.PASS, shown)
+    return Finding(Health.FAIL, shown, "this kernel has no MSR filter: take 5.10 or newer")
 
 
 def _sync_regs() -> Finding:
@@ -128,8 +142,10 @@ def _sync_regs() -> Finding:
     with Kvm() as kvm:
         fields = kvm.check_extension(KVM_CAP_SYNC_REGS)
     if fields & KVM_SYNC_X86_REGS:
-        return Finding("PASS", f"KVM_CAP_SYNC_REGS is {fields:#x}")
-    return Finding("FAIL", f"KVM_CAP_SYNC_REGS is {fields:#x}", "take a kernel that has it (4.17)")
+        return Finding(Health.PASS, f"KVM_CAP_SYNC_REGS is {fields:#x}")
+    return Finding(
+        Health.FAIL, f"KVM_CAP_SYNC_REGS is {fields:#x}", "take a kernel that has it (4.17)"
+    )
 
 
 def _guest() -> Finding:
@@ -147,9 +163,11 @@ def _guest() -> Finding:
         vcpu.reply(0xC0FFEE)
         halted = vcpu.run_for(GUEST_SECONDS)
     if (denied, halted) == (RdmsrExit(Msr.KERNEL_GS_BASE, FILTER), HltExit()):
-        return Finding("PASS", "a guest ran: its denied RDMSR exited, was answered, and it halted")
+        return Finding(
+            Health.PASS, "a guest ran: its denied RDMSR exited, was answered, and it halted"
+        )
     fact = f"the guest did {denied or 'not exit in time'}, then {halted or 'not halt in time'}"
-    return Finding("FAIL", fact, "this kernel runs no guest as it should: see its log (dmesg)")
+    return Finding(Health.FAIL, fact, "this kernel runs no guest as it should: see its log (dmesg)")
 
 
 def _kvm_parameter(name: str) -> str | None:
@@ -161,19 +179,19 @@ def _kvm_parameter(name: str) -> str | None:
 def _ignore_msrs() -> Finding:
     match _kvm_parameter("ignore_msrs"):
         case None:
-            return Finding("WARN", "cannot be read", "with 1, UNKNOWN exits would not happen")
+            return Finding(Health.WARN, "cannot be read", "with 1, UNKNOWN exits would not happen")
         case "N" | "0":
-            return Finding("PASS", "off")
+            return Finding(Health.PASS, "off")
     remedy = "echo 0 > /sys/module/kvm/parameters/ignore_msrs"
-    return Finding("WARN", "on: cases that need UNKNOWN exits are skipped", remedy)
+    return Finding(Health.WARN, "on: cases that need UNKNOWN exits are skipped", remedy)
 
 
 def _forced_emulation() -> Finding:
     value = _kvm_parameter("force_emulation_prefix")
     if value not in (None, "0", "N"):
-        return Finding("PASS", f"force_emulation_prefix is {value}")
+        return Finding(Health.PASS, f"force_emulation_prefix is {value}")
     remedy = "load kvm with force_emulation_prefix=1 (kvm.force_emulation_prefix=1 at boot)"
-    return Finding("WARN", "off: the emulator's own accesses are not tested", remedy)
+    return Finding(Health.WARN, "off: the emulator's own accesses are not tested", remedy)
 
 
 def _kernel_log() -> Finding:
@@ -182,9 +200,9 @@ def _kernel_log() -> Finding:
     log = KernelLog.open_or_reason()
     if isinstance(log, str):
         remedy = "run as root, or sysctl kernel.dmesg_restrict=0; splats go unseen otherwise"
-        return Finding("WARN", log, remedy)
+        return Finding(Health.WARN, log, remedy)
     log.close()
-    return Finding("PASS", "/dev/kmsg can be read: splats fail the case they fall in")
+    return Finding(Health.PASS, "/dev/kmsg can be read: splats fail the case they fall in")
 
 
 def _userfaultfd() -> Finding:
@@ -192,9 +210,9 @@ def _userfaultfd() -> Finding:
     answers = {name: _attempt(way) for name, way in tries.items()}
     shown = "; ".join(f"{name}: {why or 'allowed'}" for name, why in answers.items())
     if "" in answers.values():
-        return Finding("PASS", f"{shown}; {_uffd_sysctl()}")
+        return Finding(Health.PASS, f"{shown}; {_uffd_sysctl()}")
     remedy = "run as root, give access to /dev/userfaultfd, or sysctl vm.unprivileged_userfaultfd=1"
-    return Finding("WARN", f"races are not tested: {shown}; {_uffd_sysctl()}", remedy)
+    return Finding(Health.WARN, f"races are not tested: {shown}; {_uffd_sysctl()}", remedy)
 
 
 def _uffd_by_syscall() -> int:
@@ -236,8 +254,10 @@ def _uffd_sysctl() -> str:
 def _cpus() -> Finding:
     usable = len(os.sched_getaffinity(0))
     if usable > 1:
-        return Finding("PASS", f"{usable} usable")
-    return Finding("WARN", "1 usable: vCPUs never run at the same time", "widen the CPU affinity")
+        return Finding(Health.PASS, f"{usable} usable")
+    return Finding(
+        Health.WARN, "1 usable: vCPUs never run at the same time", "widen the CPU affinity"
+    )
 
 
 def _load() -> Finding:
@@ -246,8 +266,8 @@ def _load() -> Finding:
     cpus, load = len(os.sched_getaffinity(0)), processes.load()
     text = f"load {load:.1f} on {cpus} usable CPUs"
     if load <= cpus:
-        return Finding("PASS", text)
-    return Finding("WARN", text, "wait, or give each case longer with --timeout")
+        return Finding(Health.PASS, text)
+    return Finding(Health.WARN, text, "wait, or give each case longer with --timeout")
 
 
 def _kvm_users() -> Finding:
@@ -256,22 +276,22 @@ def _kvm_users() -> Finding:
     users, hidden = processes.kvm_users()
     unseen = f"; {hidden} processes cannot be looked at" if hidden else ""
     if not users:
-        return Finding("PASS", f"nobody else{unseen}")
+        return Finding(Health.PASS, f"nobody else{unseen}")
     shown = ", ".join(f"{user.name} ({user.pid}, VMs: {user.vms})" for user in users[:4])
     more = f" and {len(users) - 4} more" if len(users) > 4 else ""
     remedy = "their splats and taint show in this run, and they take CPU time: end them if you can"
-    return Finding("WARN", f"{shown}{more}{unseen}", remedy)
+    return Finding(Health.WARN, f"{shown}{more}{unseen}", remedy)
 
 
 def _taint() -> Finding:
     taint: Any = facts()["taint"]
     if taint is None:
-        return Finding("WARN", "cannot be read", "mount /proc")
+        return Finding(Health.WARN, "cannot be read", "mount /proc")
     if not taint:
-        return Finding("PASS", "not tainted")
+        return Finding(Health.PASS, "not tainted")
     letters = taint_letters(taint)
     remedy = "see tainted-kernels.rst; a W or D is an earlier splat: reboot before you trust a run"
-    return Finding("WARN", f"tainted: {letters} ({taint})", remedy)
+    return Finding(Health.WARN, f"tainted: {letters} ({taint})", remedy)
 
 
 CHECKS: Iterable[tuple[str, Callable[[], Finding]]] = (

@@ -18,8 +18,9 @@ from vmm.conformance.judge import runner
 from vmm.conformance.judge.worker import BackendFactory
 from vmm.conformance.language.case import Case
 from vmm.conformance.oracle import spoiled
-from vmm.conformance.records.jsonl import Record
 from vmm.conformance.records.results import Results, ResultsError
+from vmm.conformance.records.schema import Record
+from vmm.conformance.records.status import Status
 from vmm.conformance.records.summary import end_record
 from vmm.conformance.report.desk import Desk, Output, View
 
@@ -159,7 +160,7 @@ def _finish(desk: Desk, first: Record, end: Record, trouble: Exception | None) -
         failure = trouble or desk.failure
         why = limit_of(failure) if isinstance(failure, Exception) else None
         raise Trouble(f"{why or failure}; what ran is in {desk.results.path}")
-    return int(end["status"])
+    return Status(end["status"])
 
 
 def _run_record(

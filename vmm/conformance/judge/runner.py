@@ -20,7 +20,8 @@ from typing import Protocol
 from vmm.conformance.host.klog import KernelLog, Splat
 from vmm.conformance.judge.worker import BackendFactory, Worker, code, spawn
 from vmm.conformance.language.case import Case
-from vmm.conformance.records.jsonl import Record
+from vmm.conformance.records.schema import Record
+from vmm.conformance.records.verdict import Verdict
 
 DEATH_SECONDS = 1.0
 """How long a SIGKILLed worker may take to die before it counts as stuck in the kernel."""
@@ -193,7 +194,7 @@ class _Master:
 
     def _timed_out(self, note: str = "") -> Record:
         limit = f"killed at its deadline of {self.options.timeout:g} s"
-        return {"verdict": "TIMEOUT", "error": limit + note}
+        return {"verdict": Verdict.TIMEOUT, "error": limit + note}
 
     def _finish(self, worker: Worker, outcome: Record) -> None:
         self._collect_splats()  # while the worker still counts as at its case
@@ -227,12 +228,10 @@ def _record(
     if case.file:
         record["file"] = case.file
     if splats:
-        record |= {"verdict": "FAIL", "splats": splats}
+        record |= {"verdict": Verdict.FAIL, "splats": splats}
     if any(fnmatchcase(case.id, glob) for glob in xfail) and not case.observes:
-        record["verdict"] = {"FAIL": "XFAIL", "PASS": "XPASS"}.get(
-            record["verdict"], record["verdict"]
-        )
-    if record["verdict"] not in ("PASS", "SKIP", "XPASS"):
+        record["verdict"] = record["verdict"].expected
+    if not record["verdict"].is_good:
         record["script"] = code(case.actions)
     return record
 
@@ -260,4 +259,4 @@ def _is_named(worker: Worker, splat: Splat) -> bool:
 def _died(status: int) -> Record:
     code = os.waitstatus_to_exitcode(status)
     how = f"exited with status {code}" if code >= 0 else f"died: {signal.strsignal(-code)}"
-    return {"verdict": "ERROR", "error": f"the worker {how}"}
+    return {"verdict": Verdict.ERROR, "error": f"the worker {how}"}

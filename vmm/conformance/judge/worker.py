@@ -24,7 +24,8 @@ from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import Script, Trace, differences, steps
 from vmm.conformance.oracle import spoiled
-from vmm.conformance.records.jsonl import Record
+from vmm.conformance.records.schema import Record
+from vmm.conformance.records.verdict import Verdict
 
 O_ASYNC = 0o20000  # fcntl.h; Python's os module does not name it
 
@@ -83,6 +84,7 @@ class Worker:
         if not end:
             return None
         outcome: Record = json.loads(line)
+        outcome["verdict"] = Verdict(outcome["verdict"])
         return outcome
 
     def elapsed_ms(self) -> float:
@@ -180,13 +182,13 @@ def _serve(cases: Sequence[Case], factory: BackendFactory, commands: int, outcom
         try:
             backend = backend or factory()
             outcome = judge(cases[int(line)], backend, ignoring=ignoring)
-            if outcome["verdict"] != "PASS" and ignores_msrs() is not ignoring:
+            if outcome["verdict"] != Verdict.PASS and ignores_msrs() is not ignoring:
                 ignoring = not ignoring  # somebody has set it meanwhile
                 outcome = judge(cases[int(line)], backend, ignoring=ignoring)
         except Exception as error:  # no backend
             outcome = _error(error) | {"ms": 0.0}
         _write_all(outcomes, json.dumps(outcome).encode() + b"\n")
-        if outcome["verdict"] == "ERROR":  # nothing is known about its state
+        if outcome["verdict"] == Verdict.ERROR:  # nothing is known about its state
             _discard(backend)
             backend = None
     _discard(backend)
@@ -210,14 +212,14 @@ def _spoiled(case: Case, ignoring: bool) -> Record | None:
         why = "ignore_msrs is 0 here: `msrward lab run` judges this with 1"
     else:
         return None
-    return {"verdict": "SKIP", "need": spoiled.NEED, "reason": why}
+    return {"verdict": Verdict.SKIP, "need": spoiled.NEED, "reason": why}
 
 
 def _skip(case: Case, backend: Backend) -> Record | None:
     for need in (need for need in case.all_needs if need != spoiled.NEED):
         reason = backend.lacks(need)
         if reason is not None:
-            return {"verdict": "SKIP", "need": need, "reason": reason}
+            return {"verdict": Verdict.SKIP, "need": need, "reason": reason}
     return None
 
 
@@ -228,12 +230,12 @@ def _seen(case: Case, backend: Backend) -> Record:
 
 def _compare(case: Case, trace: Trace) -> Record:
     if case.observes:
-        return {"verdict": "PASS", "observation": ", ".join(code(trace))}
+        return {"verdict": Verdict.PASS, "observation": ", ".join(code(trace))}
     found = [_difference(case, trace, n) for n in differences(case.actions, case.expected, trace)]
     if not found:
-        return {"verdict": "PASS"}  # no trace: to print one takes longer than to see it
+        return {"verdict": Verdict.PASS}  # no trace: to print one takes longer than to see it
     also = {"also": found[1:]} if found[1:] else {}
-    return {"verdict": "FAIL", "trace": code(trace), **found[0], **also}
+    return {"verdict": Verdict.FAIL, "trace": code(trace), **found[0], **also}
 
 
 def _difference(case: Case, trace: Trace, number: int) -> Record:
@@ -256,7 +258,7 @@ def _error(error: Exception) -> Record:
     text = " ".join(str(error).split())
     said = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return {
-        "verdict": "ERROR",
+        "verdict": Verdict.ERROR,
         "error": limit_of(error) or said,
         "traceback": "".join(traceback.format_exception(error)),
     }

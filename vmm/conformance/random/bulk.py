@@ -28,16 +28,14 @@ from vmm.conformance.oracle.model import Model
 from vmm.conformance.random.chunks import STORAGE, Chunks
 from vmm.conformance.random.forecast import LANES, MASK, ZEROES, Forecast, PackedChunk
 from vmm.conformance.random.fuzz import (
-    CONFORMS,
-    DIFFERS,
     Finding,
     Host,
     random_seed,
 )
+from vmm.conformance.records.status import Status
 from vmm.guest import Guest, start_registers
 from vmm.kvm import Kvm
 
-UNTESTED = 4
 CHUNK = 128
 """Cases in one call: enough that handing over a chunk costs nothing, and even (two lanes)."""
 AHEAD = 2
@@ -93,7 +91,7 @@ def run(
     """Judge this host's kernel by so many ``cases``; return an exit status as ``fuzz.run`` does."""
     if reason := backend.lacks("no_ignore_msrs"):
         say(f"cannot fuzz: {reason}; load kvm with ignore_msrs=0")
-        return UNTESTED
+        return Status.UNTESTED
     seed = random_seed() if seed is None else seed
     rerun = f"msrward fuzz --bulk --seed {seed} --examples {cases}"
     say(f"fuzzing with --bulk --seed {seed} --examples {cases}")
@@ -101,11 +99,11 @@ def run(
     if not (found := result.mismatch):
         rate = result.cases / result.seconds
         say(f"{cases} cases, {rate:,.0f} a second: the kernel did what the Model predicted")
-        return CONFORMS
+        return Status.CONFORMS
     step = first_difference(found.script, found.expected, found.seen)
     at = len(found.script) if step is None else step
     say(str(Finding(found.script, found.expected, found.seen, at, rerun)))
-    return DIFFERS
+    return Status.VIOLATES
 
 
 class _Call(NamedTuple):

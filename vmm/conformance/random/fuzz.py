@@ -20,11 +20,9 @@ from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.spoiled import NEED
 from vmm.conformance.random.scripts import random_script
 from vmm.conformance.random.shrink import shrink
+from vmm.conformance.records.status import Status
 
 EXAMPLES = 1000
-CONFORMS, DIFFERS = 0, 1
-"""Exit status of ``run``: those of ``msrward check``."""
-
 TRIES = 20
 """How often a shrunk script is run again before its finding is called unsteady."""
 
@@ -138,11 +136,11 @@ def run(
     seed: int | None = None,
     examples: int = EXAMPLES,
     say: Callable[[str], None] = print,
-) -> int:
+) -> Status:
     """Fuzz this host's kernel, tell ``say`` the seed and the outcome, and return an exit status.
 
-    0: all examples were as predicted; 1: one was not. Where ``kvm.ignore_msrs`` is 1 the Model is
-    told so.
+    CONFORMS: all examples were as predicted; VIOLATES: one was not. Where
+    ``kvm.ignore_msrs`` is 1 the Model is told so.
     """
     seed = random_seed() if seed is None else seed
     say(f"fuzzing with --seed {seed} --examples {examples}")
@@ -151,7 +149,7 @@ def run(
     if found and ignoring:
         found = replace(found, needs=(NEED,))
     say(str(found) if found else f"{examples} scripts: the kernel did what the Model predicted")
-    return DIFFERS if found else CONFORMS
+    return Status.of(found is not None)
 
 
 def random_seed() -> int:

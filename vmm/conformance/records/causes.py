@@ -8,9 +8,10 @@ from typing import Any
 
 from vmm.conformance.contract.history import HISTORY
 from vmm.conformance.contract.signatures import SIGNATURES, Difference, Signature
-from vmm.conformance.records.jsonl import Record
+from vmm.conformance.records.schema import Record
+from vmm.conformance.records.verdict import Verdict
 
-FAILED = ("FAIL", "TIMEOUT", "ERROR", "XFAIL")
+FAILED = (Verdict.FAIL, Verdict.TIMEOUT, Verdict.ERROR, Verdict.XFAIL)
 _GOES_ON = ("get_regs(", "set_regs(", "complete(", "finish(")
 _NOT_LAST = ("RdmsrExit(", "WrmsrExit(", "regs(")
 
@@ -71,7 +72,7 @@ def explains(case: Record, host: Mapping[str, Any] | None = None) -> str:
 
     ``host`` has the facts of the run, for a record that carries none of its own.
     """
-    if "splats" in case or "expected" not in case:
+    if "splats" in case or "action" not in case:
         return ""
     facts = case.get("host") or host or {}
     found = list(_differences(case, str(facts.get("vendor_module") or "")))

@@ -1,6 +1,6 @@
 """The results of a run on disk: one directory, one writer, one line for each record at once.
 
-``DIR/results.jsonl`` grows by whole lines as cases end (``report.jsonl`` documents them), so that
+``DIR/results.jsonl`` grows by whole lines as cases end (``records.schema`` documents them), so that
 killing the run loses at most the cases in flight. ``DIR/lock`` keeps a second run out.
 """
 
@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from vmm.conformance.records.jsonl import Record, decode, encoder
+from vmm.conformance.records.jsonl import decode, encoder
+from vmm.conformance.records.schema import Record
 
 FILE = "results.jsonl"
 SAME_HOST = ("release", "version", "hostname", "vendor_module", "cpu_model")

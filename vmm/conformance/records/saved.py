@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmm.conformance.records.jsonl import Record, decode
+from vmm.conformance.records.jsonl import decode
 from vmm.conformance.records.results import FILE, ResultsError
+from vmm.conformance.records.schema import Record
+from vmm.conformance.records.status import Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Saved:
         """Why there is no verdict, or ""."""
         if not self.end:
             return "the run did not get to its end"
-        if self.end["status"] != 2:
+        if self.end["status"] != Status.TROUBLE:
             return ""
         lab = self.end.get("lab", {})
         return lab.get("reason") or "the harness had trouble"

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from vmm.conformance.records.jsonl import Record
-
-CONFORMS, VIOLATES, TROUBLE, UNTESTED, INTERRUPTED = 0, 1, 2, 4, 130
-"""The exit statuses of ``msrward check``; INTERRUPTED is by Ctrl-C."""
-
-BAD = ("FAIL", "TIMEOUT", "ERROR")
+from vmm.conformance.records.schema import Record
+from vmm.conformance.records.status import Status
+from vmm.conformance.records.verdict import Verdict
 
 
 def end_record(
@@ -22,7 +19,7 @@ def end_record(
     interrupted: bool = False,
     trouble: bool = False,
 ) -> Record:
-    """Return the ``end`` record (see ``report.jsonl``) of a run that left ``cases``.
+    """Return the ``end`` record (see ``records.schema``) of a run that left ``cases``.
 
     ``splats`` fell in no case; ``trouble`` says that the harness itself could not go on.
     """
@@ -59,17 +56,17 @@ def fingerprint(cases: Iterable[Record]) -> str:
 
 
 def _column(case: Record) -> str:
-    observed = case["verdict"] == "PASS" and "observation" in case
+    observed = case["verdict"] == Verdict.PASS and "observation" in case
     return "observed" if observed else str(case["verdict"])
 
 
-def _status(counts: dict[str, int], splats: bool, interrupted: bool, trouble: bool) -> int:
+def _status(counts: dict[str, int], splats: bool, interrupted: bool, trouble: bool) -> Status:
     if interrupted:
-        return INTERRUPTED
+        return Status.INTERRUPTED
     if trouble:
-        return TROUBLE
-    if counts.get("FAIL") or counts.get("TIMEOUT") or splats:
-        return VIOLATES
-    if counts.get("ERROR"):
-        return TROUBLE
-    return CONFORMS if set(counts) - {"SKIP"} else UNTESTED
+        return Status.TROUBLE
+    if splats or any(counts.get(verdict) for verdict in Verdict if verdict.is_violation):
+        return Status.VIOLATES
+    if counts.get(Verdict.ERROR):
+        return Status.TROUBLE
+    return Status.CONFORMS if set(counts) - {Verdict.SKIP} else Status.UNTESTED

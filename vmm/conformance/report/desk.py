@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from vmm.conformance.records.causes import FAILED, causes, explains
-from vmm.conformance.records.jsonl import Record
 from vmm.conformance.records.results import Results
-from vmm.conformance.records.summary import BAD
+from vmm.conformance.records.schema import Record
 from vmm.conformance.report import tap, text
 from vmm.conformance.report.progress import Progress
 
@@ -140,7 +139,7 @@ class Desk:
         cases = sorted(self.cases, key=lambda case: place[case["id"]])
         verbose, lines = self.view.verbose, list[str]()
         if not self.view.quiet:
-            bad = [case for case in cases if case["verdict"] in BAD]
+            bad = [case for case in cases if case["verdict"].is_bad]
             for cause in causes(bad, self.host):
                 lines += text.cause(cause, self.paint, verbose, self.view.rerun)
             lines += text.skips(cases, verbose)

@@ -10,7 +10,6 @@ from typing import Any
 
 from vmm.conformance.contract.requirements import explain
 from vmm.conformance.records.saved import Saved
-from vmm.conformance.records.summary import BAD
 from vmm.conformance.report.text import cut
 
 INCIDENTAL = ("boot_id", "lab.boot_seconds", "memory_bytes")
@@ -92,11 +91,11 @@ def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def _explanation(first: Saved, second: Saved, name: str) -> Iterator[str]:
     for which, run in (("A", first), ("B", second)):
         case = run.cases[name]
-        if case["verdict"] in BAD and "expected" in case:
+        if case["verdict"].is_bad and "expected" in case:
             yield f"{which} at step {case['step']}, {cut(case['action'])}:"
             yield f"  expected {cut(', '.join(case['expected']) or 'nothing')}"
             yield f"  seen     {cut(', '.join(case['seen']) or 'nothing')}"
-        if case["verdict"] in BAD:
+        if case["verdict"].is_bad:
             yield from explain(case["requirements"])
         if "reason" in case:
             yield f"{which}: {case['reason']}"

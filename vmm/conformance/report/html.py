@@ -7,11 +7,19 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from vmm.conformance.contract.requirements import REQUIREMENTS
-from vmm.conformance.records.jsonl import Record
+from vmm.conformance.records.schema import Record
+from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report import table
 from vmm.conformance.report.table import Column, Row
 
-_SYMBOLS = {"PASS": "✓", "FAIL": "✗", "TIMEOUT": "⏱", "ERROR": "!", "SKIP": "–", "": ""}
+_SYMBOLS = {
+    Verdict.PASS: "✓",
+    Verdict.FAIL: "✗",
+    Verdict.TIMEOUT: "⏱",
+    Verdict.ERROR: "!",
+    Verdict.SKIP: "–",
+    "": "",
+}
 _STYLE = """
 :root { color-scheme: light dark; --good: #2e7d32; --bad: #c62828; --odd: #b26a00;
   --line: color-mix(in srgb, currentColor 14%, transparent); --soft: color-mix(in srgb,

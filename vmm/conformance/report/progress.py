@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import TextIO
 
-from vmm.conformance.records.jsonl import Record
-from vmm.conformance.records.summary import BAD
+from vmm.conformance.records.schema import Record
+from vmm.conformance.records.verdict import Verdict
 
 LIVE_SECONDS, HEARTBEAT_SECONDS = 0.1, 5.0
 
@@ -31,8 +31,8 @@ class Progress:
     def case(self, record: Record) -> None:
         """Count a case that has ended."""
         self.done += 1
-        self.failed += record["verdict"] in BAD
-        self.skipped += record["verdict"] == "SKIP"
+        self.failed += record["verdict"].is_bad
+        self.skipped += record["verdict"] == Verdict.SKIP
 
     def tick(self, running: Sequence[str]) -> None:
         """Show where the run is, unless that was done a moment ago."""

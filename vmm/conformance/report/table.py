@@ -8,10 +8,21 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 
 from vmm.conformance.contract.requirements import REQUIREMENTS, explain
-from vmm.conformance.records.jsonl import Record
 from vmm.conformance.records.saved import Saved
+from vmm.conformance.records.schema import Record
+from vmm.conformance.records.status import Status
+from vmm.conformance.records.verdict import Verdict
 
-WORST = ("FAIL", "TIMEOUT", "ERROR", "XFAIL", "XPASS", "PASS", "SKIP", "")
+WORST = (
+    Verdict.FAIL,
+    Verdict.TIMEOUT,
+    Verdict.ERROR,
+    Verdict.XFAIL,
+    Verdict.XPASS,
+    Verdict.PASS,
+    Verdict.SKIP,
+    "",
+)
 """What a requirement is called whose cases had several verdicts: the first of these."""
 
 
@@ -53,7 +64,7 @@ class Row:
     @property
     def even(self) -> bool:
         """Whether there is nothing to look at: it passes, or is not tested, wherever it ran."""
-        return set(self.words) <= {"PASS", ""} or set(self.words) <= {"SKIP", ""}
+        return set(self.words) <= {Verdict.PASS, ""} or set(self.words) <= {Verdict.SKIP, ""}
 
 
 def requirements(columns: Sequence[Column]) -> list[Row]:
@@ -85,7 +96,7 @@ def explanations(columns: Sequence[Column]) -> list[str]:
     """
     about: dict[str, set[str]] = {}
     for case in (case for column in columns for case in column.cases.values()):
-        if case["verdict"] in ("FAIL", "TIMEOUT"):
+        if case["verdict"].is_violation:
             for name in case["requirements"]:
                 about.setdefault(name, set()).add(case["requirements"][0])
     failing = [row.name for row in requirements(columns) if row.name in about]
@@ -111,11 +122,12 @@ def report(columns: Sequence[Column], *, by_case: bool = False) -> list[str]:
     return lines + (["", *troubles] if troubles else [])
 
 
-def status(columns: Sequence[Column]) -> int:
-    """Return 0 if all conform, 1 if one does not, 2 if one has no verdict."""
+def status(columns: Sequence[Column]) -> Status:
+    """Return CONFORMS if all do, VIOLATES if one does, TROUBLE if one has no verdict."""
     if not columns or any(column.trouble for column in columns):
-        return 2
-    return max(int(column.saved.end["status"] == 1) for column in columns if column.saved)
+        return Status.TROUBLE
+    runs = [column.saved for column in columns if column.saved]
+    return Status.of(any(run.end["status"] == Status.VIOLATES for run in runs))
 
 
 def text(columns: Sequence[Column], rows: Sequence[Row], title: str) -> list[str]:

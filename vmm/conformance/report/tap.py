@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from vmm.conformance.records.jsonl import Record
+from vmm.conformance.records.schema import Record
+from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report.text import kernel
 
 SHOWN = (
@@ -31,7 +32,7 @@ def header(total: int, host: Mapping[str, Any]) -> list[str]:
 
 def case_lines(case: Record, number: int) -> list[str]:
     """Return the test line of a case, ``number`` from 1, and its diagnostics."""
-    good = case["verdict"] in ("PASS", "SKIP", "XPASS")
+    good = case["verdict"].is_good
     name = re.sub(r"[^a-z0-9_.-]", "_", case["id"].lower())
     line = f"{'ok' if good else 'not ok'} {number} - {name}{_directive(case)}"
     return [line, *([] if good else _yaml(case))]
@@ -45,11 +46,11 @@ def end_lines(end: Record) -> list[str]:
 
 def _directive(case: Record) -> str:
     match case["verdict"]:
-        case "SKIP":
+        case Verdict.SKIP:
             return f" # SKIP {' '.join(case['reason'].split())}"
-        case "XFAIL":
+        case Verdict.XFAIL:
             return " # TODO known failure"
-        case "XPASS":
+        case Verdict.XPASS:
             return " # TODO known failure, but it passes"
     return ""
 

@@ -9,11 +9,17 @@ from typing import Any, TextIO
 
 from vmm.conformance.contract.requirements import explain
 from vmm.conformance.records.causes import Cause
-from vmm.conformance.records.jsonl import Record
-from vmm.conformance.records.summary import BAD, INTERRUPTED, TROUBLE, UNTESTED, VIOLATES
+from vmm.conformance.records.schema import Record
+from vmm.conformance.records.status import Status
+from vmm.conformance.records.verdict import Verdict
 
 COLOURS = {"red": 31, "green": 32, "yellow": 33, "bold": 1}
-COLOUR_OF = {"PASS": "green", "FAIL": "red", "ERROR": "red", "TIMEOUT": "red"}
+COLOUR_OF = {
+    Verdict.PASS: "green",
+    Verdict.FAIL: "red",
+    Verdict.ERROR: "red",
+    Verdict.TIMEOUT: "red",
+}
 WIDTH, BEFORE, AFTER, NAMES = 180, 12, 3, 6
 """What is shown of long things: characters of a line, steps round a failing one, ids."""
 
@@ -64,7 +70,7 @@ def failure(
     """
     lines = ["", f"{paint('red', case['verdict'])} {paint('bold', case['id'])}"]
     lines += [f"  {case['sentence']}"]
-    if case["verdict"] != "ERROR" or verbose:
+    if case["verdict"] != Verdict.ERROR or verbose:
         lines += [f"  {line}" for line in explain(case["requirements"])]
         lines += _script(case, paint, verbose)
     if "error" in case:
@@ -101,14 +107,16 @@ def skips(cases: Sequence[Record], verbose: int = 0) -> list[str]:
     """Return what was not tested: the skipped cases by reason, and promises left unchecked."""
     groups: dict[str, list[str]] = {}
     for case in cases:
-        if case["verdict"] == "SKIP":
+        if case["verdict"] == Verdict.SKIP:
             groups.setdefault(case["reason"], []).append(case["id"])
     if not groups:
         return []
     lines = ["", "not tested:"]
     for reason, ids in groups.items():
         lines.append(f"  {plural(len(ids), 'case')}: {reason}: {names(ids, verbose)}")
-    ran = {name for case in cases if case["verdict"] != "SKIP" for name in case["requirements"]}
+    ran = {
+        name for case in cases if case["verdict"] != Verdict.SKIP for name in case["requirements"]
+    }
     left = {name for case in cases for name in case["requirements"]} - ran
     return lines + ([f"  so nothing is known of {' '.join(sorted(left))}"] if left else [])
 
@@ -137,7 +145,7 @@ def observations(cases: Sequence[Record], fingerprint: str, verbose: int = 0) ->
 
 def summary(cases: Sequence[Record], end: Record, paint: Paint) -> list[str]:
     """Return a line for every case that did not go as it should, and for stray splats."""
-    listed = [case for case in cases if case["verdict"] in (*BAD, "XFAIL", "XPASS")]
+    listed = [case for case in cases if case["verdict"] not in (Verdict.PASS, Verdict.SKIP)]
     lines = [f"{_word(case, paint)} {case['id']}" for case in listed]
     for splat in end["splats"]:
         lines += splat_lines(splat, paint)
@@ -151,16 +159,21 @@ def summary(cases: Sequence[Record], end: Record, paint: Paint) -> list[str]:
 def verdict(run: Record, end: Record, host: Mapping[str, Any], paint: Paint) -> str:
     """Return the one line that says it all."""
     counts = end["counts"]
-    columns = {"PASS": "passed", "FAIL": "failed", "SKIP": "skipped", "observed": "observed"}
+    columns = {
+        Verdict.PASS: "passed",
+        Verdict.FAIL: "failed",
+        Verdict.SKIP: "skipped",
+        "observed": "observed",
+    }
     rare = {
-        "TIMEOUT": "timed out",
-        "ERROR": "in error",
-        "XFAIL": "failed as known",
-        "XPASS": "passed unexpectedly",
+        Verdict.TIMEOUT: "timed out",
+        Verdict.ERROR: "in error",
+        Verdict.XFAIL: "failed as known",
+        Verdict.XPASS: "passed unexpectedly",
     }
     parts = [f"{counts.get(name, 0)} {word}" for name, word in columns.items()]
     parts += [f"{counts[name]} {word}" for name, word in rare.items() if name in counts]
-    good = end["status"] == 0
+    good = end["status"] == Status.CONFORMS
     judged = paint("green" if good else "red", _judgement(run, end, kernel(host)))
     return f"{judged}: {', '.join(parts)} in {end['seconds']:.1f} s"
 
@@ -217,10 +230,10 @@ def _judgement(run: Record, end: Record, name: str) -> str:
     whole = run["cases"] == run["catalogue"]
     some = f"the {plural(run['cases'], 'selected case')} of {run['catalogue']}"
     words = {
-        INTERRUPTED: f"interrupted before a verdict on {name}",
-        TROUBLE: f"no verdict on {name}, the harness had trouble",
-        UNTESTED: f"nothing could be tested on {name}",
-        VIOLATES: f"{name} does not keep the contract",
+        Status.INTERRUPTED: f"interrupted before a verdict on {name}",
+        Status.TROUBLE: f"no verdict on {name}, the harness had trouble",
+        Status.UNTESTED: f"nothing could be tested on {name}",
+        Status.VIOLATES: f"{name} does not keep the contract",
     }
     kept = f"{name} keeps the contract" if whole else f"{name} passes {some}"
     return words.get(end["status"], kept)

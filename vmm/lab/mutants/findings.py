@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from vmm.conformance.records.status import Status
+from vmm.conformance.records.verdict import Verdict
 from vmm.lab.machines.machine import LabResult, Outcome
 from vmm.lab.mutants.source import Mutant
 
-_FAILED = ("FAIL", "TIMEOUT", "ERROR", "XPASS")
+_FAILED = (Verdict.FAIL, Verdict.TIMEOUT, Verdict.ERROR, Verdict.XPASS)
 
 
 class Fate(StrEnum):
@@ -67,7 +69,7 @@ class Collector:
         self.started = self.started or time.monotonic()
         if read.get("type") != "case":
             return
-        self.ran += read["verdict"] != "SKIP"
+        self.ran += read["verdict"] != Verdict.SKIP
         if read["verdict"] in _FAILED:
             self.killers.append(read["id"])
             self.evidence = self.evidence or evidence(read)
@@ -121,7 +123,7 @@ def conclude_churn(
     leaks = [line.strip() for line in result.lines if "LEAK" in line]
     collector.ran = int(result.outcome is Outcome.DONE)
     found = conclude(mutant, collector, result, build_seconds)
-    if result.outcome is Outcome.DONE and result.status == 1:
+    if result.outcome is Outcome.DONE and result.status == Status.VIOLATES:
         return replace(found, killers=("churn",), reason="; ".join(leaks) or "a VM got stuck")
     return found
 
@@ -137,9 +139,9 @@ def fate_of(collector: Collector, result: LabResult | None) -> tuple[Fate, str]:
         return (Fate.KILLED if dead else Fate.LOST), result.reason
     if collector.killers:
         return Fate.KILLED, ""
-    if result.status == 1:
+    if result.status == Status.VIOLATES:
         return Fate.KILLED, "the kernel log has a splat"
-    if result.status != 0:
+    if result.status != Status.CONFORMS:
         said = (f"the suite ended with status {result.status}", *result.console_tail)
         return Fate.LOST, said[-1]
     return Fate.SURVIVED, ""

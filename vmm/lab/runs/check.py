@@ -14,10 +14,13 @@ from typing import Any
 from vmm.conformance.judge.check import Trouble
 from vmm.conformance.judge.selection import Chosen
 from vmm.conformance.language import codec
-from vmm.conformance.records.jsonl import Record, decode
+from vmm.conformance.records.jsonl import decode
 from vmm.conformance.records.results import FILE, Results, default_directory
 from vmm.conformance.records.saved import Saved, load
-from vmm.conformance.records.summary import TROUBLE, end_record
+from vmm.conformance.records.schema import Record
+from vmm.conformance.records.status import Status
+from vmm.conformance.records.summary import end_record
+from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report.desk import Desk, Output, View
 from vmm.conformance.report.progress import Progress
 from vmm.lab import append, vendors
@@ -241,7 +244,9 @@ class _Inside:
             return self.end
         if self.end:
             told = {name: self.end[name] for name in ("splats", "lost", "interrupted")}
-            trouble = self.end["status"] == TROUBLE and not self.end["counts"].get("ERROR")
+            trouble = self.end["status"] == Status.TROUBLE and not self.end["counts"].get(
+                Verdict.ERROR
+            )
             return end_record(desk.cases, self.end["seconds"], trouble=trouble, **told)
         seconds = time.monotonic() - self.began
         cut = self.interrupted or result is not None

@@ -10,6 +10,7 @@ from pathlib import Path
 from vmm.conformance.cases import CASES
 from vmm.conformance.judge.selection import Chosen, choose
 from vmm.conformance.records.saved import Saved
+from vmm.conformance.records.status import Status
 from vmm.lab import append
 from vmm.lab.errors import LabError
 from vmm.lab.kernels import kernels
@@ -122,7 +123,7 @@ def _on_record(directory: Path, question: Question) -> Saved | None:
     saved = Cell.on_record(directory)
     if not saved or not saved.end or saved.end["interrupted"]:
         return None
-    lost = saved.end["status"] == 2
+    lost = saved.end["status"] == Status.TROUBLE
     return saved if lost or set(_chosen(question).ids) <= set(saved.cases) else None
 
 

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from vmm.conformance.records.jsonl import Record
 from vmm.conformance.records.saved import Saved
+from vmm.conformance.records.schema import Record
+from vmm.conformance.records.status import Status
+from vmm.conformance.records.verdict import Verdict
 from vmm.lab.machines.machine import Outcome
 
 
@@ -57,9 +59,11 @@ def _answer(question: Question, saved: Saved) -> tuple[Step, str]:
         return question.lost, f"the kernel log says: {splats[0][0]}"
     if question.observe is not None:
         return _observed(question.observe, records)
-    if failed := [r["id"] for r in records if r["verdict"] in ("FAIL", "TIMEOUT")]:
+    if failed := [r["id"] for r in records if r["verdict"].is_violation]:
         return Step.BAD, f"failed: {', '.join(failed)}"
-    if saved.end["status"] == 0 and any(record["verdict"] == "PASS" for record in records):
+    if saved.end["status"] == Status.CONFORMS and any(
+        record["verdict"] == Verdict.PASS for record in records
+    ):
         return Step.GOOD, f"passed ({len(records)} case{'s' * (len(records) > 1)})"
     return Step.SKIP, _why_nothing(saved, records)
 

@@ -1,0 +1,81 @@
+"""The records and their fields: what ``results.jsonl`` and ``--json`` hold, schema version 1.
+
+Every line is one object with ``schema`` (1), ``type`` and ``host`` (``vmm.conformance.host.facts``:
+the kernel release, vendor module, CPU, bare metal or nested, module parameters, capabilities,
+taint).
+
+``run`` opens a run: ``started`` (seconds since 1970), ``cases`` (how many are to be judged, out of
+``catalogue``), ``resumed`` (how many of them an earlier run had recorded), ``jobs``, ``timeout``
+(seconds for a case) and ``kernel_log`` ("watched", or why not).
+
+``case`` is one case: ``CaseRecord``.
+
+``end`` closes a run: ``counts`` (by verdict, and ``observed``), ``seconds``, ``interrupted``,
+``status`` (the exit status), ``fingerprint`` (12 hex digits over all observations), ``splats``
+that fell in no case, and ``lost`` (kernel log records that were overwritten unread).
+
+In the lab ``host`` has ``lab`` as well: ``kernel`` (what the user called it), ``vendor``,
+``emulator``, ``append`` (what its command line has besides), ``boot_seconds``; ``end`` has
+``lab``: ``outcome``, ``reason``, ``attempts``, seconds, and the ``console``'s end when it matters.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict
+
+from vmm.conformance.records.verdict import Verdict
+
+SCHEMA = 1
+Record = dict[str, Any]
+"""Any record, as it was read."""
+
+
+class CaseRecord(TypedDict, total=False):
+    """What is kept of one case. The first six fields always are, the others where they apply."""
+
+    type: Literal["case"]
+    id: str
+    sentence: str
+    requirements: list[str]
+    """Ids; the first is the one that the case is about."""
+    verdict: Verdict
+    ms: float
+
+    script: list[str]
+    """One action's code text an item: of every case that is not PASS, SKIP or XPASS."""
+    trace: list[str]
+    """All events seen, of a case that saw others than expected."""
+    step: int
+    """Where they first differ, from 1."""
+    action: str
+    expected: list[str]
+    seen: list[str]
+    """The step's action, and its events."""
+    also: list[Record]
+    """The same of each later step that differs."""
+    observation: str
+    """What an ``observe`` case saw, one line."""
+    reason: str
+    """Why it was skipped."""
+    need: str
+    """The word of ``Case.all_needs`` that this host lacks."""
+    error: str
+    """One line, of the harness or of the time limit."""
+    traceback: str
+    splats: list[list[str]]
+    """The lines of each kernel log splat that fell in the case."""
+    foreign: list[list[str]]
+    """Splats that fell in the case and are of something else."""
+    file: str
+    """The JSON file that the case was read from, if it is none of the catalogue."""
+    ignore_msrs: bool
+    """True where ``kvm.ignore_msrs`` was 1 for the case."""
+    cause: str
+    """The entry of the history that explains all that differs, where one does."""
+    unsteady: bool
+    """True where it did not come again."""
+    rerun: str
+    """The command that takes the case's id, if it is not ``msrward check``."""
+
+    schema: int
+    host: Record
