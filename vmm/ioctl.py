@@ -20,6 +20,10 @@ GATE = threading.RLock()
 os.register_at_fork(before=GATE.acquire, after_in_parent=GATE.release, after_in_child=GATE.release)
 
 
+NOT_THE_KERNELS = (errno.EBADF, errno.ENOTTY, errno.EINTR)
+"""What a call gets because its file was closed meanwhile: no KVM file any more, or a kick."""
+
+
 class KvmFile:
     """An open KVM file descriptor: ``fd`` is -1 once closed, and all else then is ``Closed``.
 
@@ -125,7 +129,7 @@ class KvmFile:
         return Closed(errno.EBADF, name, f"this {type(self).__name__} is closed: make a new one")
 
     def _refusal(self, number: int, name: str) -> KvmError:
-        if self.fd < 0:
+        if self.fd < 0 and number in NOT_THE_KERNELS:
             return self._closed(name)
         forked = number == errno.EIO and self._pid not in (0, os.getpid())
         return KvmError(number, name, "a fork cannot use its parent's VM: make one" * forked)
