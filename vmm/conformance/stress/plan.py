@@ -131,7 +131,8 @@ class _World:
         for msrs in self.varied:
             ranges += self._cover(msrs, _random_bits(self.rng, msrs))
         self.rng.shuffle(ranges)
-        return MsrFilter(flags, tuple(ranges)).hole(self.rng.randrange(3))
+        made, slots = MsrFilter(flags, tuple(ranges)), self.rng.randrange(3)
+        return made.hole(slots) if slots else made
 
     def refused(self, oracle: Model) -> Iterator[tuple[MsrFilter, int]]:
         """Yield filters that must fail, each in another slot, and their errno (R06-R13)."""
