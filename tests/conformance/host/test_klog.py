@@ -741,4 +741,6 @@ def test_the_log_of_this_host_has_no_splats() -> None:
     with KernelLog(from_start=True) as log:
         found = log.poll()
         assert log._next_seq is not None, "the kernel log is empty"
+    # A busy host, or whoever holds a task of ours in a debugger, makes these with a good kernel.
+    found = [each for each in found if each.kind not in ("hung task", "soft lockup", "RCU stall")]
     assert not found, "\n".join(line for splat in found for line in splat.lines)

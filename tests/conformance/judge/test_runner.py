@@ -12,10 +12,11 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
-from vmm.conformance.host import parameters
+from vmm.conformance.host import foreign, parameters
 from vmm.conformance.host.klog import KernelLog
 from vmm.conformance.judge.runner import Options, run
 from vmm.conformance.judge.selection import UnknownCase
@@ -23,8 +24,13 @@ from vmm.conformance.judge.selection import select as choose
 from vmm.conformance.language.case import OBSERVE, Case
 from vmm.conformance.language.script import Got, get_msr, got, gp, rdmsr, returned
 from vmm.conformance.records.results import FILE, Held, Results, ResultsError, default_directory
+from vmm.conformance.records.summary import end_record
+from vmm.conformance.report import text
 
 GOOD, WRONG, RAISES, EXITS, DIES, HANGS, SPLATS, MUTE = range(8)
+INIT, NOBODY = 1, 4194304
+"""A process that is none of ours, and a pid that no process has."""
+
 HOST = {"release": "6.1.0", "version": "#1", "hostname": "here", "cpu_model": "a CPU"}
 SPLAT = (
     "4,{seq},0,-;------------[ cut here ]------------\n"
@@ -309,7 +315,7 @@ def test_a_splat_fails_the_case_of_the_process_it_names(kmsg):
 
 def test_a_splat_that_names_no_worker_fails_all_cases_in_flight(kmsg):
     with KernelLog(str(kmsg)) as log:
-        cases = [case("hang", HANGS), case("splat", SPLATS, vcpu=1), case("after")]
+        cases = [case("hang", HANGS), case("splat", SPLATS, vcpu=NOBODY), case("after")]
         seen = judge(cases, log, kmsg, jobs=2, timeout=1.0)
     assert seen.verdicts() == {"t.splat": "FAIL", "t.after": "PASS", "t.hang": "FAIL"}
     assert "deadline" in seen.records["t.hang"]["error"]
@@ -318,11 +324,38 @@ def test_a_splat_that_names_no_worker_fails_all_cases_in_flight(kmsg):
 def test_a_splat_in_no_case_is_handed_back(kmsg):
     class Late(Watcher):
         def case(self, record):
-            kmsg.write_text(SPLAT.format(seq=1, pid=1))
+            kmsg.write_text(SPLAT.format(seq=1, pid=NOBODY))
 
     with KernelLog(str(kmsg)) as log:
         (stray,) = run([case("a")], StandIn, Options(), Late(), log)
-    assert stray.kind == "WARN"
+    assert stray.kind == "WARN" and not stray.foreign
+
+
+def test_a_splat_of_another_process_fails_no_case_and_is_told(kmsg):
+    if not foreign._in_initial_namespace(Path("/proc")):
+        pytest.skip("not in the initial PID namespace: the kernel's pids are not ours")
+    with KernelLog(str(kmsg)) as log:
+        seen = judge([case("splat", SPLATS, vcpu=INIT), case("after")], log, kmsg)
+    assert seen.verdicts() == {"t.splat": "PASS", "t.after": "PASS"}
+    (stray,) = seen.stray
+    assert stray.foreign.endswith("(1)")
+    end = end_record(list(seen.records.values()), 1.0, foreign=[f"{stray.foreign}: {stray.first}"])
+    assert end["status"] == 0
+    (said,) = [line for line in text.summary([], end, lambda _, words: words) if line]
+    assert said.startswith("foreign, of no case here: it names ")
+
+
+@pytest.mark.parametrize(("index", "verdict"), [(GOOD, "PASS"), (0x1A1, "FAIL")])
+def test_an_msr_error_is_ours_only_where_a_script_uses_that_msr(kmsg, index, verdict):
+    class Says(StandIn):
+        def run(self, script, *, expected=None):
+            kmsg.write_text("4,1,0,-;unchecked MSR access error: RDMSR from 0x1a1 at rIP: 0x0\n")
+            return super().run(script)
+
+    watcher = Watcher()
+    with KernelLog(str(kmsg)) as log:
+        run([case("a", index)], Says, Options(), watcher, log)
+    assert watcher.verdicts() == {"t.a": verdict}
 
 
 # --- the results on disk -------------------------------------------------------------------------

@@ -103,6 +103,8 @@ class Splat:
     lines: tuple[str, ...]
     pids: tuple[int, ...]
     comms: tuple[str, ...]
+    foreign: str = ""
+    """Why it surely comes of another process's doing (``host.foreign``), once that is known."""
 
 
 def find_splats(messages: Iterable[str]) -> list[Splat]:

@@ -131,7 +131,8 @@ def _judge(
         desk.start(first)
         watched = log if isinstance(log, KernelLog) else None
         stray = _passes(todo, lambda cases: runner.run(cases, factory, options, desk, watched))
-        ending["splats"] = [splat.lines for splat in stray]
+        ending["splats"] = [splat.lines for splat in stray if not splat.foreign]
+        ending["foreign"] = [f"{each.foreign}: {each.first}" for each in stray if each.foreign]
     except KeyboardInterrupt:
         ending["interrupted"] = True
     except (ResultsError, OSError) as error:

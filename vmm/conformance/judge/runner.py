@@ -12,14 +12,16 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
+from vmm.conformance.host.foreign import Ours, why_foreign
 from vmm.conformance.host.klog import KernelLog, Splat
 from vmm.conformance.judge.worker import BackendFactory, Worker, code, spawn
 from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import innermost
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.verdict import Verdict
 
@@ -66,8 +68,9 @@ def run(
 ) -> list[Splat]:
     """Judge all cases; each leaves one record with ``watcher``, in the order they end.
 
-    Returns the splats that fell in no case. Whatever ends the run (KeyboardInterrupt, or an error
-    of the watcher, which propagates), no worker outlives it but one that the kernel holds.
+    Returns the splats that fell in no case, and those that are ``foreign`` to all of them.
+    Whatever ends the run (KeyboardInterrupt, or an error of the watcher, which propagates), no
+    worker outlives it but one that the kernel holds.
     """
     master = _Master(cases, factory, options, watcher, log)
     try:
@@ -207,6 +210,10 @@ class _Master:
     def _collect_splats(self) -> None:
         for splat in self.log.poll() if self.log else ():
             busy = self._busy()
+            cases = [worker.case for worker in busy if worker.case]
+            if why := why_foreign(splat, Ours(os.getpid(), _indices(cases))):
+                self.stray.append(replace(splat, foreign=why))
+                continue
             owners = [worker for worker in busy if _is_named(worker, splat)] or busy
             for worker in owners:
                 worker.splats.append(list(splat.lines))
@@ -248,6 +255,14 @@ def _stopped(worker: Worker, passed: float, planned: float) -> float:
     except OSError:
         return 0.0
     return passed if stat.rpartition(")")[2].split()[0] in ("T", "t") else 0.0
+
+
+def _indices(cases: Sequence[Case]) -> set[int]:
+    """Return the MSRs that the scripts use."""
+    used = (
+        getattr(innermost(each), "access", innermost(each)) for c in cases for each in c.actions
+    )
+    return {each.index for each in used if hasattr(each, "index")}
 
 
 def _is_named(worker: Worker, splat: Splat) -> bool:

@@ -12,7 +12,8 @@ taint).
 
 ``end`` closes a run: ``counts`` (by verdict, and ``observed``), ``seconds``, ``interrupted``,
 ``status`` (the exit status), ``fingerprint`` (12 hex digits over all observations), ``splats``
-that fell in no case, and ``lost`` (kernel log records that were overwritten unread).
+that fell in no case, ``foreign`` (one line each: splats that surely are other processes', which
+change no status), and ``lost`` (kernel log records that were overwritten unread).
 
 In the lab ``host`` has ``lab`` as well: ``kernel`` (what the user called it), ``vendor``,
 ``emulator``, ``append`` (what its command line has besides), ``boot_seconds``; ``end`` has
@@ -64,8 +65,6 @@ class CaseRecord(TypedDict, total=False):
     traceback: str
     splats: list[list[str]]
     """The lines of each kernel log splat that fell in the case."""
-    foreign: list[list[str]]
-    """Splats that fell in the case and are of something else."""
     file: str
     """The JSON file that the case was read from, if it is none of the catalogue."""
     ignore_msrs: bool

@@ -15,13 +15,15 @@ def end_record(
     seconds: float,
     *,
     splats: Sequence[Sequence[str]] = (),
+    foreign: Sequence[str] = (),
     lost: int = 0,
     interrupted: bool = False,
     trouble: bool = False,
 ) -> Record:
     """Return the ``end`` record (see ``records.schema``) of a run that left ``cases``.
 
-    ``splats`` fell in no case; ``trouble`` says that the harness itself could not go on.
+    ``splats`` fell in no case, ``foreign`` ones are others' and change no status; ``trouble`` says
+    that the harness itself could not go on.
     """
     counts = count(cases)
     status = _status(counts, bool(splats), interrupted, trouble)
@@ -33,6 +35,7 @@ def end_record(
         "status": status,
         "fingerprint": fingerprint(cases),
         "splats": [list(lines) for lines in splats],
+        "foreign": list(foreign),
         "lost": lost,
     }
 

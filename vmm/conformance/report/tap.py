@@ -41,6 +41,7 @@ def case_lines(case: Record, number: int) -> list[str]:
 def end_lines(end: Record) -> list[str]:
     """Return what closes the stream: "Bail out!" if the run did not get to its end."""
     stray = [f"# kernel log: {line}" for splat in end["splats"] for line in splat]
+    stray += [f"# foreign: {line}" for line in end.get("foreign", ())]
     return [*stray, "Bail out! interrupted"] if end["interrupted"] else stray
 
 

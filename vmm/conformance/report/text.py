@@ -147,6 +147,7 @@ def summary(cases: Sequence[Record], end: Record, paint: Paint) -> list[str]:
     """Return a line for every case that did not go as it should, and for stray splats."""
     listed = [case for case in cases if case["verdict"] not in (Verdict.PASS, Verdict.SKIP)]
     lines = [f"{_word(case, paint)} {case['id']}" for case in listed]
+    lines += [f"foreign, of no case here: {line}" for line in end.get("foreign", ())]
     for splat in end["splats"]:
         lines += splat_lines(splat, paint)
     if end["lost"]:

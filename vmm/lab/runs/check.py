@@ -243,7 +243,8 @@ class _Inside:
         if self.end and not self.before:
             return self.end
         if self.end:
-            told = {name: self.end[name] for name in ("splats", "lost", "interrupted")}
+            kept = ("splats", "foreign", "lost", "interrupted")
+            told = {name: self.end[name] for name in kept if name in self.end}
             trouble = self.end["status"] == Status.TROUBLE and not self.end["counts"].get(
                 Verdict.ERROR
             )
