@@ -99,6 +99,7 @@ class _Master:
         self.poller = select.poll()
         self.handlers: dict[int, Callable[[], None]] = {}
         self.lifeline = os.pipe()
+        self._looked = time.monotonic()
 
     def run(self) -> None:
         """Work until every case has its record."""
@@ -153,12 +154,12 @@ class _Master:
 
     def _wait(self) -> None:
         nearest = min((worker.deadline for worker in self._busy()), default=0.0)
-        began = time.monotonic()
-        planned = max(0.0, min(self.watcher.interval, nearest - began, LOOK))
+        planned = max(0.0, min(self.watcher.interval, nearest - time.monotonic(), LOOK))
         self._poll(planned)
         now = time.monotonic()
+        passed, self._looked = now - self._looked, now
         for worker in self._busy():
-            worker.deadline += _stopped(worker, now - began, planned)
+            worker.deadline += _stopped(worker, passed, planned)
             if now >= worker.deadline:
                 self._overdue(worker)
 
