@@ -124,7 +124,7 @@ def _check(args: argparse.Namespace) -> int:
 
     chosen = choose(CASES, args.globs, args.exclude, args.xfail)
     jobs = min(args.jobs or default_jobs(), len(chosen.cases))
-    how = Options(jobs, args.timeout, tuple(args.xfail))
+    how = Options(jobs, args.timeout, tuple(args.xfail), args.known)
     view = View(args.json, args.tap, args.verbose, args.quiet)
     return check(chosen.cases, chosen.of, how, view, directory=args.output, resume=args.resume)
 

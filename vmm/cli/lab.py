@@ -54,7 +54,7 @@ def _run(args: argparse.Namespace) -> int:
     from vmm.lab.runs.check import options as inner_options
 
     chosen = choose(CASES, args.globs, args.exclude, args.xfail)
-    words = inner_options(args.xfail, jobs=args.jobs, timeout=args.timeout)
+    words = inner_options(args.xfail, args.known, jobs=args.jobs, timeout=args.timeout)
     kernel = kernels.resolve(args.kernel)
     order = Order(kernel, args.vendor, chosen, words, args.limit, args.append)
     view = View(args.json, args.tap, args.verbose, args.quiet)

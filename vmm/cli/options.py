@@ -32,6 +32,8 @@ def judging(parser: argparse.ArgumentParser, *, jobs: str, timeout: float) -> No
     limit = f"seconds a case may take ({timeout:g})"
     add("--timeout", type=seconds, default=timeout, metavar="S", help=limit)
     add("--xfail", action="append", default=[], metavar="GLOB", help="known failures: no status 1")
+    text = "what these entries of the history explain is no failure: 'open', or B12,B13"
+    add("--known", type=known, default=(), metavar="IDS", help=text)
     add("-o", "--output", type=Path, metavar="DIR", help="keep results.jsonl in DIR")
     add("-l", "--list", action="store_true", help="list the chosen cases only")
     add("--resume", action="store_true", help="go on with the results in DIR")
@@ -55,6 +57,18 @@ def _line(text: str) -> str:
         return normal(text)
     except LabError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def known(text: str) -> tuple[str, ...]:
+    """Return ids of the history: those given, and of "open" all that no kernel has a fix for."""
+    from vmm.conformance.contract.history import HISTORY
+
+    ids: list[str] = []
+    for word in text.split(","):
+        if word != "open" and word not in HISTORY:
+            raise argparse.ArgumentTypeError(f"{word!r} is neither 'open' nor one of B01 to B38")
+        ids += [fix.id for fix in HISTORY.values() if fix.is_open] if word == "open" else [word]
+    return tuple(ids)
 
 
 def count(text: str) -> int:

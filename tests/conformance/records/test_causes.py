@@ -56,3 +56,4 @@ def test_what_goes_on_with_the_same_access_is_the_same_difference() -> None:
 def test_a_splat_or_an_error_is_explained_by_nothing() -> None:
     assert explains({**OPEN, "splats": [["BUG: KASAN"]]}, VMX) == ""
     assert explains({"id": "some.case", "verdict": "TIMEOUT", "error": "killed"}, VMX) == ""
+    assert explains({"id": "some.case", "verdict": "FAIL", "expected": ["done"]}, VMX) == ""

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ def check(
     if factory is None:
         capabilities, factory = kvm_capabilities(), _kvm_backend()
     host = {**host_facts.facts(), "hostname": os.uname().nodename, "capabilities": capabilities}
+    options = replace(options, vendor=str(host.get("vendor_module") or ""))
     with ExitStack() as stack:
         log = KernelLog.open_or_reason()
         if isinstance(log, KernelLog):

@@ -22,6 +22,7 @@ from vmm.conformance.host.klog import KernelLog, Splat
 from vmm.conformance.judge.worker import BackendFactory, Worker, code, spawn
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import innermost
+from vmm.conformance.records.causes import explains
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.verdict import Verdict
 
@@ -52,11 +53,16 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to run: ``jobs`` workers, ``timeout`` seconds for a case, globs of known failures."""
+    """How to run: ``jobs`` workers, ``timeout`` seconds for a case, globs of known failures.
+
+    ``known`` has the entries of the history whose failures are known, on ``vendor``'s KVM module.
+    """
 
     jobs: int = 1
     timeout: float = 10.0
     xfail: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    vendor: str = ""
 
 
 def run(
@@ -204,7 +210,7 @@ class _Master:
         self._collect_splats()  # while the worker still counts as at its case
         case, splats = worker.case, worker.splats
         assert case is not None
-        record = _record(case, outcome, worker.elapsed_ms(), splats, self.options.xfail)
+        record = _record(case, outcome, worker.elapsed_ms(), splats, self.options)
         worker.case, worker.splats = None, []
         self.watcher.case(record)
 
@@ -223,7 +229,7 @@ class _Master:
 
 
 def _record(
-    case: Case, outcome: Record, ms: float, splats: list[list[str]], xfail: tuple[str, ...]
+    case: Case, outcome: Record, ms: float, splats: list[list[str]], options: Options
 ) -> Record:
     record: Record = {
         "type": "case",
@@ -237,10 +243,13 @@ def _record(
         record["file"] = case.file
     if splats:
         record |= {"verdict": Verdict.FAIL, "splats": splats}
-    if any(fnmatchcase(case.id, glob) for glob in xfail) and not case.observes:
+    if any(fnmatchcase(case.id, glob) for glob in options.xfail) and not case.observes:
         record["verdict"] = record["verdict"].expected
     if not record["verdict"].is_good:
         record["script"] = code(case.actions)
+    if record["verdict"] is Verdict.FAIL:
+        entry = explains(record, {"vendor_module": options.vendor})
+        record["verdict"] = Verdict.XFAIL if entry in options.known else Verdict.FAIL
     return record
 
 

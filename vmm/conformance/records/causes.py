@@ -12,6 +12,7 @@ from vmm.conformance.records.schema import Record
 from vmm.conformance.records.verdict import Verdict
 
 FAILED = (Verdict.FAIL, Verdict.TIMEOUT, Verdict.ERROR, Verdict.XFAIL)
+_SEEN = {"step", "action", "expected", "seen"}
 _GOES_ON = ("get_regs(", "set_regs(", "complete(", "finish(")
 _NOT_LAST = ("RdmsrExit(", "WrmsrExit(", "regs(")
 
@@ -72,7 +73,7 @@ def explains(case: Record, host: Mapping[str, Any] | None = None) -> str:
 
     ``host`` has the facts of the run, for a record that carries none of its own.
     """
-    if "splats" in case or "action" not in case:
+    if "splats" in case or not case.keys() >= _SEEN:
         return ""
     facts = case.get("host") or host or {}
     found = list(_differences(case, str(facts.get("vendor_module") or "")))

@@ -105,11 +105,16 @@ class Orders:
 
 
 def options(
-    xfail: Sequence[str] = (), *, jobs: int | None = None, timeout: float | None = None
+    xfail: Sequence[str] = (),
+    known: Sequence[str] = (),
+    *,
+    jobs: int | None = None,
+    timeout: float | None = None,
 ) -> tuple[str, ...]:
     """Return the options of a check in the guest, other than its cases."""
     words = [f"-j{jobs}"] if jobs else []
     words += [f"--timeout={timeout:g}"] if timeout else []
+    words += [f"--known={','.join(known)}"] if known else []
     return (*words, *(f"--xfail={glob}" for glob in xfail))
 
 

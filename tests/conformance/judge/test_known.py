@@ -1,0 +1,46 @@
+"""--known: what an entry of the history explains is XFAIL, and nothing else is."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from vmm.cli.options import known
+from vmm.conformance.cases import CASES
+from vmm.conformance.judge.runner import Options, _record
+from vmm.conformance.records.verdict import Verdict
+
+CASE = next(case for case in CASES if case.id == "fastpath.write_denied_by_range_no_apic_cpuid_on")
+_WRITE = repr(CASE.actions[3])
+
+
+def _verdict(seen: str, ids: tuple[str, ...], vendor: str = "kvm_intel") -> str:
+    outcome = {
+        "verdict": Verdict.FAIL,
+        "trace": ["done", "done", "done", seen],
+        "step": 4,
+        "action": _WRITE,
+        "expected": ["WrmsrExit(0x6e0, FILTER, 0x0)", "wrote"],
+        "seen": [seen],
+    }
+    return str(_record(CASE, outcome, 1.0, [], Options(known=ids, vendor=vendor))["verdict"])
+
+
+def test_a_known_bug_is_xfail_and_no_other() -> None:
+    assert _verdict("wrote", ("B12",)) == "XFAIL"
+    assert _verdict("wrote", ()) == "FAIL"
+    assert _verdict("wrote", ("B13",)) == "FAIL"
+    assert _verdict("wrote", ("B13",), "kvm_amd") == "XFAIL"
+    assert _verdict("gp", known("open")) == "FAIL"
+
+
+def test_open_stands_for_all_that_no_kernel_has_a_fix_for() -> None:
+    assert {"B12", "B13", "B20", "B34"} <= set(known("open"))
+    assert "B03" not in known("open")
+    assert known("B12,B13") == ("B12", "B13")
+
+
+def test_an_unknown_id_is_refused_in_one_line() -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="'B99' is neither"):
+        known("B12,B99")
