@@ -257,3 +257,25 @@ def test_each_way_to_execute_an_access_is_the_code_it_says(access, code, emulate
     assert (guest.code[at - 5 : at] == b"\x0f\x0bkvm") is emulated
     assert (b"\x9d" in guest.code[begin:at]) is single_step  # POPFQ, with TF
     assert begin < at < begin + 24
+
+
+def test_an_eintr_that_nobody_asked_for_is_entered_again(backend, monkeypatch):
+    """SIGSTOP, the freezer, a debugger: as often as they come, the access goes on where it was."""
+    import errno
+
+    from vmm.conformance.language import script
+    from vmm.errors import KvmError
+    from vmm.vcpu import Vcpu
+
+    run, signals = Vcpu.run, [None] * 2000
+
+    def run_or_not(self, *args, **more):
+        if signals:
+            signals.pop()
+            raise KvmError(errno.EINTR, "KVM_RUN")
+        return run(self, *args, **more)
+
+    monkeypatch.setattr(Vcpu, "run", run_or_not)
+    accessing = (enable_exits(UNKNOWN), begin(rdmsr(A)), finish(script.Reply(REPLY)))
+    assert backend.run(accessing) == (done, RdmsrExit(A, UNKNOWN), returned(REPLY))
+    assert not signals

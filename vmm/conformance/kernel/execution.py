@@ -282,13 +282,16 @@ class Execution:
     def _run(self, vcpu_id: int, *, asked: bool = False) -> Event:
         """Enter the guest, and again after an EINTR that was not ``asked`` for: it is another's."""
         program = self.vm.program(vcpu_id)
-        try:
-            seen = program.vcpu.run()
-        except KvmError as error:
-            raise_if_exhausted(error)
-            if error.errno != errno.EINTR:
-                return Lost(str(error))
-            return interrupted if asked else self._run(vcpu_id)
+        while True:
+            try:
+                seen = program.vcpu.run()
+                break
+            except KvmError as error:
+                raise_if_exhausted(error)
+                if error.errno != errno.EINTR:
+                    return Lost(str(error))
+                if asked:
+                    return interrupted
         if isinstance(seen, RdmsrExit | WrmsrExit):
             return seen
         access = self.last[vcpu_id]
