@@ -193,3 +193,18 @@ def test_a_complaint_fails_churn_and_stress(churn, monkeypatch):
         (stress.run(0.1, 1, 1, 1), stress.render),
     ):
         assert not result.conforms and "the kernel: BUG: here" in render(result)
+
+
+def test_what_is_foreign_is_told_by_churn_and_stress_and_fails_neither(churn, monkeypatch):
+    from vmm.conformance.stress import stress
+
+    def nothing_of_ours(watch):
+        watch.foreign.append("it names qemu (900): WARNING: there")
+        return ()
+
+    monkeypatch.setattr(Watch, "complaints", nothing_of_ours)
+    for result, render in (
+        (churn.run(1, 0, 0), churn.render),
+        (stress.run(0.1, 1, 1, 1), stress.render),
+    ):
+        assert result.conforms and "foreign, and no matter here: it names qemu" in render(result)

@@ -54,6 +54,7 @@ class ChurnResult:
     failure: str
     complaints: tuple[str, ...]
     blind: str
+    foreign: tuple[str, ...] = ()
 
     @property
     def conforms(self) -> bool:
@@ -88,7 +89,8 @@ def run(
         complaints = watch.complaints()
     seconds = time.monotonic() - start
     return ChurnResult(
-        seed, seconds, ended, skipped, tuple(slopes), failure, complaints, watch.blind
+        *(seed, seconds, ended, skipped, tuple(slopes), failure, complaints, watch.blind),
+        tuple(watch.foreign),
     )
 
 
@@ -228,5 +230,6 @@ def render(result: ChurnResult) -> str:
     lines += [f"  {each.line()}" for each in result.slopes]
     lines += [f"  STUCK {result.failure}"] if result.failure else []
     lines += [f"  the kernel: {each}" for each in result.complaints]
+    lines += [f"  foreign, and no matter here: {each}" for each in result.foreign]
     lines += [f"  the kernel log was not watched: {result.blind}"] if result.blind else []
     return "\n".join([*lines, f"  seed {result.seed}"])

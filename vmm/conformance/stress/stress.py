@@ -71,6 +71,7 @@ class StressResult:
     violation: Violation | None
     complaints: tuple[str, ...]
     blind: str
+    foreign: tuple[str, ...] = ()
 
     @property
     def conforms(self) -> bool:
@@ -147,6 +148,7 @@ def _result(arena: Arena, drawn: Plan, seconds: float, watch: Watch) -> StressRe
         violation=arena.violation(),
         complaints=watch.complaints(),
         blind=watch.blind,
+        foreign=tuple(watch.foreign),
     )
 
 
@@ -162,6 +164,7 @@ def render(result: StressResult) -> str:
         f"  {counts.observations} observations in {result.entries} entries of a vCPU{loose}",
     ]
     lines += [f"  the kernel: {each}" for each in result.complaints]
+    lines += [f"  foreign, and no matter here: {each}" for each in result.foreign]
     lines += [f"  the kernel log was not watched: {result.blind}"] if result.blind else []
     again = f"--seed {result.seed} --vcpus {result.vcpus} --installers {result.installers}"
     return "\n".join([*lines, f"  again: msrward stress {again}"])
