@@ -251,23 +251,23 @@ static uint64_t now(void)
 }
 
 /* One case: install, load the program, run it to its end; returns where what it left ends. */
-static uint8_t *one_case(const struct mw_sweep *sweep, struct mw_lane *lane, uint32_t number)
+static uint8_t *one_case(const struct mw_bulk *bulk, struct mw_lane *lane, uint32_t number)
 {
-	struct mw_seen *seen = (struct mw_seen *)sweep->seen;
-	size_t size = (size_t)sweep->n_steps * MW_STEP, step;
+	struct mw_seen *seen = (struct mw_seen *)bulk->seen;
+	size_t size = (size_t)bulk->n_steps * MW_STEP, step;
 	struct kvm_run *run = lane->batch.run;
 	uint8_t *at;
 
-	sweep->began[number] = now();
+	bulk->began[number] = now();
 	seen->installed = mw_ioctl(lane->vm, KVM_X86_SET_MSR_FILTER,
-				   (uintptr_t)&sweep->filters[number]);
-	memcpy(lane->memory, sweep->programs + number * size, size);
+				   (uintptr_t)&bulk->filters[number]);
+	memcpy(lane->memory, bulk->programs + number * size, size);
 	run->s.regs.regs = *lane->start;
 	run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
-	lane->batch.replies = sweep->replies + (size_t)number * sweep->n_steps;
-	lane->batch.n_replies = sweep->n_steps;
+	lane->batch.replies = bulk->replies + (size_t)number * bulk->n_steps;
+	lane->batch.n_replies = bulk->n_steps;
 	lane->batch.log = (struct mw_exit *)(seen + 1);
-	lane->batch.log_size = sweep->n_steps + MW_SPARE_EXITS;
+	lane->batch.log_size = bulk->n_steps + MW_SPARE_EXITS;
 	seen->ended = mw_drain(&lane->batch);
 	seen->n_exits = lane->batch.n_exits;
 	seen->pad = 0;
@@ -279,20 +279,20 @@ static uint8_t *one_case(const struct mw_sweep *sweep, struct mw_lane *lane, uin
 
 /* Run the cases up to the first whose guest did not reach its program's end (it may be anywhere);
  * seen gets what they left, without gaps. Returns how many ran. */
-int mw_sweep(struct mw_sweep *sweep)
+int mw_bulk(struct mw_bulk *bulk)
 {
-	struct mw_sweep rest = *sweep;
+	struct mw_bulk rest = *bulk;
 	uint32_t number = 0;
 	int ended = KVM_EXIT_IO;
 
-	while (number < sweep->n_cases && ended == KVM_EXIT_IO) {
+	while (number < bulk->n_cases && ended == KVM_EXIT_IO) {
 		struct mw_seen *seen = (struct mw_seen *)rest.seen;
 
-		rest.seen = one_case(&rest, &sweep->lanes[number % sweep->n_lanes], number);
+		rest.seen = one_case(&rest, &bulk->lanes[number % bulk->n_lanes], number);
 		ended = seen->ended;
 		number++;
 	}
-	sweep->seen_size = rest.seen - sweep->seen;
+	bulk->seen_size = rest.seen - bulk->seen;
 	return (int)number;
 }
 

@@ -79,7 +79,7 @@ struct mw_batch {
 	uint32_t n_exits;
 };
 
-/* Where a case of a sweep runs: its VM, its vCPU at rest, and how that starts a program. */
+/* Where a case of a bulk runs: its VM, its vCPU at rest, and how that starts a program. */
 struct mw_lane {
 	int vm;
 	struct mw_batch batch;
@@ -100,7 +100,7 @@ struct mw_seen {
 
 /* Cases to run one after the other, lanes in turns. They all have n_steps accesses, and their
  * filters, replies and programs stand in arrays. began is in ns of CLOCK_MONOTONIC. */
-struct mw_sweep {
+struct mw_bulk {
 	struct mw_lane *lanes;
 	uint32_t n_lanes, n_cases, n_steps;
 	const struct kvm_msr_filter *filters;
@@ -119,7 +119,7 @@ int mw_enter(struct mw_vcpu *vcpu);
 int mw_reply(struct mw_vcpu *vcpu, uint64_t data);
 int mw_fail(struct mw_vcpu *vcpu);
 int mw_drain(struct mw_batch *batch);
-int mw_sweep(struct mw_sweep *sweep);
+int mw_bulk(struct mw_bulk *bulk);
 int mw_kick_handler(int signo);
 int mw_kick(int tid, int signo);
 int mw_claim(struct mw_vcpu *vcpu);

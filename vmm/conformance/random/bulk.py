@@ -203,7 +203,7 @@ class Sweep:
 
     def _call(self, packed: PackedChunk) -> _Call:
         seen, began = self._free.popleft()
-        request = ffi.new("struct mw_sweep *")
+        request = ffi.new("struct mw_bulk *")
         request.lanes, request.n_lanes = self._lanes, LANES
         request.n_cases, request.n_steps = packed.size, self.accesses
         request.filters = filters = ffi.from_buffer("struct kvm_msr_filter[]", packed.filters)
@@ -253,7 +253,7 @@ def _kernel_thread() -> Iterator[tuple[SimpleQueue[_Call | None], SimpleQueue[tu
 
     def serve() -> None:
         while (call := todo.get()) is not None:
-            ready.put((lib.mw_sweep(call.request), call))
+            ready.put((lib.mw_bulk(call.request), call))
 
     thread = threading.Thread(target=serve, name="sweep")
     interval = sys.getswitchinterval()
