@@ -122,7 +122,7 @@ def _check(args: argparse.Namespace) -> int:
     from vmm.conformance.judge.selection import choose
     from vmm.conformance.report.desk import View
 
-    chosen = choose(CASES, args.globs, args.exclude, args.xfail)
+    chosen = choose(CASES, args.globs, args.exclude, args.xfail, thorough=args.thorough)
     jobs = min(args.jobs or default_jobs(), len(chosen.cases))
     how = Options(jobs, args.timeout, tuple(args.xfail), args.known)
     view = View(args.json, args.tap, args.verbose, args.quiet)

@@ -53,7 +53,7 @@ def _run(args: argparse.Namespace) -> int:
     from vmm.lab.runs.check import Order, check
     from vmm.lab.runs.check import options as inner_options
 
-    chosen = choose(CASES, args.globs, args.exclude, args.xfail)
+    chosen = choose(CASES, args.globs, args.exclude, args.xfail, thorough=args.thorough)
     words = inner_options(args.xfail, args.known, jobs=args.jobs, timeout=args.timeout)
     kernel = kernels.resolve(args.kernel)
     order = Order(kernel, args.vendor, chosen, words, args.limit, args.append)

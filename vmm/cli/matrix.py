@@ -71,7 +71,7 @@ def _matrix(args: argparse.Namespace) -> int:
     from vmm.conformance.report import table
     from vmm.lab.runs import check, matrix
 
-    chosen = choose(CASES, args.globs, args.exclude)
+    chosen = choose(CASES, args.globs, args.exclude, thorough=args.thorough)
     how = (args.limit, args.append)
     orders = check.Orders(chosen, check.options(timeout=args.timeout), *how)
     directory = args.output or matrix.default_directory()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 GLOB_HELP = (
     "a case id or requirement, wildcards allowed: 'match.*', R14; or a saved case: FILE.json"
-    " (default: every case)"
+    " (default: every case but the long ones)"
 )
 
 
@@ -22,6 +22,8 @@ def choice(parser: argparse.ArgumentParser) -> None:
         metavar="GLOB",
         help="leave out what GLOB matches",
     )
+    text = "without a GLOB: the long cases too, such as a sweep of every MSR in every condition"
+    parser.add_argument("--thorough", action="store_true", help=text)
 
 
 def judging(parser: argparse.ArgumentParser, *, jobs: str, timeout: float) -> None:

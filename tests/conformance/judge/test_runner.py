@@ -12,14 +12,16 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from vmm.conformance.host import foreign, parameters
 from vmm.conformance.host.klog import KernelLog
+from vmm.conformance.judge import selection
 from vmm.conformance.judge.runner import Options, run
-from vmm.conformance.judge.selection import UnknownCase
+from vmm.conformance.judge.selection import Chosen, UnknownCase
 from vmm.conformance.judge.selection import select as choose
 from vmm.conformance.language.case import OBSERVE, Case
 from vmm.conformance.language.script import Got, get_msr, got, gp, rdmsr, returned
@@ -463,6 +465,14 @@ CATALOGUE = [case("alpha"), case("beta"), case("gamma")]
 def test_globs_name_cases_and_requirements():
     assert [each.id for each in choose(CATALOGUE, ["t.*a"], ["t.b*"])] == ["t.alpha", "t.gamma"]
     assert choose(CATALOGUE, ["R14"]) == choose(CATALOGUE, []) == CATALOGUE
+
+
+def test_a_long_case_runs_where_it_is_asked_for():
+    long = replace(CATALOGUE[1], thorough=True)
+    both = [CATALOGUE[0], long]
+    assert selection.choose(both, []) == Chosen([CATALOGUE[0]], 2, ())
+    assert selection.choose(both, [], thorough=True) == Chosen(both, 2, ("--thorough",))
+    assert selection.choose(both, ["t.b*"]) == Chosen([long], 2, None)
 
 
 @pytest.mark.parametrize("globs", [(["t.alpa"], []), ([], ["t.alpa"])])

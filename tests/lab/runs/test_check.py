@@ -18,7 +18,7 @@ from vmm.lab.machines.machine import LabResult, Outcome
 from vmm.lab.runs import check
 
 IDS = ("plumbing.a", "plumbing.b", "plumbing.c")
-CHOSEN = Chosen([Case(name, "", "", (), OBSERVE) for name in IDS], 3)
+CHOSEN = Chosen([Case(name, "", "", (), OBSERVE) for name in IDS], 3, ())
 HOST = {"release": "6.6.6", "hostname": "lab", "vendor_module": "kvm_amd"}
 
 

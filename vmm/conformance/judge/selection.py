@@ -16,10 +16,14 @@ class UnknownCase(Exception):
 
 
 class Chosen(NamedTuple):
-    """The cases that were chosen, and of how many they were."""
+    """The cases that were chosen, of how many they were, and the options that choose the same.
+
+    ``options`` is None where each case has to be named.
+    """
 
     cases: list[Case]
     of: int
+    options: tuple[str, ...] | None = None
 
     @property
     def ids(self) -> list[str]:
@@ -37,6 +41,8 @@ def choose(
     words: Iterable[str],
     exclude: Iterable[str] = (),
     others: Iterable[str] = (),
+    *,
+    thorough: bool = False,
 ) -> Chosen:
     """Return what ``select`` returns, where a word may be a file of JSON too ("found.json").
 
@@ -53,7 +59,10 @@ def choose(
     cases = list(pool.values())
     check_globs(cases, others)
     globs = [saved[word].id if word in saved else word for word in wanted]
-    return Chosen(select(cases, globs, exclude), len(cases))
+    chosen = select(cases, globs, exclude, thorough=thorough)
+    short = [case for case in cases if not case.thorough]
+    wholes = ((short, ()), (cases, ("--thorough",)))
+    return Chosen(chosen, len(cases), next((o for all_, o in wholes if chosen == all_), None))
 
 
 def is_file(word: str) -> bool:
@@ -73,15 +82,24 @@ def saved_case(file: Path) -> Case:
         raise UnknownCase(f"{file}: {error}") from None
 
 
-def select(cases: Sequence[Case], globs: Iterable[str], exclude: Iterable[str] = ()) -> list[Case]:
-    """Return the cases that any of ``globs`` matches (none given: all) and no ``exclude`` does.
+def select(
+    cases: Sequence[Case],
+    globs: Iterable[str],
+    exclude: Iterable[str] = (),
+    *,
+    thorough: bool = False,
+) -> list[Case]:
+    """Return the cases that any of ``globs`` matches and no ``exclude`` does.
 
-    A glob matches a case's id ("match.*") or one of its requirements ("R14"). One that matches
-    nothing raises UnknownCase, so that a slip of the pen never tests less than was meant.
+    Without ``globs`` those are all but the long ones, and with ``thorough`` these too. A glob
+    matches a case's id ("match.*") or one of its requirements ("R14"). One that matches nothing
+    raises UnknownCase, so that a slip of the pen never tests less than was meant.
     """
     wanted, refused = list(globs), list(exclude)
     check_globs(cases, [*wanted, *refused])
-    chosen = [case for case in cases if not wanted or any(_match(case, glob) for glob in wanted)]
+    every = [case for case in cases if thorough or not case.thorough]
+    named = [case for case in cases if any(_match(case, glob) for glob in wanted)]
+    chosen = named if wanted else every
     left = [case for case in chosen if not any(_match(case, glob) for glob in refused)]
     if not left:
         raise UnknownCase("no case is left: every chosen one is excluded with -x")

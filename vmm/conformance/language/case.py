@@ -24,6 +24,7 @@ class Case:
     ``id`` is ``theme.name`` in ``[a-z0-9_.]``; ``checks`` names requirements ("R23 R24");
     ``trace`` is what a human expects, or OBSERVE; ``needs`` names what the host must have beyond
     what the words of the script say (``all_needs``), without which the case is SKIP with that word.
+    ``thorough`` says that it takes too long for every run: it is judged where it is asked for.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Case:
     script: Sequence[Action]
     trace: Sequence[Event] | Observation
     needs: tuple[str, ...] = ()
+    thorough: bool = False
     file: str = field(default="", compare=False)
     """The JSON that it was read from, if it is none of the catalogue."""
 

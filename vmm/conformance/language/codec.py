@@ -87,10 +87,11 @@ def _case(document: dict[str, Any]) -> Case:
     if (at := first_unsound(script)) is not None:
         raise bad(f"script[{at}]", f"{script[at]!r} goes on with what no action before it began")
     needs = tuple(text(each, "needs") for each in listed(document.get("needs", []), "needs"))
+    named = head["id"], head["sentence"], head["checks"]
     if document.get("trace") is None:
-        return Case(**head, script=script, trace=OBSERVE, needs=needs)
+        return Case(*named, script, OBSERVE, needs)
     trace = _words(document["trace"], "trace", language.Event, pattern=True)
-    return Case(**head, script=script, trace=trace, needs=needs)
+    return Case(*named, script, trace, needs)
 
 
 def _words(data: Any, path: str, allowed: Any, *, pattern: bool) -> tuple[Any, ...]:

@@ -80,7 +80,9 @@ class Order:
         saved = {case.id: saved_as(case.id) for case in self.chosen.saved}
         todo = [saved.get(name, name) for name in self.ids if name not in recorded]
         workers = f"-j{WORKERS_A_CPU * vendors.of(self.vendor).cpus}"
-        asked = todo if saved or len(todo) < self.chosen.of else ()
+        asked = self.chosen.options
+        if saved or asked is None or len(todo) < len(self.ids):
+            asked = tuple(todo)
         return (*_told(self.vendor), *CHECK, workers, *self.options, *asked)
 
 
