@@ -46,6 +46,42 @@ op_\name:
 	access	stepped_emulated_rdmsr, rdmsr, 1, 1
 	access	stepped_emulated_wrmsr, wrmsr, 1, 1
 
+/* RDMSR or WRMSR of RCX, RCX + RSI, and so on, RBP of them; RDI + RBP is the byte of the one that is
+ * due, set if it faults: to the vector, or to NO_GP where anything else about it is not #GP(0).
+ * RSP stays at four words that a fault overwrites, before the handler with which it goes on. */
+	.macro	sweep name, instruction
+	.globl	op_sweep_\name, sweep_\name\()_faulted
+op_sweep_\name:
+	pop	%rcx
+	pop	%rax
+	pop	%rdx
+	pop	%rbp
+	pop	%rsi
+	pop	%rdi
+sweep_\name\()_at:
+	\instruction
+sweep_\name\()_next:
+	add	%esi, %ecx
+	dec	%rbp
+	jnz	sweep_\name\()_at
+	add	$40, %rsp
+	ret
+sweep_\name\()_faulted:
+	sub	$40, %rsp
+	mov	(%rsp), %rax
+	mov	20(%rsp), %ebx		/* FAULTED and the vector */
+	cmpq	$sweep_\name\()_at, 24(%rsp)
+	jne	1f
+	cmpl	$0, 16(%rsp)
+	je	2f
+1:	mov	$NO_GP, %ebx
+2:	movb	%bl, (%rdi, %rbp)
+	jmp	sweep_\name\()_next
+	.endm
+
+	sweep	rdmsr, rdmsr
+	sweep	wrmsr, wrmsr
+
 /* Read the guest memory at RCX: the page may be one that the host has not given yet. */
 op_touch:
 	pop	%rcx

@@ -210,6 +210,56 @@ int mw_drain(struct mw_batch *batch)
 	}
 }
 
+/* Which access of the sweep the exit shows, or count for none that can come now. */
+static uint32_t swept(const struct mw_sweep *sweep, const struct kvm_run *run, uint32_t next)
+{
+	uint32_t number = (run->msr.index - sweep->first) / sweep->stride;
+	uint64_t head;
+
+	memcpy(&head, &run->msr.error, sizeof(head));
+	if (run->exit_reason != sweep->exit_reason || run->msr.data != sweep->data || head)
+		return sweep->count;
+	if (sweep->first + number * sweep->stride != run->msr.index || number < next)
+		return sweep->count;
+	return number;
+}
+
+static int is_one_reason(uint64_t reason)
+{
+	return reason == KVM_MSR_EXIT_REASON_INVAL || reason == KVM_MSR_EXIT_REASON_UNKNOWN ||
+	       reason == KVM_MSR_EXIT_REASON_FILTER;
+}
+
+/* Run the guest to the first exit that is no MSR exit, or to one more than there are accesses. */
+int mw_sweep(struct mw_sweep *sweep)
+{
+	struct kvm_run *run = sweep->run;
+	uint32_t next = 0;
+
+	sweep->n_exits = 0;
+	run->kvm_valid_regs = 0;
+	for (;;) {
+		int reason = mw_run(sweep->fd, run);
+		uint32_t number;
+
+		if (reason == -EINTR)
+			continue;
+		if (reason != KVM_EXIT_X86_RDMSR && reason != KVM_EXIT_X86_WRMSR)
+			return reason;
+		if (next == sweep->count)
+			return reason;
+		sweep->n_exits++;
+		number = swept(sweep, run, next);
+		if (number < sweep->count && is_one_reason(run->msr.reason))
+			sweep->reasons[number] = (uint8_t)run->msr.reason;
+		else
+			sweep->reasons[number < sweep->count ? number : next] = MW_NO_SUCH_EXIT;
+		next = (number < sweep->count ? number : next) + 1;
+		run->msr.error = 0;
+		run->msr.data = sweep->reply;
+	}
+}
+
 /* Returns 0 when stopped (set stop, then kick), or what else ended the run. */
 int mw_spin(struct mw_spin *spin)
 {

@@ -111,6 +111,21 @@ struct mw_bulk {
 	size_t seen_size;
 };
 
+/* A sweep: the guest accesses first, first + stride, ... count of them in this order. Each exit is
+ * answered with success (reply for a read), and its reason stands in the access's byte of reasons,
+ * or MW_NO_SUCH_EXIT if the exit is not what such an access looks like: another kind, index or data, a
+ * reason that is none or more than one, error or pad set, or not further on than the one before. */
+struct mw_sweep {
+	int fd;
+	uint32_t exit_reason;
+	void *run;
+	uint32_t first, stride, count;
+	uint32_t n_exits;
+	uint64_t data, reply;
+	uint8_t *reasons;
+};
+#define MW_NO_SUCH_EXIT 0xff
+
 int mw_ioctl(int fd, unsigned long number, uintptr_t arg);
 int mw_ioctl_compat(int fd, uint32_t number, uint32_t arg);
 int mw_ioctl_in_child(int fd, unsigned long number, uintptr_t arg, int compat);
@@ -119,6 +134,7 @@ int mw_enter(struct mw_vcpu *vcpu);
 int mw_reply(struct mw_vcpu *vcpu, uint64_t data);
 int mw_fail(struct mw_vcpu *vcpu);
 int mw_drain(struct mw_batch *batch);
+int mw_sweep(struct mw_sweep *sweep);
 int mw_bulk(struct mw_bulk *bulk);
 int mw_kick_handler(int signo);
 int mw_kick(int tid, int signo);

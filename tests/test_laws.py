@@ -50,7 +50,10 @@ FORBIDDEN_NAMES = {"utils", "common", "helpers", "base", "types", "misc"}
 
 SHIM_IMPORTERS = {
     *("ioctl", "kvm", "vcpu", "memory", "placed", "guest", "uffd"),
-    *(f"conformance.kernel.{name}" for name in ("backend", "program", "execution", "threads")),
+    *(
+        f"conformance.kernel.{name}"
+        for name in ("backend", "program", "execution", "sweeps", "threads")
+    ),
     "conformance.host.needs",
     *("conformance.random.bulk", "conformance.stress.arena"),
     *("conformance.churn.churn", "conformance.churn.endings"),

@@ -11,9 +11,15 @@ from vmm.conformance.oracle.exits import ExitRules
 from vmm.conformance.oracle.filters import FilterRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.races import RaceRules
+from vmm.conformance.oracle.sweeps import SweepRules
 
-Part = type[Model] | type[FilterRules] | type[ExitRules] | type[RaceRules]
-PARTS: dict[Part, str] = {FilterRules: "filters", ExitRules: "exits", RaceRules: "races"}
+Part = type[Model] | type[FilterRules] | type[ExitRules] | type[RaceRules] | type[SweepRules]
+PARTS: dict[Part, str] = {
+    FilterRules: "filters",
+    ExitRules: "exits",
+    RaceRules: "races",
+    SweepRules: "sweeps",
+}
 """The parts of a Model, each with the name under which the Model holds it."""
 
 

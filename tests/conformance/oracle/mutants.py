@@ -12,6 +12,7 @@ from mutants_fastpath import FASTPATH
 from mutants_filter import MATCHING, VALIDATION
 from mutants_ignored import IGNORING
 from mutants_race import RACES
+from mutants_sweep import SWEEPING
 from mutants_vm import ACCESSING, INSTALLING, MASKING
 
 MUTANTS = (
@@ -28,4 +29,5 @@ MUTANTS = (
     *FASTPATH,
     *RACES,
     *IGNORING,
+    *SWEEPING,
 )

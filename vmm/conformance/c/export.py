@@ -139,7 +139,7 @@ def _highest_vcpu(action: s.Action) -> int:
     return max(_vcpus(action), default=0)
 
 
-NO_FORM = (s.SetCpuid, *get_args(s.RaceAction))
+NO_FORM = (s.SetCpuid, s.Sweep, *get_args(s.RaceAction))
 """What has no form in C."""
 
 

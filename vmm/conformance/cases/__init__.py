@@ -27,6 +27,7 @@ from vmm.conformance.cases import (
     slots,
     stalled,
     stepping,
+    sweep,
     teardown,
     validation,
     vcpus,
@@ -62,6 +63,7 @@ THEMES = (
     parked,
     running,
     teardown,
+    sweep,
     quirks,
 )
 

@@ -13,6 +13,7 @@ from vmm._native import lib
 from vmm.conformance.host.limits import raise_if_exhausted
 from vmm.conformance.kernel.pool import PooledVm
 from vmm.conformance.kernel.races import Race
+from vmm.conformance.kernel.sweeps import run_sweep
 from vmm.conformance.kernel.threads import rejected
 from vmm.conformance.kernel.wire import variant
 from vmm.conformance.language import script as words
@@ -47,7 +48,12 @@ one waits for an RCU grace period."""
 
 def needs_its_own_vm(script: Script) -> bool:
     """Say whether the script leaves behind what no reset can take away."""
-    return makes_vcpus(script) or any(isinstance(innermost(each), LASTING) for each in script)
+    return makes_vcpus(script) or any(map(_lasts, map(innermost, script)))
+
+
+def _lasts(action: words.Action) -> bool:
+    is_write = isinstance(action, words.Sweep) and action.access == "wrmsr"
+    return is_write or isinstance(action, LASTING)
 
 
 class Execution:
@@ -144,6 +150,9 @@ class Execution:
                 return self.create_vcpu(action)
             case words.SetCpuid():
                 return self.set_cpuid(action)
+            case words.Sweep():
+                self.stopped.pop(action.vcpu, None)
+                return run_sweep(self.vm.program(action.vcpu), action)
             case words.GetMsr():
                 return self.get_msr(action)
             case words.SetMsr():

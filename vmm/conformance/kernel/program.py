@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vmm import x86
 from vmm._native import ffi, lib
@@ -34,6 +34,8 @@ from vmm.vcpu import EXITS, Vcpu
 STEP_SIZE = STEP.size
 MAX_STEPS = x86.PROGRAM_SIZE // STEP_SIZE - 1
 DONE_PORT = 0xD0
+SWEEP_FAULTS = 0x1000
+"""Where in a program's area a sweep notes faults: far behind its program."""
 
 
 class Program:
@@ -65,6 +67,22 @@ class Program:
         """Write the program that reads the guest's memory at ``address``, and no MSR."""
         touch = self.guest.symbols["op_touch"]
         self._write([touch, address, 0, 0, 0, 0, 0, 0, self._handlers[-1]])
+
+    def load_sweep(
+        self, access: str, first: int, count: int, stride: int, value: int
+    ) -> Callable[[], bytes]:
+        """Write the loop over ``count`` MSRs; what is returned reads which of them faulted.
+
+        That is a byte each, in order: 0, or the vector of the fault.
+        """
+        symbols, at = self.guest.symbols, self._at + SWEEP_FAULTS
+        operands = (first, value & 0xFFFFFFFF, value >> 32, count, stride & 0xFFFFFFFF)
+        faults = self.base + SWEEP_FAULTS - 1  # the last one's byte is the first
+        goes_on = symbols[f"sweep_{access}_faulted"]
+        words = [symbols[f"op_sweep_{access}"], *operands, faults, 0, 0, 0, 0, goes_on]
+        self._memory[at : at + count] = bytes(count)
+        self._write([*words, self._handlers[-1]])
+        return lambda: bytes(self._memory[at : at + count])[::-1]
 
     def load_loop(self, access: Access) -> None:
         """Write the program that goes round ``access`` for ever, counting in ``rounds``."""

@@ -46,6 +46,7 @@ from vmm.conformance.language.script import (
     released,
     resume_install,
     returned,
+    run,
     scribble_bitmaps,
     set_cpuid,
     set_msr,
@@ -55,6 +56,8 @@ from vmm.conformance.language.script import (
     stalled,
     stop_spin,
     stopped,
+    sweep,
+    swept,
     unfiltered,
     until_exits,
     until_runs,
@@ -111,6 +114,26 @@ EXAMPLES: tuple[Case, ...] = (
         "R10",
         (install(default_allow().range(_A, 64, AtEdge(bytes(8)))),),
         (done,),
+    ),
+    Case(
+        "words.sweep",
+        "Very many accesses at once leave runs of MSRs that ended alike.",
+        "R19 R30",
+        (
+            *(_TELL, install(default_deny().allow(_A))),
+            *(sweep("rdmsr", 0x7C0, 0x180), sweep("wrmsr", _A - 8, 16, value=5)),
+        ),
+        (
+            *(done, done),
+            swept(
+                (
+                    run(0x7C0, 0x40, "FILTER"),
+                    run(0x800, 0x100, "UNFILTERED"),
+                    run(0x900, 0x40, "FILTER"),
+                )
+            ),
+            swept((run(_A - 8, 8, "FILTER"), run(_A, 1, "UNKNOWN"), run(_B, 7, "FILTER"))),
+        ),
     ),
     Case(
         "words.setup",

@@ -4,7 +4,7 @@ Both are tuples of frozen values that print as the code that makes them. An acce
 userspace leaves two events, the exit and the outcome; every other action leaves one. Nothing here
 runs anything: ``kernel`` and ``oracle`` give a script its meaning.
 
-This module is the whole language: the words of ``actions``, ``events`` and ``races`` too.
+This module is the whole language: the words of ``actions``, ``events``, ``races`` and ``sweeps``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from vmm.conformance.language.actions import *
 from vmm.conformance.language.events import *
 from vmm.conformance.language.races import *
+from vmm.conformance.language.sweeps import *
 from vmm.conformance.language.word import ANY as ANY
 from vmm.exits import RdmsrExit as RdmsrExit
 from vmm.exits import WrmsrExit as WrmsrExit
@@ -29,6 +30,7 @@ HostAction = (
     | CreateIrqchip
     | CreateVcpu
     | SetCpuid
+    | Sweep
     | Begin
     | GetRegs
     | SetRegs
@@ -64,6 +66,7 @@ Event = (
     | Wrote
     | Fault
     | Regs
+    | Swept
     | Interrupted
     | Unfiltered
     | Whatever
@@ -122,6 +125,8 @@ def matches(expected: Step, seen: Step) -> bool:
         return bool(seen) and not isinstance(seen[-1], Lost)
     if expected == (unfiltered,):
         return _is_unfiltered(seen)
+    if len(expected) == len(seen) == 1 and isinstance(expected[0], Swept):
+        return isinstance(seen[0], Swept) and admits(expected[0], seen[0])
     return expected == seen
 
 

@@ -45,7 +45,7 @@ def first_unsound(script: s.Script) -> int | None:
 
 def _effect(action: s.Action) -> Effect:
     match action:
-        case s.Rdmsr() | s.Wrmsr():
+        case s.Rdmsr() | s.Wrmsr() | s.Sweep():
             return _starts(action.vcpu)
         case s.Begin() | s.Spin():
             return _starts(action.access.vcpu, "access" if isinstance(action, s.Begin) else "spin")

@@ -27,6 +27,7 @@ from vmm.conformance.oracle.state import (
     VmState,
     is_unknown_to_kvm,
 )
+from vmm.conformance.oracle.sweeps import SweepRules
 from vmm.filter import MsrFilter
 from vmm.msr import (
     FILTER,
@@ -65,6 +66,7 @@ class Model:
     filters = FilterRules()
     exits = ExitRules()
     races = RaceRules()
+    sweeps = SweepRules()
 
     def __init__(self, *, ignore_msrs: bool = False) -> None:
         self.ignore_msrs = ignore_msrs
@@ -108,6 +110,8 @@ class Model:
                 return self.create_vcpu(vm, action)
             case s.SetCpuid():
                 return self.set_cpuid(vm, action)
+            case s.Sweep():
+                return self.sweeps.step(self, vm, action)
             case s.Begin():
                 return self.begin(vm, action)
             case s.GetRegs():

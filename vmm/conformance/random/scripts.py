@@ -160,6 +160,8 @@ class _Writer:
         elif vcpu in self.stopped or self.dice.one_in(4):
             by_host = (self.install, self.enable_exits, self.install_at, self.scribble)
             self.dice.pick((*by_host, self.get_msr, self.set_msr))(vcpu)
+        elif self.dice.one_in(12):
+            self.sweep(vcpu)
         else:
             self.access(vcpu)
 
@@ -174,6 +176,16 @@ class _Writer:
             self.add(stop)
         else:
             self.add(access)
+
+    def sweep(self, vcpu: int) -> None:
+        """Add a sweep: a read across an edge, or a write of MSRs that are nobody's."""
+        dice, is_write = self.dice, self.dice.one_in(3)
+        first = A if is_write else self._pick_index(self.readable)
+        first, count = first - dice.below(0x41) & U32, 1 + dice.below(0x100)
+        action = s.sweep("rdmsr", first, count, dice.pick((1, 1, 2, 0x101)), vcpu=vcpu)
+        if is_write:
+            action = s.sweep("wrmsr", first, count, dice.pick((1, 3)), dice.u64(), vcpu)
+        self.add(action)
 
     def _exits(self, stop: s.Begin) -> bool:
         return isinstance(Model().predict((*self.script, stop))[-1], RdmsrExit | WrmsrExit)

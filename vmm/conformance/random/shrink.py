@@ -14,6 +14,7 @@ from vmm.conformance.language.script import (
     Finish,
     Meanwhile,
     Script,
+    Sweep,
 )
 from vmm.conformance.language.soundness import is_sound
 from vmm.filter import READ_WRITE, MsrFilter, MsrRange, bitmap_size
@@ -96,6 +97,8 @@ def _plainer(word: Any) -> Iterable[Any]:
         return
     if isinstance(word, Meanwhile):
         yield word.action
+    if isinstance(word, Sweep) and word.count > 1:
+        yield from _halves(word)
     if isinstance(word, BeginInstall) and word.stall_at:
         yield from _without_ranges_before(word, word.stall_at)
     for field in fields(word):
@@ -106,6 +109,14 @@ def _plainer(word: Any) -> Iterable[Any]:
         if hasattr(content, "__dataclass_fields__"):
             for plainer in _plainer(content):
                 yield replace(word, **{field.name: plainer})
+
+
+def _halves(word: Sweep) -> Iterable[Sweep]:
+    """Yield the sweep's first half, and its second."""
+    half = word.count // 2
+    rest = word.first + half * word.stride & 0xFFFF_FFFF
+    yield replace(word, count=half)
+    yield replace(word, first=rest, count=word.count - half)
 
 
 def _without_ranges_before(word: BeginInstall, slot: int) -> Iterable[BeginInstall]:
