@@ -59,6 +59,8 @@ def verdict(*cases, run=RUN, **ending):
         (["PASS", "TIMEOUT"], {}, 1),
         (["PASS"], {"splats": [["WARNING"]]}, 1),
         (["PASS", "ERROR"], {}, 2),
+        (["PASS", "UNSTEADY"], {}, 2),
+        (["UNSTEADY", "FAIL"], {}, 1),
         (["PASS", "FAIL"], {"trouble": True}, 2),
         (["SKIP", "SKIP"], {}, 4),
         (["FAIL"], {"interrupted": True}, 130),

@@ -163,6 +163,15 @@ def test_the_first_killer_says_what_it_saw():
     assert collector(late, *lines).evidence == "TIMEOUT 10 s"
 
 
+def test_what_does_not_repeat_kills_nobody_and_what_goes_down_before_does():
+    first = json.dumps({"type": "first", "id": "a.b", "verdict": "FAIL"})
+    assert collector(first, record("a.b", "FAIL")).killers == ["a.b"]
+    unsteady = collector(first, record("a.c", "PASS"), record("a.b", "UNSTEADY"))
+    assert (unsteady.killers, unsteady.ran) == ([], 2)
+    assert fate_of(unsteady, result(status=2))[0] is Fate.LOST
+    assert fate_of(collector(first), result(Outcome.PANIC, None))[0] is Fate.KILLED
+
+
 def test_enough_is_enough():
     with pytest.raises(Enough):
         collector(record("a.b", "FAIL"), record("a.c", "TIMEOUT"), enough=2)

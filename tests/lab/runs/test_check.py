@@ -28,10 +28,14 @@ class Emulator:
 
 
 class Guest:
-    """Stands for a boot: runs what it is asked for until ``dies_before``; ``fails`` fails."""
+    """Stands for a boot: runs what it is asked for until ``dies_before``; ``fails`` fails.
+
+    ``dies_after`` has failed once when the guest dies.
+    """
 
     def __init__(self):
         self.asked, self.dies_before, self.fails, self.host = [], None, None, HOST
+        self.dies_after = None
 
     def boot(self, kernel, vendor, argv, *, timeout, append, files, listener):
         names = [name for name in IDS if name in " ".join(argv)] or IDS
@@ -44,11 +48,14 @@ class Guest:
         for name in names:
             if name == self.dies_before:
                 return LabResult(Outcome.PANIC, None, (), ("oops",), 1.0, 2.0, "q", 1, "panicked")
-            verdict = "FAIL" if name == self.fails else "PASS"
+            verdict = "FAIL" if name in (self.fails, self.dies_after) else "PASS"
             ran.append(verdict)
             case = {"id": name, "sentence": "S.", "requirements": ["R01"], "ms": 1.0}
             shown = {"script": ["x"], "step": 1, "expected": ["a"], "seen": ["b"]}
             more = shown if verdict == "FAIL" else {}
+            if name == self.dies_after:
+                self.say(listener, {"type": "first", "verdict": verdict, **case, **more})
+                return LabResult(Outcome.PANIC, None, (), ("oops",), 1.0, 2.0, "q", 1, "panicked")
             self.say(listener, {"type": "case", "verdict": verdict, **case, **more})
         counts = {verdict: ran.count(verdict) for verdict in ran}
         status = int("FAIL" in ran)
@@ -197,3 +204,16 @@ def test_records_are_not_continued_under_other_parameters(guest, order, tmp_path
     guest.dies_before, guest.host = None, {**HOST, "parameters": {"kvm": {"ignore_msrs": "Y"}}}
     with pytest.raises(ResultsError, match=r"kvm\.ignore_msrs 'N', here 'Y'"):
         check.check(order, View(), tmp_path / "o", resume=True)
+
+
+def test_what_failed_once_before_the_guest_died_is_not_forgotten(guest, order, tmp_path, capsys):
+    guest.dies_after = "plumbing.b"
+    with pytest.raises(Trouble, match="panicked"):
+        check.check(order, View(), tmp_path / "o")
+    assert "FAIL    plumbing.b" in capsys.readouterr().out
+    assert load(tmp_path / "o").firsts["plumbing.b"]["seen"] == ["b"]
+    guest.dies_after = None
+    assert check.check(order, View(), tmp_path / "o", resume=True) == 2
+    record = load(tmp_path / "o").cases["plumbing.b"]
+    assert (record["verdict"], record["first"], record["seen"]) == ("UNSTEADY", "FAIL", ["b"])
+    assert "no verdict on kernel 6.6.6" in capsys.readouterr().out

@@ -46,6 +46,13 @@ def test_what_is_wrong_is_in_the_line():
     assert judge(ASK, saved(case(verdict="SKIP", reason="why"), status=4)).line == "why"
 
 
+def test_what_did_not_repeat_is_neither_good_nor_bad():
+    odd = case("match.z", "UNSTEADY", first=Verdict.FAIL, expected=[], seen=["x"])
+    found = judge(ASK, saved(case(), odd, status=2))
+    assert found.step is Step.SKIP
+    assert found.line == "match.z failed once, and not again"
+
+
 @pytest.mark.parametrize("outcome", [Outcome.PANIC, Outcome.HANG, Outcome.TIMEOUT, Outcome.LOST])
 def test_a_lost_kernel_is_what_the_user_says_it_is(outcome):
     question = Question("match.*", lost=Step.BAD)

@@ -15,7 +15,7 @@ from vmm.conformance.host import facts as host_facts
 from vmm.conformance.host import parameters
 from vmm.conformance.host.klog import KernelLog, Splat
 from vmm.conformance.host.limits import limit_of
-from vmm.conformance.judge import runner
+from vmm.conformance.judge import again, runner
 from vmm.conformance.judge.worker import BackendFactory
 from vmm.conformance.language.case import Case
 from vmm.conformance.oracle import spoiled
@@ -132,7 +132,8 @@ def _judge(
     try:
         desk.start(first)
         watched = log if isinstance(log, KernelLog) else None
-        stray = _passes(todo, lambda cases: runner.run(cases, factory, options, desk, watched))
+        how, firsts = (factory, options, desk, watched), desk.results.firsts
+        stray = _passes(todo, lambda cases: again.run(cases, *how, firsts=firsts))
         ending["splats"] = [splat.lines for splat in stray if not splat.foreign]
         ending["foreign"] = [f"{each.foreign}: {each.first}" for each in stray if each.foreign]
     except KeyboardInterrupt:

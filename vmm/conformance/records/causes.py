@@ -11,7 +11,7 @@ from vmm.conformance.contract.signatures import SIGNATURES, Difference, Signatur
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.verdict import Verdict
 
-FAILED = (Verdict.FAIL, Verdict.TIMEOUT, Verdict.ERROR, Verdict.XFAIL)
+FAILED = (Verdict.FAIL, Verdict.TIMEOUT, Verdict.ERROR, Verdict.UNSTEADY, Verdict.XFAIL)
 _SEEN = {"step", "action", "expected", "seen"}
 _GOES_ON = ("get_regs(", "set_regs(", "complete(", "finish(")
 _NOT_LAST = ("RdmsrExit(", "WrmsrExit(", "regs(")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,7 +38,8 @@ def default_directory() -> Path:
 class Results:
     """The open results of one run; a context manager.
 
-    ``recorded`` has the case records of the run that this one continues, by case id.
+    ``recorded`` has the case records of the run that this one continues, by case id; ``firsts``
+    what other cases left that were to be judged once more.
     """
 
     def __init__(self, directory: Path, host: Mapping[str, Any], *, resume: bool = False) -> None:
@@ -50,6 +51,7 @@ class Results:
         self.directory, self.path = directory, directory / FILE
         self.line = encoder(host)
         self.recorded: dict[str, Record] = {}
+        self.firsts: dict[str, Record] = {}
         self._file = -1
         self._lock = _lock(directory)
         try:
@@ -112,10 +114,19 @@ class Results:
         ]
         for record in records:
             _check_host(self.path, record["host"], host)
-        self.recorded = {record["id"]: record for record in records if record["type"] == "case"}
+        self.recorded, self.firsts = by_case(records)
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
         os.ftruncate(file, len(whole))
         return file
+
+
+def by_case(records: Sequence[Record]) -> tuple[dict[str, Record], dict[str, Record]]:
+    """Return by id the cases of a run, and the ``first`` records that no case followed."""
+    cases, firsts = (
+        {record["id"]: record for record in records if record["type"] == type_}
+        for type_ in ("case", "first")
+    )
+    return cases, {name: first for name, first in firsts.items() if name not in cases}
 
 
 def _lock(directory: Path) -> int:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vmm.conformance.records.jsonl import decode
-from vmm.conformance.records.results import FILE, ResultsError
+from vmm.conformance.records.results import FILE, ResultsError, by_case
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import Status
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """The records of one run; ``end`` is empty where it was cut short."""
+    """The records of one run; ``end`` is empty where it was cut short.
+
+    ``firsts`` has what cases left that were to be judged once more, and were not.
+    """
 
     path: Path
     host: Mapping[str, Any]
     cases: Mapping[str, Record]
     end: Record
+    firsts: Mapping[str, Record] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -51,9 +55,9 @@ def load(place: Path) -> Saved:
     records = [_record(path, number, line) for number, line in enumerate(lines, start=1)]
     if not records:
         raise ResultsError(f"{path} is empty: no run has written to it")
-    cases = {record["id"]: record for record in records if record["type"] == "case"}
+    cases, firsts = by_case(records)
     end = next((record for record in records[::-1] if record["type"] == "end"), {})
-    return Saved(path, records[-1]["host"], cases, end)
+    return Saved(path, records[-1]["host"], cases, end, firsts)
 
 
 def _record(path: Path, number: int, line: str) -> Record:

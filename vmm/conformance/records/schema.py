@@ -8,7 +8,11 @@ taint).
 ``catalogue``), ``resumed`` (how many of them an earlier run had recorded), ``jobs``, ``timeout``
 (seconds for a case) and ``kernel_log`` ("watched", or why not).
 
-``case`` is one case: ``CaseRecord``.
+``case`` is one case: ``CaseRecord``. Each case of a run has one.
+
+``first`` has the same fields: what a case left that failed or timed out and is therefore judged
+once more, alone, in a fresh worker and VM. Its ``case`` follows, with the first evidence and
+``again``; where none does, the run was cut short before, and ``--resume`` judges it.
 
 ``end`` closes a run: ``counts`` (by verdict, and ``observed``), ``seconds``, ``interrupted``,
 ``status`` (the exit status), ``fingerprint`` (12 hex digits over all observations), ``splats``
@@ -34,7 +38,7 @@ Record = dict[str, Any]
 class CaseRecord(TypedDict, total=False):
     """What is kept of one case. The first six fields always are, the others where they apply."""
 
-    type: Literal["case"]
+    type: Literal["case", "first"]
     id: str
     sentence: str
     requirements: list[str]
@@ -71,8 +75,11 @@ class CaseRecord(TypedDict, total=False):
     """True where ``kvm.ignore_msrs`` was 1 for the case."""
     cause: str
     """The entry of the history that explains all that differs, where one does."""
-    unsteady: bool
-    """True where it did not come again."""
+    again: Record
+    """What came of it when it was judged once more: ``verdict``, ``ms`` and its own evidence.
+    Absent where a splat was evidence enough, or others had timed out twice already."""
+    first: Verdict
+    """What an UNSTEADY case was when it failed: FAIL or TIMEOUT."""
     rerun: str
     """The command that takes the case's id, if it is not ``msrward check``."""
 

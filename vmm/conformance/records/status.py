@@ -28,8 +28,8 @@ DONE = Status.CONFORMS
 MEANINGS: Mapping[Status, str] = MappingProxyType(
     {
         Status.CONFORMS: "the kernel conforms, as far as the cases that ran tell",
-        Status.VIOLATES: "it does not: a case failed or timed out, or the kernel log has a splat",
-        Status.TROUBLE: "usage or harness trouble: no verdict, and one line that says why",
+        Status.VIOLATES: "it does not: a case failed twice, or the kernel log has a splat",
+        Status.TROUBLE: "no verdict: usage, harness trouble, or what failed did not repeat",
         Status.UNTESTED: "nothing could be tested: every case was skipped",
         Status.INTERRUPTED: "Ctrl-C, after a summary of what ran",
     }

@@ -70,6 +70,6 @@ def _status(counts: dict[str, int], splats: bool, interrupted: bool, trouble: bo
         return Status.TROUBLE
     if splats or any(counts.get(verdict) for verdict in Verdict if verdict.is_violation):
         return Status.VIOLATES
-    if counts.get(Verdict.ERROR):
+    if any(counts.get(verdict) for verdict in Verdict if verdict.is_bad):
         return Status.TROUBLE
     return Status.CONFORMS if set(counts) - {Verdict.SKIP} else Status.UNTESTED

@@ -8,7 +8,8 @@ from enum import StrEnum
 class Verdict(StrEnum):
     """What became of a case: its member's text is what the records hold.
 
-    XFAIL failed as it was known to, XPASS was to fail and passed; ERROR is of the harness.
+    XFAIL failed as it was known to, XPASS was to fail and passed; ERROR is of the harness; UNSTEADY
+    failed, and did not when it was judged once more.
     """
 
     PASS = "PASS"
@@ -18,10 +19,11 @@ class Verdict(StrEnum):
     XPASS = "XPASS"
     ERROR = "ERROR"
     TIMEOUT = "TIMEOUT"
+    UNSTEADY = "UNSTEADY"
 
     @property
     def is_bad(self) -> bool:
-        """Whether somebody must look at the case: FAIL, TIMEOUT, ERROR."""
+        """Whether somebody must look at the case: FAIL, TIMEOUT, ERROR, UNSTEADY."""
         return self in _BAD
 
     @property
@@ -40,7 +42,7 @@ class Verdict(StrEnum):
         return _EXPECTED.get(self, self)
 
 
-_BAD = frozenset({Verdict.FAIL, Verdict.TIMEOUT, Verdict.ERROR})
+_BAD = frozenset({Verdict.FAIL, Verdict.TIMEOUT, Verdict.ERROR, Verdict.UNSTEADY})
 _GOOD = frozenset({Verdict.PASS, Verdict.SKIP, Verdict.XPASS})
 _VIOLATION = frozenset({Verdict.FAIL, Verdict.TIMEOUT})
 _EXPECTED = {Verdict.FAIL: Verdict.XFAIL, Verdict.PASS: Verdict.XPASS}

@@ -59,7 +59,10 @@ class Output:
 
 
 class Desk:
-    """The watcher of a run (``runner.Watcher``); ``cases`` has the records that came in."""
+    """The watcher of a run (``again.Watcher``): ``cases`` has the records that came in.
+
+    ``firsts`` has what cases left that are still to be judged once more.
+    """
 
     def __init__(
         self,
@@ -76,6 +79,7 @@ class Desk:
         self.paint = text.painter(sys.stdout)
         self.progress = Progress(sys.stderr, len(ids))
         self.cases: list[Record] = []
+        self.firsts = {name: results.firsts[name] for name in ids if name in results.firsts}
 
     @property
     def interval(self) -> float:
@@ -98,10 +102,19 @@ class Desk:
             if record := self.results.recorded.get(name):
                 self._show(record, self.results.line(record))
 
+    def first(self, record: Record) -> None:
+        """File what a case left that is judged once more."""
+        self.firsts[record["id"]] = record
+        self._file({**record, "type": "first"})
+        if self.view.is_text and self.view.verbose:
+            self.progress.clear()
+            self.out.lines([f"{text.case_line(record, self.paint)}; to be judged once more"])
+
     def case(self, record: Record) -> None:
         """File the record of a case that has ended, with what explains it, and show it."""
         entry = explains(record, self.host) if record["verdict"] in FAILED else ""
         record = {**record, "cause": entry} if entry else record
+        self.firsts.pop(record["id"], None)
         self._show(record, self.results.write(record))
 
     def tick(self, running: Sequence[str]) -> None:
@@ -136,7 +149,7 @@ class Desk:
 
     def _report(self, run: Record, end: Record) -> list[str]:
         place = {name: number for number, name in enumerate(self.ids)}
-        cases = sorted(self.cases, key=lambda case: place[case["id"]])
+        cases = sorted([*self.cases, *self.firsts.values()], key=lambda case: place[case["id"]])
         verbose, lines = self.view.verbose, list[str]()
         if not self.view.quiet:
             bad = [case for case in cases if case["verdict"].is_bad]

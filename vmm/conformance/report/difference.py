@@ -10,7 +10,7 @@ from typing import Any
 
 from vmm.conformance.contract.requirements import explain
 from vmm.conformance.records.saved import Saved
-from vmm.conformance.report.text import cut
+from vmm.conformance.report.text import cut, judged_again
 
 INCIDENTAL = ("boot_id", "lab.boot_seconds", "memory_bytes")
 """Facts that differ between two boots of the same kernel on the same machine."""
@@ -95,6 +95,7 @@ def _explanation(first: Saved, second: Saved, name: str) -> Iterator[str]:
             yield f"{which} at step {case['step']}, {cut(case['action'])}:"
             yield f"  expected {cut(', '.join(case['expected']) or 'nothing')}"
             yield f"  seen     {cut(', '.join(case['seen']) or 'nothing')}"
+        yield from (f"{which}: {line.strip()}" for line in judged_again(case))
         if case["verdict"].is_bad:
             yield from explain(case["requirements"])
         if "reason" in case:

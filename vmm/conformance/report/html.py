@@ -11,11 +11,13 @@ from vmm.conformance.records.schema import Record
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report import table
 from vmm.conformance.report.table import Column, Row
+from vmm.conformance.report.text import judged_again
 
 _SYMBOLS = {
     Verdict.PASS: "✓",
     Verdict.FAIL: "✗",
     Verdict.TIMEOUT: "⏱",
+    Verdict.UNSTEADY: "≁",
     Verdict.ERROR: "!",
     Verdict.SKIP: "–",
     "": "",
@@ -37,7 +39,7 @@ th[scope=row] b { font-family: ui-monospace, monospace; margin-right: .5rem }
 td a { text-decoration: none; display: block; border-radius: .3rem; font-weight: 600 }
 .first { border-left: 2px solid var(--line) } .changed { box-shadow: inset 3px 0 var(--odd) }
 .PASS { color: var(--good) } .SKIP { color: var(--soft) }
-.FAIL, .TIMEOUT, .ERROR { color: #fff; background: var(--bad) }
+.FAIL, .TIMEOUT, .ERROR, .UNSTEADY { color: #fff; background: var(--bad) }
 .A { color: inherit } .other { color: var(--odd) } code, pre { font-size: .85rem }
 pre { overflow-x: auto; background: var(--line); padding: .6rem .8rem; border-radius: .4rem }
 :target { outline: 2px solid var(--odd); outline-offset: 4px; border-radius: .2rem }
@@ -170,6 +172,7 @@ def _evidence(record: Record) -> str:
         lines += [f"step {record['step']}: {record['action']}"]
         lines += [f"expected {', '.join(record['expected']) or 'nothing'}"]
         lines += [f"seen     {', '.join(record['seen']) or 'nothing'}"]
+    lines += [line.strip() for line in judged_again(record)]
     name = shlex.quote(str(record.get("file") or record["id"]))
     lines += [f"{record['rerun']} {name}"] if lines and "rerun" in record else []
     script = "\n".join(record.get("script", ()))

@@ -16,6 +16,7 @@ from vmm.conformance.records.verdict import Verdict
 WORST = (
     Verdict.FAIL,
     Verdict.TIMEOUT,
+    Verdict.UNSTEADY,
     Verdict.ERROR,
     Verdict.XFAIL,
     Verdict.XPASS,

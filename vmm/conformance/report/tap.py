@@ -15,6 +15,8 @@ SHOWN = (
     "sentence",
     "requirements",
     "cause",
+    "first",
+    "again",
     "step",
     "action",
     "expected",

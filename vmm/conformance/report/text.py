@@ -75,6 +75,7 @@ def failure(
         lines += _script(case, paint, verbose)
     if "error" in case:
         lines.append(f"  {case['error']}")
+    lines += judged_again(case)
     if verbose > 1:
         lines += [f"  trace: {event}" for event in case.get("trace", ())]
         lines += [f"  {line}" for line in case.get("traceback", "").splitlines()]
@@ -83,6 +84,20 @@ def failure(
     name = shlex.quote(str(case.get("file") or case["id"]))
     again = f"{case['rerun']} {name}" if "rerun" in case else rerun.format(name)
     return [*lines, f"  rerun: {again}"]
+
+
+def judged_again(case: Record) -> list[str]:
+    """Return the line that says what came of a failed case when it was judged once more, if so."""
+    second = case.get("again")
+    if not second:
+        return []
+    said = ", ".join(second.get("seen", ())) or second.get("error") or second.get("reason")
+    detail = f": {cut(said)}" if said else ""
+    lines = [f"  judged once more, alone: {second['verdict']}{detail}"]
+    if case["verdict"] is Verdict.UNSTEADY:
+        why = "no verdict; a race, or a host that is too busy: run it again, many times"
+        lines.append(f"  {case['first']} did not repeat: {why}")
+    return lines
 
 
 def cause(
@@ -168,6 +183,7 @@ def verdict(run: Record, end: Record, host: Mapping[str, Any], paint: Paint) -> 
     }
     rare = {
         Verdict.TIMEOUT: "timed out",
+        Verdict.UNSTEADY: "unsteady",
         Verdict.ERROR: "in error",
         Verdict.XFAIL: "failed as known",
         Verdict.XPASS: "passed unexpectedly",
@@ -229,10 +245,12 @@ def _difference(case: Record, paint: Paint, verbose: int) -> list[str]:
 
 def _judgement(run: Record, end: Record, name: str) -> str:
     whole = run["cases"] == run["catalogue"]
+    unsteady = Verdict.UNSTEADY in end["counts"]
+    trouble = "what failed did not repeat" if unsteady else "the harness had trouble"
     some = f"the {plural(run['cases'], 'selected case')} of {run['catalogue']}"
     words = {
         Status.INTERRUPTED: f"interrupted before a verdict on {name}",
-        Status.TROUBLE: f"no verdict on {name}, the harness had trouble",
+        Status.TROUBLE: f"no verdict on {name}, {trouble}",
         Status.UNTESTED: f"nothing could be tested on {name}",
         Status.VIOLATES: f"{name} does not keep the contract",
     }

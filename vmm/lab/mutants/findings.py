@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from vmm.conformance.records.jsonl import OF_A_CASE
 from vmm.conformance.records.status import Status
 from vmm.conformance.records.verdict import Verdict
 from vmm.lab.machines.machine import LabResult, Outcome
@@ -67,12 +68,14 @@ class Collector:
         """Take one line of output; raises :class:`Enough`."""
         read = record(text)
         self.started = self.started or time.monotonic()
-        if read.get("type") != "case":
+        if read.get("type") not in OF_A_CASE:
             return
-        self.ran += read["verdict"] != Verdict.SKIP
-        if read["verdict"] in _FAILED:
+        self.ran += read["type"] == "case" and read["verdict"] != Verdict.SKIP
+        if read["verdict"] in _FAILED and read["id"] not in self.killers:
             self.killers.append(read["id"])
             self.evidence = self.evidence or evidence(read)
+        elif read["verdict"] == Verdict.UNSTEADY:
+            self.killers.remove(read["id"])
         if self.enough and len(self.killers) >= self.enough:
             raise Enough
 

@@ -19,6 +19,7 @@ from vmm.conformance.records.results import FILE, Results, default_directory
 from vmm.conformance.records.saved import Saved, load
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import Status
+from vmm.conformance.records.steadiness import settle
 from vmm.conformance.records.summary import end_record
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report.desk import Desk, Output, View
@@ -199,7 +200,12 @@ class _Inside:
                 assert self.desk
                 files = {case.id: {"file": case.file} for case in self.order.chosen.saved}
                 where = files.get(record["id"], {})
-                self.desk.case({**record, "rerun": self.order.rerun, **where})
+                record |= {"rerun": self.order.rerun, **where}
+                first = self.before.firsts.get(record["id"]) if self.before else None
+                self.desk.case(settle(first, record) if first else record)
+            case "first":
+                assert self.desk
+                self.desk.first({**record, "rerun": self.order.rerun})
             case "end":
                 self.end = record
 
@@ -252,8 +258,9 @@ class _Inside:
         if self.end:
             kept = ("splats", "foreign", "lost", "interrupted")
             told = {name: self.end[name] for name in kept if name in self.end}
-            trouble = self.end["status"] == Status.TROUBLE and not self.end["counts"].get(
-                Verdict.ERROR
+            excused = (Verdict.ERROR, Verdict.UNSTEADY)  # of these the cases tell themselves
+            trouble = self.end["status"] == Status.TROUBLE and not any(
+                self.end["counts"].get(verdict) for verdict in excused
             )
             return end_record(desk.cases, self.end["seconds"], trouble=trouble, **told)
         seconds = time.monotonic() - self.began

@@ -84,7 +84,8 @@ def _observed(wanted: str, records: Sequence[Record]) -> tuple[Step, str]:
 
 def _why_nothing(saved: Saved, records: Sequence[Record]) -> str:
     console = [line for line in saved.end["lab"].get("console", ()) if line.strip()]
-    reasons = [record.get("reason") or record.get("error") for record in records]
+    unsteady = [f"{r['id']} failed once, and not again" for r in records if "first" in r]
+    reasons = [*unsteady, *(record.get("reason") or record.get("error") for record in records)]
     return next((str(text) for text in (*reasons, *console[-1:]) if text), "no case passed")
 
 

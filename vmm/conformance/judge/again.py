@@ -1,0 +1,77 @@
+"""Judge what failed once more, alone, before its verdict is believed (``records.steadiness``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from vmm.conformance.host.klog import KernelLog, Splat
+from vmm.conformance.judge import runner
+from vmm.conformance.judge.worker import BackendFactory
+from vmm.conformance.language.case import Case
+from vmm.conformance.records.schema import Record
+from vmm.conformance.records.steadiness import is_doubtful, settle
+from vmm.conformance.records.verdict import Verdict
+
+HANGS = 3
+"""How many cases must hang twice until others that hung are believed: each takes a deadline."""
+
+
+class Watcher(runner.Watcher, Protocol):
+    """Who is told of a run in which nothing is believed that was seen only once."""
+
+    def first(self, record: Record) -> None:
+        """Keep what a case left that will be judged once more; its ``case`` follows."""
+
+
+def run(
+    cases: Sequence[Case],
+    factory: BackendFactory,
+    options: runner.Options,
+    watcher: Watcher,
+    log: KernelLog | None = None,
+    *,
+    firsts: Mapping[str, Record] | None = None,
+) -> list[Splat]:
+    """Do as ``runner.run``; then judge each case that failed in a fresh worker, with no other.
+
+    ``firsts`` has what cases left in an earlier run that did not get to judge them once more.
+    """
+    earlier = firsts or {}
+    doubtful = {case.id: earlier[case.id] for case in cases if case.id in earlier}
+    todo = [case for case in cases if case.id not in doubtful]
+
+    def hold(record: Record) -> None:
+        if is_doubtful(record):
+            watcher.first(record)
+            doubtful[record["id"]] = record
+        else:
+            watcher.case(record)
+
+    stray = runner.run(todo, factory, options, _Teller(watcher, hold), log)
+    alone, hung = replace(options, jobs=1), 0
+    for case in (case for case in cases if case.id in doubtful):
+        first = doubtful[case.id]
+        if hung == HANGS and first["verdict"] is Verdict.TIMEOUT:
+            watcher.case({**first, "type": "case"})
+            continue
+        seen: list[Record] = []
+        stray += runner.run([case], factory, alone, _Teller(watcher, seen.append), log)
+        watcher.case(settle(first, seen[0]))
+        hung += first["verdict"] is seen[0]["verdict"] is Verdict.TIMEOUT
+    return stray
+
+
+class _Teller:
+    """A ``runner.Watcher`` that hands the records to somebody else."""
+
+    def __init__(self, watcher: Watcher, take: Callable[[Record], None]) -> None:
+        self.watcher, self.case = watcher, take
+
+    @property
+    def interval(self) -> float:
+        return self.watcher.interval
+
+    def tick(self, running: Sequence[str]) -> None:
+        self.watcher.tick(running)

@@ -1,0 +1,34 @@
+"""What a case that failed amounts to, once it has been judged a second time, alone."""
+
+from __future__ import annotations
+
+from vmm.conformance.records.schema import Record
+from vmm.conformance.records.verdict import Verdict
+
+KEPT = (
+    *("verdict", "ms", "error", "reason", "observation"),
+    *("step", "action", "expected", "seen", "trace", "splats"),
+)
+"""The fields of the second judging that are kept beside the first evidence, as ``again``."""
+
+
+def is_doubtful(record: Record) -> bool:
+    """Say whether a case is to be judged once more before its verdict is believed.
+
+    A splat is believed at once: the kernel says many of its warnings only once.
+    """
+    return bool(record["verdict"].is_violation) and "splats" not in record
+
+
+def settle(first: Record, again: Record) -> Record:
+    """Return the record of a case that left ``first``, and ``again`` when it was judged once more.
+
+    The evidence is the first one's. What does not repeat is UNSTEADY: no verdict on the kernel,
+    and never a pass.
+    """
+    record = {**first, "type": "case", "again": {k: again[k] for k in KEPT if k in again}}
+    if "splats" in again:
+        record["splats"] = again["splats"]
+    if not again["verdict"].is_violation:
+        record |= {"verdict": Verdict.UNSTEADY, "first": first["verdict"]}
+    return record
