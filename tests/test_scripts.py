@@ -99,7 +99,7 @@ def test_an_ordinary_user_is_told_the_command(tmp_path):
     assert ran.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("file", ["check", "test", "setup.sh", "distros"])
+@pytest.mark.parametrize("file", ["check", "test", "setup.sh", "distros", "exports"])
 def test_scripts_parse(file):
     assert run("bash", "-n", ROOT / "scripts" / file).returncode == 0
 

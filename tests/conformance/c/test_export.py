@@ -1,6 +1,5 @@
 """Cases as C programs: each is compiled, run on this kernel, and must know right from wrong."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vmm.conformance.c.export import EMIT, PIECE, PIECES, c_source
+from vmm.conformance.c import words
+from vmm.conformance.c.export import c_source
 from vmm.conformance.c.text import step_text
 from vmm.conformance.cases import CASES
 from vmm.conformance.host.parameters import ignores_msrs
@@ -19,14 +19,12 @@ from vmm.conformance.language.script import (
     ANY,
     Fault,
     Wrote,
-    begin_install,
     done,
     enable_exits,
     get_msr,
     got,
     gp,
     install,
-    install_compat,
     rdmsr,
     regs,
     rejected,
@@ -62,28 +60,16 @@ CHOSEN = (
 )
 PARAMETER = Path("/sys/module/kvm/parameters/force_emulation_prefix")
 FORCED_EMULATION = PARAMETER.exists() and PARAMETER.read_text().strip() not in ("N", "0")
-FLAGS = ("-std=gnu11", "-Wall", "-Wextra", "-Werror")
-
-
-def is_exportable(case):
-    return all(
-        type(each) in EMIT and getattr(each, "caller", "self") == "self" for each in case.script
-    )
-
-
-EXPORTABLE = [case for case in CASES if is_exportable(case)]
+FLAGS = ("-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pthread")
 
 
 def selection():
-    """All cases with MSRWARD_EXPORT_ALL=1, else the chosen ones and a few of every theme."""
-    if os.environ.get("MSRWARD_EXPORT_ALL") == "1":
-        return EXPORTABLE
-    irqchip = [case for case in EXPORTABLE if "irqchip" in case.all_needs][:1]
-    chosen = [case for case in CASES if case.id in CHOSEN or case.id == "stepping.denied"]
-    host = [case for case in CASES if case.id.startswith("scope.")][:3]
-    emulated = [case for case in CASES if case.id == "emulated.in_turns_with_native"]
-    ignored = [case for case in CASES if case.id == "ignored.denied_exits_as_filter"]
-    some = (*ignored, *chosen, *irqchip, *host, *emulated, *EXPORTABLE[::80])
+    """One case that needs each word, and one of every theme; ``scripts/exports`` does them all."""
+    chosen = [case for case in CASES if case.id in CHOSEN]
+    kinds = {type(each): case for case in reversed(CASES) for each in case.script}
+    needs = {each: case for case in reversed(CASES) for each in case.all_needs}
+    themes = {case.id.partition(".")[0]: case for case in reversed(CASES)}
+    some = (*chosen, *kinds.values(), *needs.values(), *themes.values(), *CASES[::90])
     return list({case.id: case for case in some}.values())
 
 
@@ -122,10 +108,10 @@ def test_exported_cases_agree_with_the_kernel(has_kvm, build):
     assert len(ran) >= 25
     for case, (status, lines, complaint) in ran:
         if "force_emulation_prefix" in case.all_needs and not FORCED_EMULATION:
-            assert status == 2 and "force_emulation_prefix is off" in complaint
+            assert status == 4 and "force_emulation_prefix is 0" in complaint
             continue
         if "ignore_msrs" in case.needs and not ignores_msrs():
-            assert status == 2 and "ignore_msrs is off: load kvm with ignore_msrs=1" in complaint
+            assert status == 4 and "ignore_msrs is off: load kvm with ignore_msrs=1" in complaint
             continue
         verdict = "OBSERVED" if case.observes else "PASS"
         assert (status, lines[-1]) == (0, verdict), f"{case.id}: {lines[-1]}"
@@ -211,30 +197,28 @@ def test_a_script_is_shown_and_not_judged(has_kvm, build):
 # --- the text, which needs no compiler --------------------------------------------------------
 
 
-def test_every_single_threaded_case_has_a_form_in_c():
-    assert len(EXPORTABLE) > 500 and all(map(c_source, EXPORTABLE))
+def test_every_case_has_a_form_in_c():
+    assert len(CASES) > 1300 and all(map(c_source, CASES))
 
 
-@pytest.mark.parametrize(
-    "action", [begin_install(default_allow()), install_compat(default_allow().deny(1))]
-)
-def test_a_word_without_a_form_in_c_is_named(action):
-    with pytest.raises(ValueError, match=r"^step 2: .* has no form in C$"):
-        c_source((rdmsr(1), action))
+def test_a_need_that_no_word_finds_out_is_named():
+    case = replace(Case("a.b", "", "", DENY, SEEN), needs=("moonlight",))
+    with pytest.raises(ValueError, match=r"^what needs moonlight has no form in C yet$"):
+        c_source(case)
 
 
 def test_the_selection_needs_every_piece():
-    pieces = set(PIECE.findall(PIECES.read_text())) - {"includes", "guest", "long_mode"}
+    """The compiler says what a program does not need (-Werror); here, that some program has all."""
     sources = [c_source(case) for case in selection()]
-    unused = {
-        name
-        for name in pieces
-        if not any(
-            "\nstatic" in each and re.search(rf"^static .*\b{name}\(", each, re.MULTILINE)
-            for each in sources
-        )
-    }
-    assert not unused
+    unused = [
+        sorted(words.declared(piece))
+        for piece in words.pieces()[2:]
+        if not any(piece in source for source in sources)
+    ]
+    assert unused == ONLY_THE_PLAYER
+
+
+ONLY_THE_PLAYER: list[list[str]] = []
 
 
 def test_a_program_says_what_it_is():

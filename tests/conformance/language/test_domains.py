@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from vmm.bits import Bits, u32
-from vmm.conformance.c import export
+from vmm.conformance.c import steps
 from vmm.conformance.kernel import execution
 from vmm.conformance.language import script as s
 from vmm.conformance.language.domains import Most, Text, choices, domains, is_domain
@@ -74,6 +74,7 @@ def test_a_signed_field_holds_both_signs():
 def test_a_table_by_literal_has_every_literal():
     assert {*choices(s.Install, "caller")} == execution.SEND.keys()
     assert {*choices(s.BeginInstall, "caller")} == execution.SEND.keys()
+    assert {*choices(s.Install, "caller")} == steps.SEND.keys()
     assert {*choices(s.Complete, "by")} == execution.INTERRUPT.keys()
-    assert {*choices(s.Install, "on"), *choices(s.CheckExtension, "on")} == export.FD.keys()
+    assert {*choices(s.Install, "on"), *choices(s.CheckExtension, "on")} == steps.FD.keys()
     assert {*choices(s.SetCpuid, "feature")} == s.CPUID_BITS.keys()

@@ -20,14 +20,22 @@ ACCESS[3] = f"{ACCESS[1]} | {ACCESS[2]}"
 DEFAULT = {0: "KVM_MSR_FILTER_DEFAULT_ALLOW", 1: "KVM_MSR_FILTER_DEFAULT_DENY"}
 
 
-def filter_data(number: int, action: s.Action) -> Iterator[str]:
-    """Yield the data of the filter that step ``number`` installs, if it does."""
-    if not isinstance(action, s.Install) or action.argp is not None:
+def filter_data(number: int, action: s.Install) -> Iterator[str]:
+    """Yield the data of the filter that step ``number`` installs, if it is read at all."""
+    if action.argp is not None:
         return
     for slot, each in enumerate(action.filter.ranges):
         if not isinstance(each.bitmap, Pointer):
             yield _bitmap_data(f"bitmap_{number}_{slot}", _bits(each))
     yield from _filter(number, action.filter)
+
+
+def runs_data(number: int, event: s.Event) -> Iterator[str]:
+    """Yield the runs of accesses that the sweep of step ``number`` has to leave."""
+    assert isinstance(event, s.Swept)
+    yield f"static const struct run runs_{number}[] = {{"
+    yield from (f"\t{{ {c_number(each.count)}, {each.ended} }}," for each in event.runs)
+    yield "};\n"
 
 
 def _filter(number: int, filter_: MsrFilter) -> Iterator[str]:

@@ -1,0 +1,117 @@
+"""The command behind scripts/exports: every case as a C program, built, run, and compared."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from vmm.conformance.c.export import c_source
+from vmm.conformance.cases import CASES
+from vmm.conformance.host.parameters import ignores_msrs
+from vmm.conformance.judge.worker import judge
+from vmm.conformance.kernel.backend import KvmBackend
+from vmm.conformance.language.case import Case
+from vmm.conformance.records.status import Status, epilog
+from vmm.conformance.records.verdict import Verdict
+
+FLAGS = ("-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread")
+VERDICTS = {0: Verdict.PASS, 1: Verdict.FAIL, 2: Verdict.ERROR, 4: Verdict.SKIP}
+SECONDS = 120
+
+_STATUSES = epilog(
+    {
+        Status.CONFORMS: "every program was built and says what msrward says",
+        Status.VIOLATES: "one was not, or says something else: it is named",
+        Status.TROUBLE: "there is no such case, no compiler or no /dev/kvm",
+    }
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    args = _parser().parse_args(argv)
+    compilers, globs = args.cc or ["cc"], args.globs or ["*"]
+    cases = [each for each in CASES if any(fnmatchcase(each.id, glob) for glob in globs)]
+    if not cases:
+        return _complain("no case is called that: see msrward list")
+    for compiler in compilers:
+        if not shutil.which(shlex.split(compiler)[0]):
+            return _complain(f"no compiler {compiler}: install one, or name another with --cc")
+    try:
+        verdicts = _verdicts(cases)
+    except OSError as error:
+        return _complain(str(error))
+    differ = [_differ(compiler, cases, verdicts) for compiler in compilers]
+    return Status.of(any(differ))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/exports",
+        description="Write cases as C, build and run each, and compare with what msrward says.",
+        epilog=_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("globs", nargs="*", metavar="GLOB", help="cases by name (default: all)")
+    parser.add_argument("--cc", action="append", metavar="CC", help="a compiler, with options (cc)")
+    return parser
+
+
+def _verdicts(cases: Sequence[Case]) -> dict[str, Verdict]:
+    ignoring = ignores_msrs()
+    with KvmBackend() as backend:
+        return {each.id: judge(each, backend, ignoring=ignoring)["verdict"] for each in cases}
+
+
+def _differ(compiler: str, cases: Sequence[Case], verdicts: dict[str, Verdict]) -> bool:
+    """Print one line for the compiler, and one for each program that says something else."""
+    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(2) as pool:
+        said = list(pool.map(lambda case: _said(compiler, case, Path(place)), cases))
+    wrong = [
+        f"  {case.id}: msrward says {verdicts[case.id]}, the program {verdict}: {text}"
+        for case, (verdict, text) in zip(cases, said, strict=True)
+        if verdict != verdicts[case.id]
+    ]
+    count = Counter(str(verdict) for verdict, _ in said)
+    print(f"{compiler}: {', '.join(f'{n} {name}' for name, n in sorted(count.items()))},", end=" ")
+    print(f"{len(wrong)} that differ from msrward" if wrong else "all as msrward says")
+    print("\n".join(wrong), end="\n" * bool(wrong))
+    return bool(wrong)
+
+
+def _said(compiler: str, case: Case, place: Path) -> tuple[str, str]:
+    """Return the verdict of the case's program, and what it printed last."""
+    program, source = place / case.id, place / f"{case.id}.c"
+    source.write_text(c_source(case))
+    built = _run(*shlex.split(compiler), *FLAGS, "-o", str(program), str(source))
+    if built.returncode:
+        return "not built", built.stderr.partition("\n")[0]
+    ran = _run(str(program))
+    program.unlink()
+    last = (ran.stdout + ran.stderr).strip().rpartition("\n")[2]
+    return str(VERDICTS.get(ran.returncode, f"status {ran.returncode}")), last
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, -1, "", f"no end within {SECONDS} s")
+
+
+def _complain(why: str) -> int:
+    print(f"msrward: {why}", file=sys.stderr)
+    return Status.TROUBLE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

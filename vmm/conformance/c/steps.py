@@ -1,0 +1,259 @@
+"""Each action of a script as the calls of the words in C that do it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from vmm.conformance.c.text import c_number
+from vmm.conformance.language import script as s
+from vmm.filter import AtEdge, Pointer
+from vmm.msr import KVM_CAP_X86_MSR_FILTER, KVM_CAP_X86_USER_SPACE_MSR
+
+FD = {"vm": "vm.fd", "system": "kvm", "vcpu": "vm.vcpus[0].fd"}
+CAPS = {
+    KVM_CAP_X86_USER_SPACE_MSR: "KVM_CAP_X86_USER_SPACE_MSR",
+    KVM_CAP_X86_MSR_FILTER: "KVM_CAP_X86_MSR_FILTER",
+}
+POINTER = {
+    Pointer.NULL: "NULL",
+    Pointer.UNMAPPED: "unmapped()",
+    Pointer.KERNEL: "(void *)0xffff800000000000",
+}
+NUMBERS = {
+    s.KVM_X86_SET_MSR_FILTER: "KVM_X86_SET_MSR_FILTER",
+    s.KVM_X86_SET_MSR_FILTER_COMPAT: "KVM_X86_SET_MSR_FILTER_COMPAT",
+}
+SEND = {"self": "install", "compat": "install_compat", "child": "install_in_child"}
+REGISTERS = {"eax": "EAX", "ebx": "EBX", "ecx": "ECX", "edx": "EDX"}
+
+
+class At(NamedTuple):
+    """Where an action stands: its number from 1, and the script that it is a step of."""
+
+    number: int
+    script: s.Script
+
+
+def calls(action: s.Action, at: At) -> list[str]:
+    """Return the lines, indented by one tab, that do the action in ``main``."""
+    return [*CALLS[type(action)](action, at)]
+
+
+def thread_work(action: s.Action, at: At) -> list[str]:
+    """Return the function that a step's thread runs, if the step starts one that needs it."""
+    match action:
+        case s.Meanwhile():
+            body = calls(action.action, at)
+        case s.BeginInstall():
+            body = [_send(_of(action), at.number)]
+        case _:
+            return []
+    head = f"static void step_{at.number}(const void *unused)"
+    return [head, "{", "\t(void)unused;", *body, "}"]
+
+
+def installs(action: s.Action) -> s.Install | None:
+    """Return the install that an action does, at once or in a thread."""
+    match action:
+        case s.Install():
+            return action
+        case s.BeginInstall():
+            return _of(action)
+        case s.Meanwhile():
+            return installs(action.action)
+        case _:
+            return None
+
+
+def _of(action: s.BeginInstall) -> s.Install:
+    make = s.install_compat if action.caller == "compat" else s.install
+    plain = make(action.filter)
+    return plain if action.caller != "child" else s.Install(action.filter, caller="child")
+
+
+# --- accesses ---------------------------------------------------------------------------------
+
+
+def _access(action: s.Access, _: At) -> Iterable[str]:
+    return [f"\tdo_access({action.vcpu}, {_struct(action, action.reply)});"]
+
+
+def _begin(action: s.Begin, _: At) -> Iterable[str]:
+    return [f"\tbegin({action.access.vcpu}, {_struct(action.access, None)});"]
+
+
+def _spin(action: s.Spin, _: At) -> Iterable[str]:
+    return [f"\tspin({action.access.vcpu}, {_struct(action.access, s.Reply())});"]
+
+
+def _struct(access: s.Access, reply: s.Reply | None) -> str:
+    fields = [f"\t\t.rip = {_at(access)},"]
+    if reply is not None:
+        fields.append(f"\t\t.reply = {_reply(reply)},")
+    return "\n".join(["(struct access){", *fields, "\t}"])
+
+
+def _at(access: s.Access) -> str:
+    is_write = isinstance(access, s.Wrmsr)
+    low, high = access.value if isinstance(access, s.Wrmsr) else access.before, access.high
+    registers = {
+        "rcx": access.rcx_high << 32 | access.index,
+        "rax": (high & 0xFFFFFFFF) << 32 | low & 0xFFFFFFFF,
+        "rdx": high >> 32 << 32 | low >> 32,
+    }
+    flags = [".rflags = TF"] if access.single_step else []
+    shown = [f".{name} = {c_number(content)}" for name, content in registers.items() if content]
+    where = ("WRMSR" if is_write else "RDMSR") + " | PREFIXED" * access.emulated
+    return ", ".join([where, *shown, *flags])
+
+
+def _reply(reply: s.Reply) -> str:
+    odd = [f".error = {c_number(reply.error)}"] if reply.error else []
+    odd += [".scribble = 1"] if reply.scribble else []
+    return f"{{ {', '.join([f'.data = {c_number(reply.value)}', *odd])} }}"
+
+
+def _answer(action: s.Complete | s.Finish) -> list[str]:
+    if action.reply is None:
+        return []
+    return [f"\tanswer({action.vcpu}, (struct reply){_reply(action.reply)});"]
+
+
+def _complete(action: s.Complete, _: At) -> Iterable[str]:
+    return [*_answer(action), f"\tcomplete_by_{action.by}({action.vcpu});"]
+
+
+def _finish(action: s.Finish, _: At) -> Iterable[str]:
+    return [*_answer(action), f"\tfinish({action.vcpu});"]
+
+
+def _set_regs(action: s.SetRegs, _: At) -> Iterable[str]:
+    yield f"\t{{\n\t\tstruct kvm_regs regs = read_regs({action.vcpu});\n"
+    for name in ("rax", "rdx"):
+        if getattr(action, name) is not None:
+            yield f"\t\tregs.{name} = {c_number(getattr(action, name))};"
+    yield f"\t\tregs.rip += {action.rip};"
+    yield f"\t\t{'sync' if action.via == 'sync' else 'set'}_regs({action.vcpu}, regs);\n\t}}"
+
+
+def _sweep(action: s.Sweep, _: At) -> Iterable[str]:
+    value = f", .value = {c_number(action.value)}" if action.value else ""
+    yield f"\tsweep({action.vcpu}, (struct sweep){{"
+    yield f"\t\t.rip = SWEEP_{action.access.upper()}, .first = {c_number(action.first)},"
+    yield f"\t\t.count = {c_number(action.count)}, .stride = {c_number(action.stride)}{value},"
+    yield f"\t\t.reply = {c_number(s.REPLY)},\n\t}});"
+
+
+# --- the VM -----------------------------------------------------------------------------------
+
+
+def _enable_cap(action: s.EnableCap, _: At) -> Iterable[str]:
+    flags = f", .flags = {c_number(action.flags)}" if action.flags else ""
+    args = ", ".join(map(c_number, action.args or (0,)))
+    yield f"\tenable_cap({FD[action.on]}, (struct kvm_enable_cap){{"
+    yield f"\t\t.cap = {CAPS.get(action.cap, action.cap)}{flags}, .args = {{ {args} }},"
+    yield "\t});"
+
+
+def _set_cpuid(action: s.SetCpuid, _: At) -> Iterable[str]:
+    leaf, register, bit = s.CPUID_BITS[action.feature]
+    on = int(action.on)
+    yield f"\tset_cpuid({action.vcpu}, {c_number(leaf)}, {REGISTERS[register]}, {bit}, {on});"
+
+
+def _install(action: s.Install, at: At) -> Iterable[str]:
+    return [*bitmaps(action, at.number), _send(action, at.number)]
+
+
+def bitmaps(action: s.Install, number: int) -> Iterator[str]:
+    """Yield what puts the bitmaps that no initializer can say into the filter of a step."""
+    for slot, each in enumerate(action.filter.ranges if action.argp is None else ()):
+        field = f"filter_{number}.ranges[{slot}].bitmap"
+        if isinstance(each.bitmap, AtEdge):
+            yield f"\t{field} = at_edge(bitmap_{number}_{slot}, {len(each.bitmap.bits)});"
+        elif isinstance(each.bitmap, Pointer) and each.bitmap is not Pointer.NULL:
+            yield f"\t{field} = {POINTER[each.bitmap]};"
+
+
+def _send(action: s.Install, number: int) -> str:
+    is_compat = action.number == s.KVM_X86_SET_MSR_FILTER_COMPAT
+    argp = f"&filter_{number}" if action.argp is None else POINTER[action.argp]
+    if action.argp is None and (is_compat or action.caller == "compat"):
+        argp = f"{'low_compat' if is_compat else 'low'}({argp})"
+    name = NUMBERS.get(action.number, c_number(action.number))
+    return f"\t{SEND[action.caller]}({FD[action.on]}, {name}, {argp});"
+
+
+def _scribble(_: s.ScribbleBitmaps, at: At) -> Iterable[str]:
+    last, install = next(
+        (number, done)
+        for number in range(at.number - 1, 0, -1)
+        if (done := installs(at.script[number - 1]))
+    )
+    if install.caller == "compat" or install.number == s.KVM_X86_SET_MSR_FILTER_COMPAT:
+        yield "\tscribble_bitmap(low_bitmaps, low_size);"
+    else:
+        for slot, each in enumerate(install.filter.ranges if install.argp is None else ()):
+            if isinstance(each.bitmap, bytes):
+                yield f"\tscribble_bitmap(bitmap_{last}_{slot}, sizeof(bitmap_{last}_{slot}));"
+    yield '\tsaw("done");'
+
+
+# --- races ------------------------------------------------------------------------------------
+
+
+def _begin_install(action: s.BeginInstall, at: At) -> Iterable[str]:
+    install = _of(action)
+    yield from bitmaps(install, at.number)
+    slot = action.stall_at
+    if slot is not None and slot < len(action.filter.ranges):
+        has_bits = isinstance(action.filter.ranges[slot].bitmap, bytes)
+        name = f"bitmap_{at.number}_{slot}"
+        bits = f"{name}, sizeof({name})" if has_bits else "NULL, 0"
+        field = f"filter_{at.number}.ranges[{slot}].bitmap"
+        yield f'\t{field} = not_there("{action.name}", {bits});'
+    yield f'\tbegin_install("{action.name}", step_{at.number}, NULL);'
+
+
+def _meanwhile(action: s.Meanwhile, at: At) -> Iterable[str]:
+    yield f'\tmeanwhile("{action.name}", step_{at.number}, NULL);'
+
+
+CALLS: dict[type, Callable[[Any, At], Iterable[str]]] = {
+    s.Rdmsr: _access,
+    s.Wrmsr: _access,
+    s.Begin: _begin,
+    s.Complete: _complete,
+    s.Finish: _finish,
+    s.SetRegs: _set_regs,
+    s.EnableCap: _enable_cap,
+    s.Install: _install,
+    s.ScribbleBitmaps: _scribble,
+    s.SetCpuid: _set_cpuid,
+    s.Sweep: _sweep,
+    s.GetRegs: lambda each, _: [f"\tget_regs({each.vcpu});"],
+    s.GetMsr: lambda each, _: [f"\tget_msr({each.vcpu}, {c_number(each.index)});"],
+    s.SetMsr: lambda each, _: [
+        f"\tset_msr({each.vcpu}, {c_number(each.index)}, {c_number(each.value)});"
+    ],
+    s.CheckExtension: lambda each, _: [
+        f"\tcheck_extension({FD[each.on]}, {CAPS.get(each.cap, each.cap)});"
+    ],
+    s.CreateIrqchip: lambda _, __: ["\tcreate_irqchip();"],
+    s.CreateVcpu: lambda each, _: [f"\tcreate_vcpu({each.vcpu});"],
+    s.BeginInstall: _begin_install,
+    s.Meanwhile: _meanwhile,
+    s.ResumeInstall: lambda each, _: [f'\tresume_install("{each.name}", {int(each.fails)});'],
+    s.AwaitInstall: lambda each, _: [f'\tawait_task("{each.name}");'],
+    s.AwaitMeanwhile: lambda each, _: [f'\tawait_task("{each.name}");'],
+    s.Park: lambda each, _: [f"\tpark({each.vcpu});"],
+    s.Release: lambda each, _: [f"\trelease({each.vcpu});"],
+    s.Spin: _spin,
+    s.UntilExits: lambda each, _: [f"\tuntil_exits({each.vcpu});"],
+    s.UntilRuns: lambda each, _: [f"\tuntil_runs({each.vcpu});"],
+    s.StopSpin: lambda each, _: [f"\tstop_spin({each.vcpu});"],
+    s.CloseVm: lambda _, __: ["\tclose_vm();"],
+    s.CloseVcpu: lambda each, _: [f"\tclose_vcpu({each.vcpu});"],
+}
+"""What writes each action: every word of the language is here."""

@@ -1,0 +1,63 @@
+"""The words in C, ``native/words.c``: what is in it, and which of it a program needs.
+
+The file is read as pieces that blank lines before column 0 set apart. A piece declares the names of
+its functions, structs, enumerators, macros and variables; includes, those in the comment above.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+
+FILE = Path(__file__).with_name("words.c")
+PIECE = re.compile(r"\n\n(?=\S)")
+COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+SPOKEN = re.compile(r'"(?:[^"\\]|\\.)*"')
+NAME = re.compile(r"(?<!\.)(?<!->)\b[A-Za-z_]\w*\b")
+"""A name that is no member of a struct."""
+DECLARED = (
+    re.compile(r"^(?:static|extern)\b[^={;]*?\b(\w+)\("),
+    re.compile(r"^#define (\w+)", re.MULTILINE),
+    re.compile(r"^(?:static )?struct (\w+) \{"),
+    re.compile(r"^(?:static|\}) ?[^={;(]*?\b(\w+)(?:\[[^=]*\])*(?: =[^=]|;)", re.MULTILINE),
+)
+ENUMERATOR = re.compile(r"\b([A-Z][A-Z0-9_]*)(?= =|,| \}|,?\n)")
+
+
+@functools.cache
+def pieces() -> tuple[str, ...]:
+    """Return the pieces in their order: the head comment and its includes first."""
+    return tuple(piece.strip("\n") for piece in PIECE.split(FILE.read_text()))
+
+
+@functools.cache
+def declared(piece: str) -> frozenset[str]:
+    """Return the names that a piece declares."""
+    code = COMMENT.sub("", piece).strip()
+    if code.startswith("#include"):
+        comment = COMMENT.search(piece)
+        return frozenset(NAME.findall(comment[0]) if comment else ())
+    if code.startswith("enum {"):
+        return frozenset(ENUMERATOR.findall(code))
+    return frozenset(name for each in DECLARED for name in each.findall(code))
+
+
+@functools.cache
+def used(code: str) -> frozenset[str]:
+    """Return the names in a piece of C, but those in its comments and texts."""
+    return frozenset(NAME.findall(SPOKEN.sub("", COMMENT.sub("", code))))
+
+
+def needed(main: str) -> list[str]:
+    """Return the pieces that ``main`` needs, in the order of the file."""
+    wanted, done = set(used(main)), set[str]()
+    while new := [each for each in pieces()[2:] if each not in done and declared(each) & wanted]:
+        done |= set(new)
+        wanted |= {name for each in new for name in used(each)}
+    return [each for each in pieces()[2:] if each in done]
+
+
+def includes() -> str:
+    """Return the includes that every program has."""
+    return pieces()[1]
