@@ -139,3 +139,5 @@ fault:
 	andl	$~TF, 32(%rsp)
 	add	$16, %rsp
 	iretq
+
+#include "stubs.inc"

@@ -11,7 +11,7 @@ VALUES = ["errors", "bits", "msr", "filter", "exits"]
 
 ROOMS = [
     *VALUES,
-    "ioctl kvm vcpu memory placed uffd x86 guest",
+    "ioctl kvm vcpu memory placed uffd x86 modes guest",
     "conformance.contract",
     "conformance.language",
     "conformance.cases",

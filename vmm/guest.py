@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmm import x86
+from vmm import modes, x86
 from vmm._native import ffi
 from vmm.ioctl import fits
 from vmm.kvm import Vm
@@ -48,7 +48,13 @@ class Guest:
         memory = vm.add_memory(0, x86.MEMORY_SIZE)
         x86.write_tables(memory, self.symbols.get("vectors", 0))
         memory.write(self.base, self.code)
+        if "traps" in self.symbols:
+            modes.write_traps(memory, self.symbols["traps"])
+            memory.write(modes.SMM_ENTRY, self._between("smm_entry", "smm_entry_end"))
         return memory
+
+    def _between(self, start: str, end: str) -> bytes:
+        return self.code[self.symbols[start] - self.base : self.symbols[end] - self.base]
 
     def boot(self, vm: Vm, vcpu_id: int = 0, **registers: int) -> Vcpu:
         """Return a vCPU at the image's entry in 64-bit mode, ``registers`` (rcx=...) as given.

@@ -21,6 +21,7 @@ from vmm.vcpu import Vcpu
 
 MAX_CPUID_ENTRIES = 512
 IOAPIC_PINS = 24
+SMM_ADDRESS_SPACE = 1 << 16
 
 
 class Kvm(KvmFile):
@@ -139,6 +140,15 @@ class Vm(KvmFile):
             raise
         self.memories.append(memory)
         return memory
+
+    def map_in_smm(self, memory: GuestMemory) -> None:
+        """Give the guest memory that it has to its SMM too, whose address space is another one.
+
+        ``KVM_CAP_MULTI_ADDRESS_SPACE`` (api.rst 4.35); a second time changes nothing.
+        """
+        slot = SMM_ADDRESS_SPACE | self.memories.index(memory)
+        if slot not in self._given:
+            self.set_user_memory_region(slot, memory)
 
     def create_irqchip(self) -> None:
         """Create the in-kernel interrupt controllers; only before the first vCPU."""

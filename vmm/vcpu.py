@@ -156,6 +156,10 @@ class Vcpu(KvmFile):
         request = ffi.new("struct kvm_mp_state *", {"mp_state": fits("mp_state", state, 32)})
         self.pointed(lib.KVM_SET_MP_STATE, request, "KVM_SET_MP_STATE")
 
+    def smi(self) -> None:
+        """Have the vCPU enter SMM before its next instruction (``KVM_SMI``, api.rst 4.96)."""
+        self.ioctl(lib.KVM_SMI, 0, "KVM_SMI")
+
     def get_msrs(self, indices: Iterable[int]) -> dict[int, int]:
         """Return the values of the MSRs up to the first that this host refuses."""
         msrs = msr_table(dict.fromkeys(indices, 0))

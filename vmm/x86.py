@@ -20,24 +20,33 @@ MEMORY_SIZE = 0x200000
 LATER = MEMORY_SIZE
 MAX_VCPUS = 16
 
-CODE64, DATA, TASK = 0x08, 0x10, 0x18
+CODE64, DATA, TASK, CODE32, USER_DATA, USER_CODE64 = 0x08, 0x10, 0x18, 0x20, 0x2B, 0x33
+"""Selectors; those of user code have RPL 3. TR is loaded by the host, its entry is empty."""
 CR0_PE, CR0_MP, CR0_ET, CR0_NE, CR0_WP, CR0_PG = 1, 2, 1 << 4, 1 << 5, 1 << 16, 1 << 31
 CR4_PAE, CR4_OSFXSR = 1 << 5, 1 << 9
 EFER_SCE, EFER_LME, EFER_LMA, EFER_NX = 1, 1 << 8, 1 << 10, 1 << 11
-PTE_PRESENT_WRITABLE, PTE_LARGE = 0x3, 0x80
+PTE_PRESENT_WRITABLE_USER, PTE_LARGE = 0x7, 0x80
 RFLAGS_FIXED = 2
+SEGMENTS = (
+    *(0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0),
+    *(0x00CF_9B00_0000_FFFF, 0x00CF_F300_0000_FFFF, 0x00AF_FB00_0000_FFFF),
+)
+"""The GDT: what the selectors above name, all flat."""
+
 VECTORS = 32
+PRESENT_INTERRUPT_GATE = 0x8E
 
 
 def write_tables(memory: GuestMemory, vectors: int) -> None:
     """Write GDT, page tables and, with the address of 16-byte stubs, an IDT with IST 1."""
-    memory.write(GDT, struct.pack("<3Q", 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF))
+    memory.write(GDT, struct.pack(f"<{len(SEGMENTS)}Q", *SEGMENTS))
     for at, entry in ((PML4, PDPT), (PDPT, PD)):
-        memory.write(at, struct.pack("<Q", entry | PTE_PRESENT_WRITABLE))
-    large = PTE_PRESENT_WRITABLE | PTE_LARGE
+        memory.write(at, struct.pack("<Q", entry | PTE_PRESENT_WRITABLE_USER))
+    large = PTE_PRESENT_WRITABLE_USER | PTE_LARGE
     memory.write(PD, struct.pack("<QQ", large, MEMORY_SIZE | large))
     if vectors:
-        memory.write(IDT, b"".join(_gate(vectors + 16 * number) for number in range(VECTORS)))
+        gates = [long_gate(vectors + 16 * number, ist=1) for number in range(VECTORS)]
+        memory.write(IDT, b"".join(gates))
 
 
 def write_task(memory: GuestMemory, vcpu_id: int) -> None:
@@ -49,12 +58,12 @@ def write_task(memory: GuestMemory, vcpu_id: int) -> None:
 def enter_long_mode(sregs: Any, vcpu_id: int) -> None:
     """Make ``sregs`` 64-bit CPL0 with paging on, flat segments and the tables above."""
     for segment in (sregs.ds, sregs.es, sregs.ss, sregs.fs, sregs.gs):
-        _segment(segment, DATA, kind=3, long_mode=0)
-    _segment(sregs.cs, CODE64, kind=11, long_mode=1)
-    _segment(sregs.tr, TASK, kind=11, long_mode=0)
+        flat_segment(segment, DATA, kind=3, long_mode=0)
+    flat_segment(sregs.cs, CODE64, kind=11, long_mode=1)
+    flat_segment(sregs.tr, TASK, kind=11, long_mode=0)
     sregs.tr.base, sregs.tr.limit = TSS + TSS_SIZE * vcpu_id, 0x67
     sregs.tr.s = sregs.tr.g = sregs.tr.db = 0
-    sregs.gdt.base, sregs.gdt.limit = GDT, 0x1F
+    sregs.gdt.base, sregs.gdt.limit = GDT, 8 * len(SEGMENTS) - 1
     sregs.idt.base, sregs.idt.limit = IDT, VECTORS * 16 - 1
     sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG
     sregs.cr2, sregs.cr3, sregs.cr4, sregs.cr8 = 0, PML4, CR4_PAE | CR4_OSFXSR, 0
@@ -66,9 +75,10 @@ def program_of(vcpu_id: int) -> int:
     return PROGRAM + PROGRAM_SIZE * vcpu_id
 
 
-def _segment(segment: Any, selector: int, kind: int, long_mode: int) -> None:
+def flat_segment(segment: Any, selector: int, kind: int, long_mode: int) -> None:
+    """Make ``segment`` one of 4 GiB from 0: of ``kind`` 3 (data) or 11 (code, or a busy TSS)."""
     segment.base, segment.limit, segment.selector = 0, 0xFFFFFFFF, selector
-    segment.type, segment.present, segment.dpl, segment.s = kind, 1, 0, 1
+    segment.type, segment.present, segment.dpl, segment.s = kind, 1, selector & 3, 1
     segment.l, segment.db, segment.g, segment.avl, segment.unusable = (
         long_mode,
         1 - long_mode,
@@ -78,7 +88,7 @@ def _segment(segment: Any, selector: int, kind: int, long_mode: int) -> None:
     )
 
 
-def _gate(handler: int) -> bytes:
-    present_interrupt_gate = 0x8E
+def long_gate(handler: int, ist: int = 0) -> bytes:
+    """Return an interrupt gate of an IDT in long mode, to 64-bit code."""
     low, high = handler & 0xFFFF, handler >> 16 & 0xFFFF
-    return struct.pack("<HHBBHII", low, CODE64, 1, present_interrupt_gate, high, 0, 0)
+    return struct.pack("<HHBBHII", low, CODE64, ist, PRESENT_INTERRUPT_GATE, high, 0, 0)
