@@ -38,7 +38,10 @@ def test_a_program_that_does_not_build_is_named(a_case, capsys):
 
 @pytest.mark.parametrize(
     "arguments, why",
-    [(("nonesuch.*",), "no case is called that"), (("--cc", "nonesuch"), "no compiler")],
+    [
+        (("nonesuch.*",), "no case with a form in C is called that"),
+        (("--cc", "nonesuch"), "no compiler"),
+    ],
 )
 def test_what_cannot_be_done_is_one_line(arguments, why, capsys):
     assert exports.main([*arguments]) == 2

@@ -11,6 +11,7 @@ import pytest
 
 from vmm.conformance.c import words
 from vmm.conformance.c.export import c_source
+from vmm.conformance.c.steps import has_form
 from vmm.conformance.c.text import step_text
 from vmm.conformance.cases import CASES
 from vmm.conformance.host.parameters import ignores_msrs
@@ -19,6 +20,7 @@ from vmm.conformance.language.script import (
     ANY,
     Fault,
     Wrote,
+    begin,
     done,
     enable_exits,
     get_msr,
@@ -63,13 +65,16 @@ FORCED_EMULATION = PARAMETER.exists() and PARAMETER.read_text().strip() not in (
 FLAGS = ("-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pthread")
 
 
+EXPORTABLE = [case for case in CASES if all(map(has_form, case.actions))]
+
+
 def selection():
     """One case that needs each word, and one of every theme; ``scripts/exports`` does them all."""
-    chosen = [case for case in CASES if case.id in CHOSEN]
-    kinds = {type(each): case for case in reversed(CASES) for each in case.script}
-    needs = {each: case for case in reversed(CASES) for each in case.all_needs}
-    themes = {case.id.partition(".")[0]: case for case in reversed(CASES)}
-    some = (*chosen, *kinds.values(), *needs.values(), *themes.values(), *CASES[::90])
+    chosen = [case for case in EXPORTABLE if case.id in CHOSEN]
+    kinds = {type(each): case for case in reversed(EXPORTABLE) for each in case.script}
+    needs = {each: case for case in reversed(EXPORTABLE) for each in case.all_needs}
+    themes = {case.id.partition(".")[0]: case for case in reversed(EXPORTABLE)}
+    some = (*chosen, *kinds.values(), *needs.values(), *themes.values(), *EXPORTABLE[::90])
     return list({case.id: case for case in some}.values())
 
 
@@ -197,8 +202,15 @@ def test_a_script_is_shown_and_not_judged(has_kvm, build):
 # --- the text, which needs no compiler --------------------------------------------------------
 
 
-def test_every_case_has_a_form_in_c():
-    assert len(CASES) > 1300 and all(map(c_source, CASES))
+def test_every_case_but_those_of_modes_has_a_form_in_c():
+    assert len(EXPORTABLE) > 1300 and all(map(c_source, EXPORTABLE))
+    assert {case.id.partition(".")[0] for case in CASES if case not in EXPORTABLE} == {"modes"}
+
+
+@pytest.mark.parametrize("action", [rdmsr(1, mode="real"), begin(rdmsr(1, mode="user"))])
+def test_a_word_without_a_form_in_c_is_named(action):
+    with pytest.raises(ValueError, match=r"^step 2: .* has no form in C yet$"):
+        c_source((rdmsr(1), action))
 
 
 def test_a_need_that_no_word_finds_out_is_named():

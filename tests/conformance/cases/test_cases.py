@@ -65,6 +65,7 @@ NEEDS = {
     "compat",
     "cpus",
     "force_emulation_prefix",
+    "smm",
     "single_step",
     "ignore_msrs",
     "task_syscall",
@@ -184,6 +185,7 @@ def test_needs_are_what_the_script_uses():
             "cpus": any(isinstance(each, Spin) for each in case.actions),
             "single_step": any(getattr(each, "single_step", False) for each in used),
             "force_emulation_prefix": any(getattr(each, "emulated", False) for each in used),
+            "smm": any(getattr(each, "mode", "long") == "smm" for each in used),
             "userfaultfd": any(
                 isinstance(each, Park) or getattr(each, "stall_at", None) is not None
                 for each in used

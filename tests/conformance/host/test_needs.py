@@ -32,6 +32,8 @@ STALLS = default_deny().allow(1)
         (rdmsr(1, emulated=True), ("force_emulation_prefix",)),
         (begin(wrmsr(1, 2, emulated=True)), ("force_emulation_prefix",)),
         (spin(rdmsr(1, single_step=True, vcpu=1)), ("single_step", "cpus", "vcpus")),
+        (rdmsr(1, mode="real"), ()),
+        (begin(rdmsr(1, mode="smm")), ("smm",)),
         (create_irqchip(), ("irqchip",)),
         (meanwhile(create_irqchip()), ("irqchip", "task_syscall")),
         (install_compat(default_allow()), ("compat",)),

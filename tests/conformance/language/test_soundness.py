@@ -53,3 +53,8 @@ def test_the_action_that_has_nothing_to_go_on_with_is_named(script):
 
 def test_every_case_is_sound():
     assert not [case.id for case in CASES if first_unsound(case.actions) is not None]
+
+
+def test_a_loop_in_another_mode_is_refused_when_it_is_written():
+    with pytest.raises(ValueError, match="no loop in mode 'real'"):
+        s.spin(s.rdmsr(A, mode="real"))

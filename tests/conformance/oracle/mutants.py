@@ -11,6 +11,7 @@ from mutants_exit import COMPLETING, EXITING, HOST, STOPPING
 from mutants_fastpath import FASTPATH
 from mutants_filter import MATCHING, VALIDATION
 from mutants_ignored import IGNORING
+from mutants_modes import MODES
 from mutants_race import RACES
 from mutants_sweep import SWEEPING
 from mutants_vm import ACCESSING, INSTALLING, MASKING
@@ -28,6 +29,7 @@ MUTANTS = (
     *EMULATOR,
     *FASTPATH,
     *RACES,
+    *MODES,
     *IGNORING,
     *SWEEPING,
 )

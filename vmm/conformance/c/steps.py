@@ -35,8 +35,23 @@ class At(NamedTuple):
     script: s.Script
 
 
+NO_FORM: tuple[type, ...] = ()
+"""Words that have no form in C yet."""
+
+
+def has_form(action: s.Action) -> bool:
+    """Say whether there are words in C that do the action."""
+    action = s.innermost(action)
+    return type(action) not in NO_FORM and getattr(action, "mode", "long") == "long"
+
+
 def calls(action: s.Action, at: At) -> list[str]:
-    """Return the lines, indented by one tab, that do the action in ``main``."""
+    """Return the lines, indented by one tab, that do the action in ``main``.
+
+    ValueError with one line for one that ``has_form`` says has none.
+    """
+    if not has_form(action):
+        raise ValueError(f"step {at.number}: {action!r} has no form in C yet")
     return [*CALLS[type(action)](action, at)]
 
 

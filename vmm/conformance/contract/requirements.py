@@ -141,11 +141,7 @@ _SCOPE = (
         "6.18",
         untested="no processor with the immediate forms was at hand",
     ),
-    _R(
-        "R59",
-        "RDMSR and WRMSR at CPL>0 raise #GP and never exit, filtered or not",
-        untested="no word makes an access at CPL>0 yet",
-    ),
+    _R("R59", "RDMSR and WRMSR at CPL>0 raise #GP and never exit, filtered or not"),
 )
 _EXIT = (
     _R("R43", "unknown bits of KVM_CAP_X86_USER_SPACE_MSR are EINVAL", "5.19", history=("B08",)),

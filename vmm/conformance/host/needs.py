@@ -91,6 +91,13 @@ def no_task_syscall(_: Kvm, tasks: Path = Path("/proc/self/task")) -> str | None
     return None
 
 
+def no_smm(kvm: Kvm) -> str | None:
+    """Ask for ``KVM_CAP_X86_SMM``: without it ``KVM_SMI`` is no ioctl."""
+    if kvm.check_extension(lib.KVM_CAP_X86_SMM):
+        return None
+    return "no SMM: this kernel is built without CONFIG_KVM_SMM, or its KVM module has none"
+
+
 PROBES: dict[str, Probe] = {
     "irqchip": no_irqchip,
     "vcpus": no_second_vcpu,
@@ -98,6 +105,7 @@ PROBES: dict[str, Probe] = {
     "compat": no_compat,
     "cpus": no_second_cpu,
     "task_syscall": no_task_syscall,
+    "smm": no_smm,
     "single_step": lambda _: None,
 }
 """The probe of each need that no guest must run for (``kernel.backend`` has the others)."""

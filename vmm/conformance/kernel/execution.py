@@ -13,6 +13,7 @@ from vmm._native import lib
 from vmm.conformance.host.limits import raise_if_exhausted
 from vmm.conformance.kernel.pool import PooledVm
 from vmm.conformance.kernel.races import Race
+from vmm.conformance.kernel.single import answer, is_single
 from vmm.conformance.kernel.sweeps import run_sweep
 from vmm.conformance.kernel.threads import rejected
 from vmm.conformance.kernel.wire import variant
@@ -70,6 +71,7 @@ class Execution:
         self.vm, self.script = vm, script
         self.stopped: dict[int, words.Access] = {}
         self.last: dict[int, words.Access] = {}
+        self.ended: dict[int, Event] = {}
         self.placed: list[PlacedFilter] = []
         self.lost = self.left_in_flight = False
         self.race = Race(vm, control)
@@ -176,16 +178,20 @@ class Execution:
             each = self.script[at]
             if not isinstance(each, (words.Rdmsr, words.Wrmsr)):
                 break
-            if batch and each.vcpu != batch[0].vcpu:
+            if batch and (each.vcpu != batch[0].vcpu or is_single(each)):
                 break
             batch.append(each)
             at += 1
+            if is_single(each):
+                break
         return batch
 
     def _accesses(self, batch: list[words.Access]) -> list[Event]:
         self.stopped.pop(batch[0].vcpu, None)
         self.last[batch[0].vcpu] = batch[-1]
         try:
+            if is_single(batch[0]):
+                return self.vm.single(batch[0].vcpu).run(batch[0])
             return self.vm.program(batch[0].vcpu).run(batch)
         except KvmError as error:
             raise_if_exhausted(error)
@@ -250,7 +256,10 @@ class Execution:
     def begin(self, action: words.Begin) -> Event:
         access = action.access
         program = self.vm.program(access.vcpu)
-        program.load([access])
+        if not is_single(access):
+            program.load([access])
+        elif lost := self.vm.single(access.vcpu).load(access):
+            return lost
         self.stopped[access.vcpu] = self.last[access.vcpu] = access
         # A run that copies no registers out: the other path beside the batches'.
         program.vcpu.kvm_run.kvm_valid_regs = 0
@@ -260,7 +269,10 @@ class Execution:
         program = self.vm.program(action.vcpu)
         regs = program.vcpu.get_regs()
         last = self.last.get(action.vcpu, words.Rdmsr(0))
-        at = program.instructions[variant(last)]
+        if is_single(last):
+            at = self.vm.single(action.vcpu).at(last)
+        else:
+            at = program.instructions[variant(last)]
         return words.Regs(regs.rip - at, regs.rax, regs.rcx, regs.rdx)
 
     def set_regs(self, action: words.SetRegs) -> Event:
@@ -304,6 +316,10 @@ class Execution:
         if isinstance(seen, RdmsrExit | WrmsrExit):
             return seen
         access = self.last[vcpu_id]
+        if is_single(access):
+            if self.stopped.pop(vcpu_id, None):
+                self.ended[vcpu_id] = self.vm.single(vcpu_id).outcome(access, seen)
+            return self.ended[vcpu_id]
         if isinstance(seen, IoExit) and (outcome := program.outcome(access)):
             self.stopped.pop(vcpu_id, None)
             return outcome
@@ -362,14 +378,3 @@ def _signalled(vcpu: Vcpu) -> Iterator[None]:
 
 
 INTERRUPT = {"immediate_exit": _immediate, "signal": _signalled}
-
-
-def answer(vcpu: Vcpu, reply: words.Reply) -> None:
-    """Write a reply, and what the kernel must ignore if the reply says so, to ``kvm_run``."""
-    vcpu.reply(reply.value)
-    if reply.error:
-        vcpu.fail(reply.error)
-    if reply.scribble:
-        msr = vcpu.kvm_run.msr
-        msr.reason = msr.index = 0xA5A5A5A5
-        msr.pad = b"\xa5" * 7

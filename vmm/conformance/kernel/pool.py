@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vmm.conformance.kernel.program import Program
+from vmm.conformance.kernel.single import Single
 from vmm.filter import MsrFilter
 from vmm.guest import Guest
 from vmm.kvm import Kvm
@@ -54,6 +55,10 @@ class PooledVm:
         if vcpu_id not in self._programs:
             self.create_vcpu(vcpu_id)
         return self._programs[vcpu_id]
+
+    def single(self, vcpu_id: int) -> Single:
+        """Return what executes single accesses on the vCPU, creating it at its first use."""
+        return Single(self.vm, self.vcpu(vcpu_id), self.memory)
 
     def vcpu(self, vcpu_id: int) -> Vcpu:
         """Return the vCPU, creating it at its first use."""

@@ -138,16 +138,20 @@ def events_of(
 
 def read_outcome(access: Access, result: bytes, instructions: tuple[int, ...]) -> Event | None:
     """Return what the last four words of a step say, or None if the guest has not executed it."""
+    rax, rdx, fault, rip = RESULT.unpack(result)
+    if not fault >> 32 & FAULTED and _canary(*operands(access)[1:]) in (rax, rdx):
+        return None
+    return outcome_of(access, rax, rdx, fault, rip - instructions[variant(access)])
+
+
+def outcome_of(access: Access, after_rax: int, after_rdx: int, fault: int, skew: int) -> Event:
+    """Return how an access ended, by RAX and RDX after it and its fault as a step records it."""
     _, rax, rdx = operands(access)
-    after_rax, after_rdx, fault, rip = RESULT.unpack(result)
     same = (after_rax, after_rdx) == (rax, rdx)
     if fault >> 32 & FAULTED:
-        skew = rip - instructions[variant(access)]
         changed = None if same else (after_rax, after_rdx)
         seen = Fault(fault >> 32 & 0xFF, fault & LOW, skew, changed)
         return gp if seen == gp else seen
-    if _canary(rax, rdx) in (after_rax, after_rdx):
-        return None
     if isinstance(access, Rdmsr):
         high = after_rdx & HIGH | after_rax >> 32
         return Returned((after_rdx & LOW) << 32 | after_rax & LOW, high)

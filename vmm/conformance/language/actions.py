@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from vmm.bits import Bits, MsrIndex, u8, u32, u64
-from vmm.conformance.language.domains import Caller, Cap, File, Interrupter, Most, VcpuId
+from vmm.conformance.language.domains import Caller, Cap, File, Interrupter, Mode, Most, VcpuId
 from vmm.conformance.language.word import Word
 from vmm.filter import MsrFilter, Pointer
 from vmm.msr import KVM_CAP_X86_USER_SPACE_MSR, MsrExitReason
@@ -49,7 +49,8 @@ class Rdmsr(Word):
     ``before`` is EDX:EAX before the access, ``high`` the upper halves RDX:RAX likewise and
     ``rcx_high`` the upper half of RCX: garbage that the access must treat as R53, R60, R62 say.
     ``emulated`` has KVM's emulator execute it, by the forced emulation prefix (R40);
-    ``single_step`` has RFLAGS.TF set, so that a #DB comes right after it (R66).
+    ``single_step`` has RFLAGS.TF set, so that a #DB comes right after it (R66); ``mode`` is what
+    the CPU is in: 64-bit CPL0 if it is "long".
     """
 
     index: MsrIndex
@@ -60,6 +61,7 @@ class Rdmsr(Word):
     vcpu: VcpuId = 0
     emulated: bool = False
     single_step: bool = False
+    mode: Mode = "long"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -75,6 +77,7 @@ class Wrmsr(Word):
     vcpu: VcpuId = 0
     emulated: bool = False
     single_step: bool = False
+    mode: Mode = "long"
 
 
 Access = Rdmsr | Wrmsr

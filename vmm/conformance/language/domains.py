@@ -37,6 +37,8 @@ VcpuId = Annotated[int, Bits(4, of="vcpu")]
 ThreadName = Annotated[str, Text("[a-z0-9_]{1,16}")]
 File = Literal["vm", "vcpu", "system"]
 Caller = Literal["self", "child", "compat"]
+Mode = Literal["long", "compat", "user", "protected", "real", "smm"]
+"""64-bit code at CPL0; 32-bit code under it; 64-bit at CPL3; 32-bit without paging; 16-bit; SMM."""
 Interrupter = Literal["immediate_exit", "signal"]
 
 

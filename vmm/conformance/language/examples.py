@@ -86,6 +86,13 @@ EXAMPLES: tuple[Case, ...] = (
         ),
     ),
     Case(
+        "words.mode",
+        "A denied access exits from 16-bit code as from 64-bit code; at CPL3 it is #GP.",
+        "R33 R59",
+        (_TELL, install(_DENY), rdmsr(_A, mode="real"), rdmsr(_A, mode="user")),
+        (done, done, RdmsrExit(_A, FILTER), returned(REPLY), gp),
+    ),
+    Case(
         "words.ioctls",
         "What the host asks for is granted, refused, or has a value.",
         "R01 R34 R43",

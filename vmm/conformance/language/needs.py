@@ -28,6 +28,7 @@ def _needs(action: Action) -> Iterator[str]:
     if isinstance(access, words.Rdmsr | words.Wrmsr):
         yield from ["force_emulation_prefix"] * access.emulated
         yield from ["single_step"] * access.single_step
+        yield from ["smm"] * (access.mode == "smm")
     if isinstance(action, words.CreateIrqchip):
         yield "irqchip"
     if isinstance(action, words.Park) or getattr(action, "stall_at", None) is not None:

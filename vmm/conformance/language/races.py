@@ -26,9 +26,17 @@ Slot = Annotated[int, Bits(8)]
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Spin(Word):
-    """A thread runs the vCPU in a guest loop of ``access``, answering every exit."""
+    """A thread runs the vCPU in a guest loop of ``access``, answering every exit.
+
+    The loop is 64-bit code at CPL0: another mode is a ValueError.
+    """
 
     access: Access
+
+    def __post_init__(self) -> None:
+        """Refuse an access that has no loop."""
+        if self.access.mode != "long":
+            raise ValueError(f"spin: no loop in mode {self.access.mode!r}: use 'long'")
 
 
 @dataclass(frozen=True, slots=True, repr=False)

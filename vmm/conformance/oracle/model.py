@@ -18,6 +18,7 @@ from vmm.conformance.oracle.state import (
     EFER_RESERVED,
     IDLE,
     NO_REGS,
+    SMM_OWN,
     U32,
     U64,
     Reason,
@@ -226,10 +227,16 @@ class Model:
         if vcpu.stage is not IDLE and self.is_stuck(vcpu):
             vcpu.forget(access.index & U32)
             return (s.whatever,)
+        if not self.is_privileged(access):
+            return (s.gp,)
         reason = self.reason(vm, vcpu, access)
         if isinstance(reason, MsrExitReason):
             return self.failing(vm, access, reason)
         return (self.perform(vcpu, access, reason),)
+
+    def is_privileged(self, access: s.Access) -> bool:
+        """R59: at CPL3 the CPU itself raises #GP, whatever MSR it is, and nobody is asked."""
+        return access.mode != "user"
 
     def is_stuck(self, vcpu: VcpuState) -> bool:
         """Say whether the vCPU cannot start an access: the one before is pending or lost."""
@@ -294,6 +301,8 @@ class Model:
         index = access.index & U32
         if self.is_ignored(index) and reason is None:
             return self.exits.done(access, self.ignored(vcpu, access))
+        if access.mode == "smm" and index in SMM_OWN and reason is None:
+            return self.exits.done(access, self.set_aside(access))
         if isinstance(access, s.Wrmsr):
             if reason is None:
                 vcpu.msrs[index] = access.value & U64
@@ -302,6 +311,10 @@ class Model:
         elif reason is None:
             return self.exits.done(access, s.returned(vcpu.msrs.get(index, s.ANY)))
         return s.whatever if reason is Unsure.WHATEVER else s.unfiltered
+
+    def set_aside(self, access: s.Access) -> s.Event:
+        """R27: SMM starts with a segment state of its own, and RSM brings back what was before."""
+        return s.wrote if isinstance(access, s.Wrmsr) else s.returned(0)
 
     def ignored(self, vcpu: VcpuState, access: s.Access) -> s.Event:
         """R56: a read returns 0, and a write is dropped."""

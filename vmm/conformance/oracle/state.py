@@ -78,6 +78,9 @@ X2APIC_STORABLE: dict[int, Callable[[int], bool]] = {
 READABLE = frozenset({Msr.EFER, Msr.IA32_APICBASE, Msr.IA32_TSC, *STORABLE})
 """MSRs that can be read on every x86-64, also where the value is the host's business."""
 
+SMM_OWN = frozenset({Msr.FS_BASE, Msr.GS_BASE, Msr.EFER})
+"""MSRs that the CPU sets aside when it enters SMM, 0 there until RSM brings them back."""
+
 X2APIC_READABLE = frozenset({Msr.APIC_ID, Msr.APIC_TASKPRI})
 """The same for an APIC in x2APIC mode."""
 
@@ -131,12 +134,22 @@ class VcpuState:
 
     def can_read(self, index: int) -> bool:
         """Say whether MSR ``index`` certainly can be read now."""
+        if self.is_set_aside(index):
+            return False
         return index in READABLE or (self.x2apic is True and index in X2APIC_READABLE)
 
     def can_hold(self, index: int, value: int) -> bool:
         """Say whether ``value`` certainly can be written to MSR ``index``, and only stays there."""
+        if self.is_set_aside(index):
+            return False
         fits = STORABLE.get(index) or (X2APIC_STORABLE.get(index) if self.x2apic else None)
         return fits is not None and fits(value)
+
+    def is_set_aside(self, index: int) -> bool:
+        """Say whether the vCPU is stopped in SMM, and MSR ``index`` is another one there."""
+        if self.access is None or self.stage is IDLE:
+            return False
+        return index in SMM_OWN and self.access.mode == "smm"
 
     def place_apic(self, number: int, base: int) -> None:
         """Take over one of ``APIC_BASES``: in x2APIC mode the ID is the vCPU's ``number``."""

@@ -8,10 +8,11 @@ draw them: a seeded ``random.Random``, or Hypothesis.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from vmm.conformance.language import script as s
-from vmm.conformance.language.domains import choices
+from vmm.conformance.language.domains import Mode, choices
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import EFER_RESERVED, READABLE, STORABLE, is_unknown_to_kvm
 from vmm.exits import RdmsrExit, WrmsrExit
@@ -47,6 +48,9 @@ BAD_RANGES = (
 IGNORED = (EMPTY_SLOT, MsrRange(0xFF, A, 0, Pointer.KERNEL))
 MASKS = (7, 6, 7, 6, 4, 5, 2, 1, 0, 8, 1 << 63)
 CONTENTS = (0, 1, A, U32, 1 << 32, 1 << 63, 0x99AA_BBCC_DDEE_FF01, U64)
+MODES: tuple[Mode, ...] = ("user", "compat", "protected", "real")
+"""Modes that every host has; where an access is not 64-bit CPL0, it is one of them."""
+
 WINDOW = (X2APIC_FIRST - 1, X2APIC_FIRST, Msr.APIC_ID, X2APIC_LAST, X2APIC_LAST + 1)
 
 
@@ -170,6 +174,8 @@ class _Writer:
     def access(self, vcpu: int) -> None:
         """Add an access; one in four is stopped in the middle, if it surely exits."""
         access = self.dice.pick((self.read, self.read, self.write))(vcpu)
+        if self.dice.one_in(4):
+            access = replace(access, mode=self.dice.pick(MODES))
         stop = s.begin(access)
         if self.dice.one_in(4) and self._exits(stop):
             self.stopped.add(vcpu)

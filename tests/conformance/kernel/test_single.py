@@ -1,0 +1,143 @@
+"""An access by itself: the modes as the guest meets them, and the vCPU as it was after them."""
+
+from __future__ import annotations
+
+import pytest
+
+from vmm import modes, x86
+from vmm.conformance.language.script import (
+    REPLY,
+    Lost,
+    begin,
+    complete,
+    enable_exits,
+    fault,
+    finish,
+    get_msr,
+    get_regs,
+    got,
+    gp,
+    install,
+    interrupted,
+    rdmsr,
+    regs,
+    returned,
+    set_msr,
+    wrmsr,
+    wrote,
+)
+from vmm.exits import RdmsrExit
+from vmm.filter import default_allow
+from vmm.guest import Guest
+from vmm.msr import FILTER, Msr
+
+A = 0x474F4F00
+GARBAGE = 0xDEAD_0BAD_FACE_B00C
+TELL, DENY = enable_exits(FILTER), install(default_allow().deny(A))
+EVERYWHERE = [mode for mode in modes.MODES if mode not in ("user", "smm")]
+
+
+@pytest.fixture
+def backend(has_kvm):
+    from vmm.conformance.kernel.backend import KvmBackend
+
+    with KvmBackend() as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("mode", ["compat", "protected", "real", "user"])
+def test_the_cpu_is_in_the_mode_that_the_word_names(kvm, mode):
+    """KVM itself says in which mode a vCPU is that stopped in its stub."""
+    from vmm.conformance.kernel.pool import PooledVm
+    from vmm.conformance.kernel.single import DONE_PORT, TRAP_PORT
+
+    vm = PooledVm(kvm, keep=False)
+    try:
+        vm.create_vcpu(0)
+        single = vm.single(0)
+        single.load(rdmsr(Msr.STAR, mode=mode))
+        seen = single.enter()
+        sregs = single.vcpu.get_sregs()
+        if mode == "user":  # its #GP has taken it to CPL0, where the frame says whence
+            assert seen.port == TRAP_PORT
+            frame = vm.memory.read(single.vcpu.get_regs().rsp + 16, 2)
+            assert int.from_bytes(frame, "little") == x86.USER_CODE64
+            return
+        assert seen.port == DONE_PORT
+        in_mode = bool(sregs.cr0 & x86.CR0_PE), bool(sregs.efer & x86.EFER_LMA), sregs.cs.db
+        assert (
+            in_mode
+            == {
+                "compat": (True, True, 1),
+                "protected": (True, False, 1),
+                "real": (False, False, 0),
+            }[mode]
+        )
+        assert not sregs.cs.l
+    finally:
+        vm.close()
+
+
+@pytest.mark.parametrize("mode", EVERYWHERE)
+def test_a_vcpu_is_in_64_bit_mode_again_and_keeps_its_msrs(backend, mode):
+    script = (
+        *(TELL, DENY, wrmsr(Msr.FS_BASE, 0x5000), wrmsr(Msr.GS_BASE, 0x6000)),
+        *(rdmsr(A, mode=mode), rdmsr(Msr.FS_BASE), get_msr(Msr.GS_BASE), rdmsr(A)),
+    )
+    denied = (RdmsrExit(A, FILTER), returned(REPLY))
+    trace = backend.run(script)[2:]
+    assert trace == (wrote, wrote, *denied, returned(0x5000), got(0x6000), *denied)
+
+
+@pytest.mark.parametrize("mode", EVERYWHERE)
+def test_a_base_that_another_mode_writes_is_there_in_64_bit_mode(backend, mode):
+    script = (wrmsr(Msr.FS_BASE, 0x7000, mode=mode), rdmsr(Msr.FS_BASE), get_msr(Msr.FS_BASE))
+    assert backend.run(script) == (wrote, returned(0x7000), got(0x7000))
+
+
+@pytest.mark.parametrize("mode", EVERYWHERE)
+def test_an_access_stops_at_its_exit_and_is_completed_in_steps(backend, mode):
+    access = rdmsr(A, GARBAGE, GARBAGE, mode=mode)
+    script = (
+        *(TELL, DENY, begin(access), get_regs(), complete(), get_regs(), finish()),
+        *(begin(access), complete(fault()), finish(), rdmsr(A)),
+    )
+    before = regs(0, rax=0xFACEB00CFACEB00C, rcx=A, rdx=0xDEAD0BADDEAD0BAD)
+    after = regs(2, rax=REPLY & 0xFFFFFFFF, rcx=A, rdx=REPLY >> 32)
+    exit_ = RdmsrExit(A, FILTER)
+    assert backend.run(script)[2:] == (
+        *(exit_, before, interrupted, after, returned(REPLY)),
+        *(exit_, interrupted, gp, exit_, returned(REPLY)),
+    )
+
+
+def test_an_access_that_did_not_stop_can_be_finished_all_the_same(backend):
+    script = (begin(rdmsr(Msr.STAR, mode="real")), finish(), begin(rdmsr(A, mode="user")), finish())
+    assert not any(isinstance(event, Lost) for event in backend.run(script))
+
+
+def test_modes_do_not_leak_into_the_next_script(backend):
+    for _ in range(3):
+        assert backend.run((set_msr(Msr.FS_BASE, 0x7000), rdmsr(A, mode="user")))[-1] == gp
+        assert backend.run((TELL, DENY, rdmsr(A)))[-1] == returned(REPLY)
+        assert backend.run((rdmsr(Msr.FS_BASE, mode="real"),)) == (returned(0),)
+
+
+@pytest.mark.parametrize("vector", [2, 6, 13])
+@pytest.mark.parametrize("mode", modes.MODES)
+def test_a_trap_has_a_gate_in_the_table_of_its_mode(mode, vector):
+    from vmm.memory import GuestMemory
+
+    traps = Guest.load("access").symbols["traps"]
+    handler = traps + modes.TRAP_SIZE * vector
+    with GuestMemory(0, x86.MEMORY_SIZE) as memory:
+        modes.write_traps(memory, traps)
+        if mode in ("real", "smm"):
+            gate = memory.read(4 * vector, 4)
+            assert int.from_bytes(gate[:2], "little") + 0x10000 == handler
+        else:
+            size = 8 if mode == "protected" else 16
+            at = modes.PROTECTED_TRAPS if mode == "protected" else modes.LONG_TRAPS
+            gate = memory.read(at + size * vector, size)
+            low, high = gate[:2], gate[6:8]
+            assert int.from_bytes(low + high, "little") == handler

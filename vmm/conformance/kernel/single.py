@@ -1,0 +1,159 @@
+"""One access by itself, in any mode: the host sets the whole state of the vCPU, and reads it back.
+
+The guest's part is a stub of ``guests/stubs.inc``. Once the access has ended the vCPU is in 64-bit
+CPL0 again, as the programs of ``program`` find it.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+from vmm import modes
+from vmm.conformance.host.limits import raise_if_exhausted
+from vmm.conformance.kernel.program import DONE_PORT
+from vmm.conformance.kernel.wire import FAULTED, operands, outcome_of
+from vmm.conformance.language.script import Access, Event, Lost, Rdmsr, Regs, Reply
+from vmm.errors import KvmError
+from vmm.exits import Exit, IoExit, RdmsrExit, WrmsrExit
+from vmm.guest import Guest, start_registers
+from vmm.kvm import Vm
+from vmm.memory import GuestMemory
+from vmm.vcpu import Vcpu
+
+TRAP_PORT, SMM_PORT = 0xD1, 0xD2
+MOST_EXITS = 16
+"""Exits of one access after which it is taken to come back for ever."""
+
+
+def is_single(access: Access) -> bool:
+    """Say whether an access is executed by a stub, not by a program."""
+    return access.mode != "long"
+
+
+class Single:
+    """Executes the accesses of one vCPU that ``is_single`` names, each in its own mode."""
+
+    def __init__(self, vm: Vm, vcpu: Vcpu, memory: GuestMemory) -> None:
+        """Use the stubs of the ``access`` guest in ``memory``."""
+        self.vm, self.vcpu, self.memory = vm, vcpu, memory
+        self.guest = Guest.load("access")
+
+    def load(self, access: Access) -> Lost | None:
+        """Set the vCPU to the start of ``access``; ``Lost`` if SMM could not be entered."""
+        if access.mode == "smm" and (lost := self._enter_smm()):
+            return lost
+        self._change(lambda sregs: modes.enter(sregs, access.mode, self.vcpu.vcpu_id))
+        rcx, rax, rdx = operands(access)
+        mode = modes.MODES[access.mode]
+        self._start(
+            self._symbol(access),
+            mode,
+            rcx=rcx,
+            rax=rax,
+            rdx=rdx,
+            rflags=2 | mode.rflags | access.single_step << 8,
+        )
+        return None
+
+    def at(self, access: Access) -> int:
+        """Return RIP at the instruction itself."""
+        at = self.guest.symbols[f"{self._symbol(access)}_at"]
+        return at - modes.MODES[access.mode].code
+
+    def run(self, access: Access) -> list[Event]:
+        """Execute ``access``, each exit answered with its reply; return its events."""
+        events: list[Event] = []
+        if lost := self.load(access):
+            return [lost]
+        while len(events) < MOST_EXITS:
+            seen = self.enter()
+            if not isinstance(seen, RdmsrExit | WrmsrExit):
+                return [*events, self.outcome(access, seen)]
+            events += [seen, *self._changed(access)]
+            answer(self.vcpu, access.reply)
+        return [*events, Lost("more exits than accesses")]
+
+    def outcome(self, access: Access, seen: Exit) -> Event:
+        """Return what the access has left when ``seen`` ended it, and leave its mode."""
+        event = self._outcome(access, seen)
+        return (not isinstance(event, Lost) and self._leave(access)) or event
+
+    def enter(self) -> Exit:
+        """Run the vCPU to its next exit, whatever signals come."""
+        while True:
+            try:
+                return self.vcpu.run()
+            except KvmError as error:
+                raise_if_exhausted(error)
+                if error.errno != errno.EINTR:
+                    raise
+
+    def _outcome(self, access: Access, seen: Exit) -> Event:
+        regs = self.vcpu.get_regs()
+        if not isinstance(seen, IoExit) or seen.port not in (DONE_PORT, TRAP_PORT):
+            return Lost(str(seen))
+        fault = rip = 0
+        if seen.port == TRAP_PORT:
+            mode = modes.MODES[access.mode]
+            first = self.guest.symbols["traps"] - mode.code
+            vector = (regs.rip - first) // modes.TRAP_SIZE
+            frame = mode.frame(self.memory, self.vcpu.vcpu_id, regs.rsp, vector)
+            fault, rip = (FAULTED | vector) << 32 | frame.error_code, frame.rip
+        return outcome_of(access, regs.rax, regs.rdx, fault, rip - self.at(access))
+
+    def _leave(self, access: Access) -> Lost | None:
+        if access.mode == "smm":
+            self._start("stub_rsm", modes.MODES["smm"])
+            seen = self.enter()
+            if not isinstance(seen, IoExit) or seen.port != DONE_PORT:
+                return Lost(f"RSM: {seen}")
+        self._change(lambda sregs: modes.leave(sregs, self.vcpu.vcpu_id))
+        self._start("stub_done", modes.MODES["long"])
+        return None
+
+    def _enter_smm(self) -> Lost | None:
+        self._start("stub_done", modes.MODES["long"])
+        try:
+            self.vm.map_in_smm(self.memory)
+            self.vcpu.smi()
+        except KvmError as error:
+            raise_if_exhausted(error)
+            return Lost(str(error))
+        seen = self.enter()
+        at_entry = isinstance(seen, IoExit) and seen.port == SMM_PORT
+        return None if at_entry else Lost(f"SMI: {seen}")
+
+    def _start(self, symbol: str, mode: modes.Mode, **registers: int) -> None:
+        vcpu_id = self.vcpu.vcpu_id
+        entry = self.guest.symbols[symbol] - mode.code
+        rsp = mode.stack(vcpu_id)
+        self.vcpu.set_regs(start_registers(entry, vcpu_id, **{"rsp": rsp, **registers}))
+
+    def _change(self, change: Any) -> None:
+        sregs = self.vcpu.get_sregs()
+        change(sregs)
+        self.vcpu.set_sregs(sregs)
+
+    def _symbol(self, access: Access) -> str:
+        name = "rdmsr" if isinstance(access, Rdmsr) else "wrmsr"
+        return f"stub_{'emulated_' * access.emulated}{name}"
+
+    def _changed(self, access: Access) -> list[Event]:
+        """Return the registers at an exit if they are not as the access left them (R57)."""
+        regs = self.vcpu.get_regs()
+        at = self.at(access)
+        if (regs.rip, regs.rcx, regs.rax, regs.rdx) == (at, *operands(access)):
+            return []
+        return [Regs(regs.rip - at, regs.rax, regs.rcx, regs.rdx)]
+
+
+def answer(vcpu: Vcpu, reply: Reply) -> None:
+    """Write a reply, and what the kernel must ignore if the reply says so, to ``kvm_run``."""
+    vcpu.reply(reply.value)
+    if reply.error:
+        vcpu.fail(reply.error)
+    if reply.scribble:
+        msr = vcpu.kvm_run.msr
+        msr.reason = msr.index = 0xA5A5A5A5
+        msr.pad = b"\xa5" * 7
