@@ -31,6 +31,7 @@ READ = {
     "KVM_GET_REGS": (0x81, "kvm_regs"),
     "KVM_GET_SREGS": (0x83, "kvm_sregs"),
     "KVM_GET_MP_STATE": (0x98, "kvm_mp_state"),
+    "KVM_GET_LAPIC": (0x8E, "kvm_lapic_state"),
     "KVM_GET_VCPU_EVENTS": (0x9F, "kvm_vcpu_events"),
 }
 WRITTEN = {
@@ -41,6 +42,8 @@ WRITTEN = {
     "KVM_SET_SIGNAL_MASK": (0x8B, "kvm_signal_mask"),
     "KVM_SET_CPUID2": (0x90, "kvm_cpuid2"),
     "KVM_SET_MP_STATE": (0x99, "kvm_mp_state"),
+    "KVM_SET_LAPIC": (0x8F, "kvm_lapic_state"),
+    "KVM_SIGNAL_MSI": (0xA5, "kvm_msi"),
     "KVM_SET_GUEST_DEBUG": (0x9B, "kvm_guest_debug"),
     "KVM_SET_VCPU_EVENTS": (0xA0, "kvm_vcpu_events"),
     "KVM_ENABLE_CAP": (0xA3, "kvm_enable_cap"),
@@ -73,7 +76,7 @@ def test_numbers_with_a_struct(name, make, number, struct):
 
 def test_every_ioctl_is_held_by_one_of_these_tables():
     other = {"KVM_X86_SET_MSR_FILTER", "KVM_API_VERSION"}
-    prefixes = ("KVM_CAP_", "KVM_EXIT_", "KVM_SYNC_", "KVM_GUESTDBG_", "KVM_MSR_")
+    prefixes = ("KVM_CAP_", "KVM_EXIT_", "KVM_SYNC_", "KVM_GUESTDBG_", "KVM_MSR_", "KVM_CPUID_")
     names = {each for each in dir(lib) if each.startswith("KVM_") and not each.startswith(prefixes)}
     assert names - other == {*NONE, *READ, *WRITTEN, *BOTH}
 

@@ -167,6 +167,11 @@ class Vm(KvmFile):
                 raise
             self.enable_cap(KVM_CAP_SPLIT_IRQCHIP, IOAPIC_PINS)
 
+    def signal_msi(self, address: int, data: int) -> int:
+        """Send a message to in-kernel APICs (api.rst 4.70); return how many took it."""
+        msi = ffi.new("struct kvm_msi *", {"address_lo": address, "data": data})
+        return self.pointed(lib.KVM_SIGNAL_MSI, msi, "KVM_SIGNAL_MSI")
+
     def set_tss_addr(self, address: int) -> None:
         """Give VMX three pages below 4 GiB for guests in real mode (api.rst 4.29)."""
         self.ioctl(lib.KVM_SET_TSS_ADDR, address, "KVM_SET_TSS_ADDR")

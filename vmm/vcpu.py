@@ -160,6 +160,14 @@ class Vcpu(KvmFile):
         """Have the vCPU enter SMM before its next instruction (``KVM_SMI``, api.rst 4.96)."""
         self.ioctl(lib.KVM_SMI, 0, "KVM_SMI")
 
+    def get_lapic(self) -> Any:
+        """Return ``struct kvm_lapic_state`` (a copy) of a vCPU with an in-kernel APIC."""
+        return self._get("struct kvm_lapic_state *", "KVM_GET_LAPIC")
+
+    def set_lapic(self, lapic: Any) -> None:
+        """Set ``struct kvm_lapic_state``."""
+        self._set("struct kvm_lapic_state", lapic, "KVM_SET_LAPIC")
+
     def get_msrs(self, indices: Iterable[int]) -> dict[int, int]:
         """Return the values of the MSRs up to the first that this host refuses."""
         msrs = msr_table(dict.fromkeys(indices, 0))

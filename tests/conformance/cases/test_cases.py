@@ -69,6 +69,8 @@ NEEDS = {
     "single_step",
     "ignore_msrs",
     "task_syscall",
+    *(f"disable_exits_{name}" for name in script.DISABLE_EXITS),
+    *("shstk", "mediated_pmu", "spec_ctrl", "xfd", "lbr", "pt"),
 }
 
 # CONTRACT R72: the pass-through MSRs of both vendors. The host decides which of them it passes.
@@ -195,6 +197,9 @@ def test_needs_are_what_the_script_uses():
             isinstance(each, Meanwhile | BeginInstall | AwaitInstall | AwaitMeanwhile)
             for each in case.actions
         )
+        disabled = [each for each in used if getattr(each, "cap", 0) == 143]
+        for name, bit in script.DISABLE_EXITS.items():
+            has[f"disable_exits_{name}"] = any(each.args[0] & bit for each in disabled)
         needs = {need for need, there in has.items() if there}
         assert set(case.all_needs) == needs | set(case.needs) <= NEEDS, case.id
         assert len(set(case.all_needs)) == len(case.all_needs), case.id

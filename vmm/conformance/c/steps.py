@@ -35,13 +35,15 @@ class At(NamedTuple):
     script: s.Script
 
 
-NO_FORM: tuple[type, ...] = ()
+NO_FORM: tuple[type, ...] = (s.SetCpuidBits, s.SendInit, s.GetMpState)
 """Words that have no form in C yet."""
 
 
 def has_form(action: s.Action) -> bool:
     """Say whether there are words in C that do the action."""
     action = s.innermost(action)
+    if isinstance(action, s.SetCpuid) and action.feature not in s.CPUID_BITS:
+        return False
     return type(action) not in NO_FORM and getattr(action, "mode", "long") == "long"
 
 

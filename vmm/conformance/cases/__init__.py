@@ -7,10 +7,12 @@ from vmm.conformance.cases import (
     callers,
     compat,
     completion,
+    conditions,
     emulated,
     exits,
     fastpath,
     ignored,
+    init,
     installers,
     locks,
     masks,
@@ -66,6 +68,8 @@ THEMES = (
     running,
     teardown,
     sweep,
+    conditions,
+    init,
     quirks,
 )
 

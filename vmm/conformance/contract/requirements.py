@@ -184,7 +184,11 @@ _COMPLETION = (
         quirk=True,
         history=("B24",),
     ),
-    _R("R68", "after completion by immediate_exit the register state migrates as a whole"),
+    _R(
+        "R68",
+        "after completion by immediate_exit the register state migrates as a whole",
+        history=("B37",),
+    ),
 )
 _ATOMICITY = (
     _R(

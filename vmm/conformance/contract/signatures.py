@@ -108,6 +108,8 @@ _INTEL_LBR = ("0x1c[89]", "0x6[89cd][0-9a-f]", "0xd[cd][0-9a-f]")
 _AMD_LBR = ("0x1d[bcde]", r"Msr\.IA32_LAST\w+")
 _DEADLINE = r"(?:Msr\.IA32_TSC_DEADLINE|0x6e0)"
 _WRITE_DEADLINE = rf"{_OPEN}wrmsr\({_DEADLINE}, (?!.*(?:emulated|mode)=).*"
+_DEADLINE_SWEPT = rf"sweep\('wrmsr', {_DEADLINE}, 1(?:, vcpu=\w+)?\)"
+_LBR_SWEPT = r"sweep\('(?:rd|wr)msr', (?:0x1db|Msr\.IA32_LASTBRANCHFROMIP), 4(?:, vcpu=\w+)?\)"
 _X2APIC = (r"Msr\.APIC_\w+", "0x8[0-9a-f]{2}")
 _WAITS = r"meanwhile\((?:create_vcpu|create_irqchip|install\w*)\(.*"
 _STALLED = r"begin_install\([^\n]*-> stalled(?![\s\S]*\n(?:resume|await)_install)"
@@ -118,6 +120,9 @@ _INSTALL_IN_L2 = rf"{_IN_L2}(?![\s\S]*\nenter_l2)[\s\S]*\ninstall[^\n]*-> done"
 _LBR_ON = r"wrmsr\((?:0x1d9|Msr\.IA32_DEBUGCTL\w*), (?:0x)?[0-9a-f]*[13579bdf]\b[\s\S]*install"
 _FLAG = r"MsrFilter\(0x(?![01]\b)[0-9a-f]+\b.*"
 _BAD_ENTRY = r"l1_exit\((?:reason=)?0x80000022\b.*"
+_ONE_FILTER = r"swept\(\(run\([\w.]+, \w+, 'FILTER'\),\)\)"
+_ONE_PASSED = r"swept\(\(run\([\w.]+, \w+, 'PASSED'\),\)\)"
+_INIT = r"send_init\([^\n]*\n(?:[^\n]*\n)*?get_mp_state\([^\n]*-> got\([02]\)"
 _SHUTDOWN = r"(?:Lost\(.*SHUTDOWN.*|shutdown)"
 
 SIGNATURES = (
@@ -236,6 +241,8 @@ SIGNATURES = (
     # 5.3: the denied write of exactly this MSR ends as `wrote`, and nothing exits.
     Signature("B12", _WRITE_DEADLINE, _DENIED, "wrote", without=_IN_L2, vendor=VMX),
     Signature("B13", _WRITE_DEADLINE, _DENIED, "wrote", without=_IN_L2),
+    Signature("B12", _DEADLINE_SWEPT, _ONE_FILTER, _ONE_PASSED, without=_IN_L2, vendor=VMX),
+    Signature("B13", _DEADLINE_SWEPT, _ONE_FILTER, _ONE_PASSED, without=_IN_L2),
     Signature("B17", _WAITS, _REFUSED, "blocked", before=_BLOCKED, lasts=True),
     Signature("B18", _ACCESS, _DENIED, _ALLOWED, at_top=True),
     Signature("B18", _ACCESS, _ALLOWED, _DENIED, at_top=True),
@@ -267,10 +274,28 @@ SIGNATURES = (
         without=_IN_L2,
         vendor=SVM,
     ),
+    Signature(
+        *("B34", _LBR_SWEPT, _ONE_FILTER, _ONE_PASSED),
+        before=_LBR_ON,
+        without=_IN_L2,
+        vendor=SVM,
+    ),
+    Signature(
+        *("B34", r"until_exits\(.*", rf"{_EXIT}\bFILTER\b.*", "never"),
+        before=_LBR_ON,
+        without=_IN_L2,
+        vendor=SVM,
+    ),
+    # What was begun before the INIT is completed after it: its data, its length, or no instruction.
+    Signature(
+        *("B37", r"get_regs\(.*", r"regs\(ANY, rax=0, rcx=0, .*", r"regs\(.*"),
+        before=rf"{_INIT}[\s\S]*\ncomplete\(",
+    ),
+    Signature("B37", r"complete\(.*", "interrupted", r"internal_error\(.*", before=_INIT),
 )
 """In order: where two entries make the same difference, the one that says more of it is first.
 
 B14, B22, B25 leave no such difference (a splat, an error of the host, a race of one thread); B23,
 B24, B26 to B33 and B38 are changes that ``observe`` cases record; B21 cannot be told from a filter
-that is late for other reasons; B36 and B37 have no words yet.
+that is late for other reasons; B36 has no words yet.
 """

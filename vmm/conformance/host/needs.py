@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vmm._native import lib
 from vmm.conformance.host.limits import raise_if_exhausted
+from vmm.conformance.language.script import DISABLE_EXITS, KVM_CAP_X86_DISABLE_EXITS
 from vmm.errors import KvmError
 from vmm.kvm import Kvm
 from vmm.uffd import Userfaultfd
@@ -98,6 +99,46 @@ def no_smm(kvm: Kvm) -> str | None:
     return "no SMM: this kernel is built without CONFIG_KVM_SMM, or its KVM module has none"
 
 
+def no_disable_exits(bit: int) -> Probe:
+    """Return the probe of one thing that a guest may be let do without an exit."""
+
+    def probe(kvm: Kvm) -> str | None:
+        offered = kvm.check_extension(KVM_CAP_X86_DISABLE_EXITS)
+        return (
+            None
+            if offered & bit
+            else f"KVM_CAP_X86_DISABLE_EXITS offers {offered:#x}, not {bit:#x}"
+        )
+
+    return probe
+
+
+def no_cpuid(leaf: int, index: int, register: str, bits: int, name: str) -> Probe:
+    """Return the probe of a CPUID feature that KVM offers guests."""
+
+    def probe(kvm: Kvm) -> str | None:
+        cpuid = kvm.get_supported_cpuid()
+        entries = [
+            e for e in cpuid.entries[0 : cpuid.nent] if (e.function, e.index) == (leaf, index)
+        ]
+        has = any(getattr(entry, register) & bits for entry in entries)
+        return None if has else f"KVM_GET_SUPPORTED_CPUID has no {name}"
+
+    return probe
+
+
+def no_mediated_pmu(_: Kvm, modules: Path = Path("/sys/module")) -> str | None:
+    """Look whether a guest's counters can be the hardware's own (7.0 on)."""
+    for module in ("kvm_intel", "kvm_amd"):
+        try:
+            said = (modules / module / "parameters/enable_mediated_pmu").read_text().strip()
+        except OSError:
+            continue
+        if said in ("Y", "1"):
+            return None
+    return "no kvm_intel or kvm_amd here has enable_mediated_pmu=1"
+
+
 PROBES: dict[str, Probe] = {
     "irqchip": no_irqchip,
     "vcpus": no_second_vcpu,
@@ -107,5 +148,8 @@ PROBES: dict[str, Probe] = {
     "task_syscall": no_task_syscall,
     "smm": no_smm,
     "single_step": lambda _: None,
+    **{f"disable_exits_{name}": no_disable_exits(bit) for name, bit in DISABLE_EXITS.items()},
+    "shstk": no_cpuid(7, 0, "ecx", 1 << 7, "SHSTK"),
+    "mediated_pmu": no_mediated_pmu,
 }
 """The probe of each need that no guest must run for (``kernel.backend`` has the others)."""

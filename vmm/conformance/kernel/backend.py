@@ -16,7 +16,7 @@ from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.kernel.execution import Execution, needs_its_own_vm
 from vmm.conformance.kernel.pool import PooledVm
 from vmm.conformance.kernel.races import DisturbedError
-from vmm.conformance.language.script import Returned, Script, Trace, makes_vcpus, rdmsr
+from vmm.conformance.language.script import Returned, Script, Trace, makes_vcpus, rdmsr, wrmsr
 from vmm.errors import KvmError
 from vmm.kvm import Kvm, Vm
 from vmm.msr import Msr
@@ -148,7 +148,21 @@ def _no_forced_emulation(backend: KvmBackend) -> str | None:
     return "kvm.force_emulation_prefix is 0: load kvm with force_emulation_prefix=1"
 
 
+def _no_state(msr: int, value: int, what: str) -> Callable[[KvmBackend], str | None]:
+    """Return the probe that a guest's write of ``value`` counts: it is read again."""
+
+    def probe(backend: KvmBackend) -> str | None:
+        seen = backend.run((wrmsr(msr, value), rdmsr(msr)))
+        return None if seen[-1] == Returned(value) else f"{what} cannot be turned on: {seen[-1]!r}"
+
+    return probe
+
+
 BY_A_GUEST: dict[str, Callable[[KvmBackend], str | None]] = {
+    "spec_ctrl": _no_state(Msr.IA32_SPEC_CTRL, 1, "SPEC_CTRL.IBRS"),
+    "xfd": _no_state(Msr.IA32_XFD, 1 << 18, "XFD for AMX"),
+    "lbr": _no_state(Msr.IA32_DEBUGCTLMSR, 1, "DEBUGCTL.LBR"),
+    "pt": _no_state(Msr.IA32_RTIT_CTL, 1, "RTIT_CTL.TraceEn"),
     "no_ignore_msrs": _ignores_msrs,
     "force_emulation_prefix": _no_forced_emulation,
 }

@@ -31,8 +31,9 @@ from vmm.conformance.language.script import (
     refused,
 )
 from vmm.errors import KvmError
-from vmm.exits import IoExit, RdmsrExit, WrmsrExit
+from vmm.exits import Exit, InternalErrorExit, IoExit, OtherExit, RdmsrExit, WrmsrExit
 from vmm.kvm import Kvm, Vm
+from vmm.msr import Msr
 from vmm.placed import COMPAT, NATIVE, Missing, PlacedFilter, bad_address
 from vmm.vcpu import Vcpu
 
@@ -42,7 +43,10 @@ WAITING = {
 }
 """What may end with one of the events of ``NOT_YET``."""
 NOT_YET = (words.blocked, words.never)
-LASTING = (words.Park, words.Spin, words.CloseVm, words.CloseVcpu, words.SetCpuid)
+LASTING = (
+    *(words.Park, words.Spin, words.CloseVm, words.CloseVcpu, words.SetCpuid, words.SetCpuidBits),
+    *(words.SendInit,),
+)
 """What no reset undoes, or what would make it dear: ``KVM_RUN`` in another thread than the last
 one waits for an RCU grace period."""
 
@@ -53,8 +57,17 @@ def needs_its_own_vm(script: Script) -> bool:
 
 
 def _lasts(action: words.Action) -> bool:
-    is_write = isinstance(action, words.Sweep) and action.access == "wrmsr"
-    return is_write or isinstance(action, LASTING)
+    if isinstance(action, words.Sweep):
+        return action.access == "wrmsr"
+    if isinstance(action, words.EnableCap):
+        return action.cap == words.KVM_CAP_X86_DISABLE_EXITS
+    if isinstance(action, words.Wrmsr | words.SetMsr):
+        return action.index in OPENING
+    return isinstance(action, LASTING)
+
+
+OPENING = {Msr.IA32_SPEC_CTRL, Msr.IA32_DEBUGCTLMSR, Msr.IA32_XFD, Msr.IA32_RTIT_CTL}
+"""MSRs whose write makes KVM pass others through, and which no reset takes back whole."""
 
 
 class Execution:
@@ -74,6 +87,7 @@ class Execution:
         self.ended: dict[int, Event] = {}
         self.placed: list[PlacedFilter] = []
         self.lost = self.left_in_flight = False
+        self.cpuid: dict[int, Any] = {}
         self.race = Race(vm, control)
         # Without any waiting in it, a script needs no look at what is expected.
         waits = any(type(each) in WAITING for each in script)
@@ -94,7 +108,7 @@ class Execution:
             self.race.patient = at < len(self.expected) and self.expected[at][-1] not in NOT_YET
             seen = self._accesses(batch) if isinstance(action, words.Access) else [self.do(action)]
             for event in seen:
-                self.lost = self.lost or isinstance(event, Lost)
+                self.lost = self.lost or isinstance(event, words.ENDS)
                 yield event
             at += len(batch) or 1
 
@@ -152,6 +166,12 @@ class Execution:
                 return self.create_vcpu(action)
             case words.SetCpuid():
                 return self.set_cpuid(action)
+            case words.SetCpuidBits():
+                return self.set_cpuid_bits(action)
+            case words.SendInit():
+                return self.send_init(action)
+            case words.GetMpState():
+                return words.Got(self.vm.vcpu(action.vcpu).get_mp_state())
             case words.Sweep():
                 self.stopped.pop(action.vcpu, None)
                 return run_sweep(self.vm.program(action.vcpu), action)
@@ -236,6 +256,19 @@ class Execution:
     def set_cpuid(self, action: words.SetCpuid) -> Event:
         cpuid = cpuid_with(self.vm.vm.kvm, action.feature, action.on)
         self.vm.vcpu(action.vcpu).set_cpuid2(cpuid)
+        self.cpuid[action.vcpu] = cpuid
+        return done
+
+    def set_cpuid_bits(self, action: words.SetCpuidBits) -> Event:
+        cpuid = self.cpuid.get(action.vcpu) or self.vm.vm.kvm.get_supported_cpuid()
+        change(cpuid, action)
+        self.vm.vcpu(action.vcpu).set_cpuid2(cpuid)
+        self.cpuid[action.vcpu] = cpuid
+        return done
+
+    def send_init(self, action: words.SendInit) -> Event:
+        self.vm.vcpu(action.vcpu).set_lapic(self.vm.vcpu(action.vcpu).get_lapic())
+        self.vm.vm.signal_msi(MSI_BASE | action.vcpu << 12, MSI_INIT)
         return done
 
     def _file(self, on: str) -> Any:
@@ -323,11 +356,59 @@ class Execution:
         if isinstance(seen, IoExit) and (outcome := program.outcome(access)):
             self.stopped.pop(vcpu_id, None)
             return outcome
-        return Lost(str(seen))
+        return foreign(seen)
+
+
+MSI_BASE, MSI_INIT = 0xFEE0_0000, 5 << 8
+"""The address of a message to an APIC (its ID in bits 12 to 19), and the data of an INIT."""
+
+
+def foreign(seen: Exit) -> Event:
+    """Return the event of an exit that is no end of an access."""
+    match seen:
+        case InternalErrorExit():
+            return words.InternalError(seen.suberror)
+        case OtherExit():
+            return words.OtherExit(seen.exit_reason)
+        case _:
+            return Lost(str(seen))
+
+
+BARE = {0x8000_0001: ("edx", 1 << 29 | 1 << 20 | 1 << 11)}
+"""What a vCPU in long mode cannot be without: LM, NX, SYSCALL."""
+NO_FEATURES = (0, 0x4000_0000, 0x8000_0000, 0x8000_0008)
+"""Leaves that say who made the CPU, which leaves there are, and how wide addresses are."""
+
+
+def without_features(cpuid: Any) -> Any:
+    """Take every feature out of ``struct kvm_cpuid2`` that the guest can do without."""
+    for entry in cpuid.entries[0 : cpuid.nent]:
+        kept, bits = BARE.get(entry.function, ("", 0))
+        for register in ("eax", "ebx", "ecx", "edx") if entry.function not in NO_FEATURES else ():
+            setattr(entry, register, getattr(entry, register) & (bits if register == kept else 0))
+    return cpuid
+
+
+def change(cpuid: Any, action: words.SetCpuidBits) -> None:
+    """Change ``struct kvm_cpuid2``, with a new entry where the leaf has none."""
+    found = [
+        each
+        for each in cpuid.entries[0 : cpuid.nent]
+        if (each.function, each.index) == (action.leaf, action.index)
+    ]
+    if not found:
+        found = [cpuid.entries[cpuid.nent]]
+        found[0].function, found[0].index = action.leaf, action.index
+        found[0].flags = lib.KVM_CPUID_FLAG_SIGNIFCANT_INDEX if action.index else 0
+        cpuid.nent += 1
+    rest = getattr(found[0], action.register) & ~action.bits
+    setattr(found[0], action.register, rest | action.bits * action.on)
 
 
 def cpuid_with(kvm: Kvm, feature: str, on: bool) -> Any:
     """Return ``struct kvm_cpuid2`` with all that the host supports, but ``feature`` as given."""
+    if feature == "everything":
+        return kvm.get_supported_cpuid() if on else without_features(kvm.get_supported_cpuid())
     leaf, register, bit = words.CPUID_BITS[feature]
     cpuid = kvm.get_supported_cpuid()
     for entry in cpuid.entries[0 : cpuid.nent]:

@@ -18,6 +18,9 @@ REPLY = 0x1122_3344_5566_7788
 """What userspace answers a RDMSR exit with unless a case says otherwise: both halves differ."""
 
 KVM_X86_SET_MSR_FILTER, KVM_X86_SET_MSR_FILTER_COMPAT = 0x4188AEC6, 0x4104AEC6
+KVM_CAP_X86_DISABLE_EXITS = 143
+DISABLE_EXITS = {"mwait": 1, "hlt": 2, "pause": 4, "cstate": 8, "aperfmperf": 16}
+"""What ``KVM_CAP_X86_DISABLE_EXITS`` lets a guest do by itself (api.rst 7.13)."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -99,12 +102,24 @@ class EnableCap(Word):
             mask = self.args[0]
             name = str(MsrExitReason(mask).name) if 0 < mask <= 7 else f"{mask:#x}"
             return f"enable_exits({name})"
+        if (self.cap, self.flags, self.on, len(self.args)) == (
+            KVM_CAP_X86_DISABLE_EXITS,
+            0,
+            "vm",
+            1,
+        ):
+            return f"disable_exits({self.args[0]:#x})"
         return Word.__repr__(self)
 
 
 def enable_exits(mask: u64) -> EnableCap:
     """Return the action that lets accesses failing for the reasons in ``mask`` exit."""
     return EnableCap(KVM_CAP_X86_USER_SPACE_MSR, (int(mask),))
+
+
+def disable_exits(bits: u32) -> EnableCap:
+    """Return the action that lets a VM without vCPUs do what ``bits`` say without an exit."""
+    return EnableCap(KVM_CAP_X86_DISABLE_EXITS, (int(bits),))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -185,17 +200,18 @@ CPUID_BITS = {"tsc_deadline": (1, "ecx", 24)}
 class SetCpuid(Word):
     """``KVM_SET_CPUID2``: all that the host supports, but ``feature`` as ``on`` says.
 
-    Only before the vCPU first runs; an unknown feature is a ValueError.
+    Off, "everything" leaves long mode, NX and SYSCALL. Only before the vCPU first runs; an unknown
+    feature is a ValueError.
     """
 
-    feature: Literal["tsc_deadline"]
+    feature: Literal["tsc_deadline", "everything"]
     on: bool
     vcpu: VcpuId = 0
 
     def __post_init__(self) -> None:
         """Refuse a feature that no reader of the script would know."""
-        if self.feature not in CPUID_BITS:
-            known = ", ".join(CPUID_BITS)
+        if self.feature not in (*CPUID_BITS, "everything"):
+            known = ", ".join((*CPUID_BITS, "everything"))
             raise ValueError(f"no CPUID feature {self.feature!r}: there are {known}")
 
 

@@ -16,7 +16,8 @@ Values: a number is a string of hexadecimal digits ("0x3000", "-0x2") or, below 
 or, for exit reasons, {"name": "UNKNOWN|FILTER"}; {"any": true}, in a trace alone, is a value that
 is the host's business. The words and their fields are those of the language, and what a field may
 hold is its domain: a new word of it needs nothing here. A reader also takes the short forms that
-cases write: ``wrote``, ``gp``, ``value``, ``fault``, ``enable_exits``, ``install_compat``.
+cases write: ``wrote``, ``gp``, ``value``, ``fault``, ``enable_exits``, ``disable_exits``,
+``install_compat``.
 """
 
 from __future__ import annotations

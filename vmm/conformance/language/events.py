@@ -8,6 +8,7 @@ from typing import Annotated
 from vmm.bits import Bits, u8, u32, u64
 from vmm.conformance.language.domains import Text
 from vmm.conformance.language.word import Word, errno_name
+from vmm.exits import RdmsrExit, WrmsrExit
 
 VECTOR_GP = 13
 
@@ -104,6 +105,21 @@ class Unfiltered(Word):
     bare = True
 
 
+Ending = RdmsrExit | WrmsrExit | Returned | Wrote | Fault | Unfiltered
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Either(Word):
+    """A pattern: the access ended as under the ``old`` filter or as under the ``new``.
+
+    So it is between a filter's publication and its reaching the vCPU (R70).
+    """
+
+    positional = 2
+    old: tuple[Ending, ...]
+    new: tuple[Ending, ...]
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Whatever(Word):
     """A pattern: one step, whatever it leaves."""
@@ -121,4 +137,4 @@ class Lost(Word):
 done, refused, wrote = Done(), Refused(), Wrote()
 interrupted, unfiltered, whatever = Interrupted(), Unfiltered(), Whatever()
 gp = Fault(VECTOR_GP)
-rejected, got, returned, regs = Rejected, Got, Returned, Regs
+rejected, got, returned, regs, either = Rejected, Got, Returned, Regs, Either

@@ -22,19 +22,24 @@ from vmm.conformance.language.script import (
     complete,
     create_irqchip,
     create_vcpu,
+    disable_exits,
     done,
+    either,
     enable_cap,
     enable_exits,
     fault,
     finish,
+    get_mp_state,
     get_msr,
     get_regs,
     got,
     gp,
     install,
+    internal_error,
     interrupted,
     meanwhile,
     never,
+    other_exit,
     park,
     parked,
     ran,
@@ -48,7 +53,9 @@ from vmm.conformance.language.script import (
     returned,
     run,
     scribble_bitmaps,
+    send_init,
     set_cpuid,
+    set_cpuid_bits,
     set_msr,
     set_regs,
     spin,
@@ -143,6 +150,43 @@ EXAMPLES: tuple[Case, ...] = (
         ),
     ),
     Case(
+        "words.platform",
+        "Before a guest runs, the host chooses its CPUID and what else makes it exit.",
+        "R33",
+        (
+            *(disable_exits(4), create_vcpu(0), set_cpuid_bits(1, "ecx", 1 << 24, on=False)),
+            *(_TELL, install(_DENY), rdmsr(_A)),
+        ),
+        (done, done, done, done, done, RdmsrExit(_A, FILTER), returned(REPLY)),
+    ),
+    Case(
+        "words.init",
+        "An INIT resets a vCPU once it is looked for; until then an access ends as ever.",
+        "R64 R68",
+        (
+            *(create_irqchip(), create_vcpu(0), create_vcpu(1), _TELL, install(_DENY)),
+            *(begin(rdmsr(_A, vcpu=1)), send_init(1), complete(value(7), vcpu=1), get_regs(1)),
+            get_mp_state(1),
+        ),
+        (
+            *(done, done, done, done, done, RdmsrExit(_A, FILTER), done, interrupted),
+            *(regs(2, rax=7, rcx=_A, rdx=0), got(2)),
+        ),
+    ),
+    Case(
+        "words.between",
+        "While a new filter is on its way to a vCPU, an access ends as under the old or the new.",
+        "R70",
+        (_TELL, park(1), begin_install(_DENY), rdmsr(_A), release(1), await_install()),
+        (
+            *(done, parked, blocked),
+            either(
+                (RdmsrExit(_A, UNKNOWN), returned(REPLY)), (RdmsrExit(_A, FILTER), returned(REPLY))
+            ),
+            *(released, done),
+        ),
+    ),
+    Case(
         "words.setup",
         "A script may make the interrupt controller and the vCPUs itself.",
         "R45",
@@ -203,6 +247,8 @@ EXAMPLES: tuple[Case, ...] = (
 
 BROKEN: dict[str, Event] = {
     "Lost": Lost("KVM_EXIT_SHUTDOWN"),
+    "internal_error": internal_error(1),
+    "other_exit": other_exit(17),
     "never": never,
 }
 """Words for what a kernel that keeps the contract never leaves: no example can have them."""

@@ -29,6 +29,11 @@ def _needs(action: Action) -> Iterator[str]:
         yield from ["force_emulation_prefix"] * access.emulated
         yield from ["single_step"] * access.single_step
         yield from ["smm"] * (access.mode == "smm")
+    if isinstance(action, words.EnableCap) and action.cap == words.KVM_CAP_X86_DISABLE_EXITS:
+        bits = action.args[0] if action.args else 0
+        yield from (
+            f"disable_exits_{name}" for name, bit in words.DISABLE_EXITS.items() if bits & bit
+        )
     if isinstance(action, words.CreateIrqchip):
         yield "irqchip"
     if isinstance(action, words.Park) or getattr(action, "stall_at", None) is not None:

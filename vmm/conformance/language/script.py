@@ -4,7 +4,7 @@ Both are tuples of frozen values that print as the code that makes them. An acce
 userspace leaves two events, the exit and the outcome; every other action leaves one. Nothing here
 runs anything: ``kernel`` and ``oracle`` give a script its meaning.
 
-This module is the whole language: the words of ``actions``, ``events``, ``races`` and ``sweeps``.
+This module is the whole language: ``actions``, ``events``, and the modules it takes words from.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from vmm.conformance.language.actions import *
 from vmm.conformance.language.events import *
+from vmm.conformance.language.platform import *
 from vmm.conformance.language.races import *
 from vmm.conformance.language.sweeps import *
 from vmm.conformance.language.word import ANY as ANY
@@ -30,6 +31,9 @@ HostAction = (
     | CreateIrqchip
     | CreateVcpu
     | SetCpuid
+    | SetCpuidBits
+    | SendInit
+    | GetMpState
     | Sweep
     | Begin
     | GetRegs
@@ -69,7 +73,10 @@ Event = (
     | Swept
     | Interrupted
     | Unfiltered
+    | Either
     | Whatever
+    | InternalError
+    | OtherExit
     | Lost
     | Stalled
     | Blocked
@@ -95,6 +102,9 @@ def makes_vcpus(script: Iterable[Action]) -> bool:
     """Say whether the script itself decides when vCPUs come to be."""
     return any(isinstance(innermost(each), CreateVcpu | CreateIrqchip) for each in script)
 
+
+ENDS = Lost, InternalError, OtherExit
+"""What a trace ends with, wherever its script would have gone on."""
 
 BEFORE_AN_OUTCOME = RdmsrExit, WrmsrExit, Regs
 
@@ -122,12 +132,18 @@ def steps(script: Sequence[Action], trace: Iterable[Event]) -> list[Step]:
 def matches(expected: Step, seen: Step) -> bool:
     """Say whether one step's events are as expected; ANY and the patterns match what they say."""
     if expected == (whatever,):
-        return bool(seen) and not isinstance(seen[-1], Lost)
+        return bool(seen) and not isinstance(seen[-1], ENDS)
+    if len(expected) == 1 and isinstance(expected[0], Either):
+        return seen == expected or any(matches(one, seen) for one in _ways(expected[0]))
     if expected == (unfiltered,):
         return _is_unfiltered(seen)
     if len(expected) == len(seen) == 1 and isinstance(expected[0], Swept):
         return isinstance(seen[0], Swept) and admits(expected[0], seen[0])
     return expected == seen
+
+
+def _ways(either: Either) -> tuple[Step, Step]:
+    return either.old, either.new
 
 
 def first_difference(script: Sequence[Action], expected: Trace, seen: Trace) -> int | None:

@@ -10,7 +10,7 @@ Thing = tuple[str, object]
 """Something that is under way: what it is, and the vCPU or the name of whose it is."""
 
 FILTER: Thing = ("filter", None)
-AWAY = ("access", "park", "spin")
+AWAY = ("access", "park", "spin", "init")
 """What keeps a vCPU from starting an access."""
 
 
@@ -43,7 +43,7 @@ def first_unsound(script: s.Script) -> int | None:
     return None
 
 
-def _effect(action: s.Action) -> Effect:
+def _effect(action: s.Action) -> Effect:  # noqa: PLR0911 - one a kind of word
     match action:
         case s.Rdmsr() | s.Wrmsr() | s.Sweep():
             return _starts(action.vcpu)
@@ -55,10 +55,16 @@ def _effect(action: s.Action) -> Effect:
             return Effect(begins=_begun(action))
         case s.ScribbleBitmaps():
             return Effect(needs=frozenset({FILTER}))
+        case s.SendInit():
+            bars = frozenset((each, action.vcpu) for each in ("park", "spin"))
+            return Effect(bars=bars, begins=frozenset({("init", action.vcpu)}))
         case _:
             thing = _thing(action)
             needs = frozenset({thing} if thing else ())
-            return Effect(needs=needs, ends=needs if isinstance(action, ENDS) else frozenset())
+            # After an INIT a vCPU waits in the kernel for a SIPI that nobody sends.
+            waits: set[Thing] = {("init", action.vcpu)} if isinstance(action, s.Finish) else set()
+            ends = needs if isinstance(action, ENDS) else frozenset()
+            return Effect(needs=needs, bars=frozenset(waits), ends=ends)
 
 
 def _starts(vcpu: int, what: str = "") -> Effect:

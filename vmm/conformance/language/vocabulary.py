@@ -85,7 +85,10 @@ def _words_in(domain: Any) -> Iterator[type]:
             yield from _words_in(each)
 
 
-SHORT = (language.value, language.fault, language.enable_exits, language.install_compat)
+SHORT = (
+    *(language.value, language.fault, language.enable_exits, language.disable_exits),
+    language.install_compat,
+)
 
 
 @functools.cache

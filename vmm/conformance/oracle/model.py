@@ -52,6 +52,12 @@ REPORTED: dict[Errors, int] = {
 SIZE_BITS = 0x3FFF_0000
 """The bits of an ioctl number that hold the size of its argument."""
 
+RUNNABLE, INIT_RECEIVED = 0, 2
+"""``KVM_MP_STATE_*``: every vCPU here starts runnable; after an INIT all but the first wait."""
+
+AFTER_INIT = s.Regs(s.ANY, 0, 0, s.ANY)
+"""Registers after an INIT: RDX says which CPU it is, and RIP is far from every instruction."""
+
 MAX_SAFE_VCPU = 254
 """The highest vCPU number that every host accepts: an xAPIC has no more."""
 
@@ -111,6 +117,12 @@ class Model:
                 return self.create_vcpu(vm, action)
             case s.SetCpuid():
                 return self.set_cpuid(vm, action)
+            case s.SetCpuidBits():
+                return self.set_cpuid(vm, action)
+            case s.SendInit():
+                return self.send_init(vm, action)
+            case s.GetMpState():
+                return self.get_mp_state(vm, action)
             case s.Sweep():
                 return self.sweeps.step(self, vm, action)
             case s.Begin():
@@ -141,6 +153,9 @@ class Model:
 
     def enable_cap(self, vm: VmState, action: s.EnableCap) -> s.Step:
         """R43-R47: one mask for the VM, not changed at all by a call that fails."""
+        if action.cap == s.KVM_CAP_X86_DISABLE_EXITS and not vm.vcpus and action.on == "vm":
+            known = sum(s.DISABLE_EXITS.values())
+            return (s.whatever if self.mask_argument(action) & ~known else s.done,)
         if action.cap not in CAPS:
             return (s.whatever,)
         mask = self.mask_argument(action)
@@ -388,7 +403,27 @@ class Model:
         vm.vcpu(action.vcpu)
         return (s.done,)
 
-    def set_cpuid(self, vm: VmState, action: s.SetCpuid) -> s.Step:
+    def send_init(self, vm: VmState, action: s.SendInit) -> s.Step:
+        """Return EINVAL where no APIC is there to take it."""
+        vcpu = vm.vcpu(action.vcpu)
+        if not vm.has_irqchip:
+            return (s.rejected(EINVAL),)
+        vcpu.has_init = True
+        return (s.done,)
+
+    def get_mp_state(self, vm: VmState, action: s.GetMpState) -> s.Step:
+        """R64, R68: an INIT that is pending resets the vCPU, and what it had begun is gone."""
+        vcpu = vm.vcpu(action.vcpu)
+        if not vcpu.has_init:
+            return (s.got(RUNNABLE) if vcpu.stage is IDLE else s.whatever,)
+        self.reset(vcpu)
+        return (s.got(INIT_RECEIVED if action.vcpu else RUNNABLE),)
+
+    def reset(self, vcpu: VcpuState) -> None:
+        """R64, R68: nothing completes later what was begun before."""
+        vcpu.has_init, vcpu.stage, vcpu.regs = False, Stage.UNSURE, AFTER_INIT
+
+    def set_cpuid(self, vm: VmState, action: s.SetCpuid | s.SetCpuidBits) -> s.Step:
         """R33: no filter asks what a guest's CPUID says; only before the vCPU first runs."""
         vcpu = vm.vcpu(action.vcpu)
         return (s.whatever if vcpu.has_run or vcpu.stage is not IDLE else s.done,)

@@ -127,6 +127,8 @@ class VcpuState:
     touched: bool = False
     """Userspace changed RAX or RDX between the exit and its completion."""
     has_run: bool = False
+    has_init: bool = False
+    """An INIT is pending, or has reset the vCPU."""
     moved: bool = False
     """Userspace changed RIP there (R67): nobody knows where the guest goes on."""
     x2apic: bool | None = False

@@ -1,0 +1,66 @@
+"""The words for what a guest is given beside MSRs, and for what else the host does to a vCPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vmm.bits import u32
+from vmm.conformance.language.domains import VcpuId
+from vmm.conformance.language.word import Word
+
+# --- actions ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SetCpuidBits(Word):
+    """``KVM_SET_CPUID2``: the vCPU's CPUID as it is, but ``bits`` of a register as ``on`` says.
+
+    ``index`` is the subleaf; a leaf that is not there is added. Only before the vCPU first runs.
+    """
+
+    positional = 3
+    leaf: u32
+    register: Literal["eax", "ebx", "ecx", "edx"]
+    bits: u32
+    on: bool = True
+    index: u32 = 0
+    vcpu: VcpuId = 0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SendInit(Word):
+    """``KVM_SIGNAL_MSI``: an INIT for the vCPU, which is pending from then on.
+
+    ``KVM_SET_LAPIC`` of what ``KVM_GET_LAPIC`` returned comes before it: so KVM can find the APIC.
+    """
+
+    vcpu: VcpuId
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class GetMpState(Word):
+    """``KVM_GET_MP_STATE``, which first does what is pending: an INIT resets the vCPU."""
+
+    vcpu: VcpuId = 0
+
+
+# --- events -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class InternalError(Word):
+    """``KVM_EXIT_INTERNAL_ERROR`` instead of the end of an access; the script ends with it."""
+
+    suberror: u32
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class OtherExit(Word):
+    """An exit that is none of an access's, by its ``KVM_EXIT_*``; the script ends with it."""
+
+    exit_reason: u32
+
+
+set_cpuid_bits, send_init, get_mp_state = SetCpuidBits, SendInit, GetMpState
+internal_error, other_exit = InternalError, OtherExit
