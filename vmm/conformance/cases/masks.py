@@ -44,6 +44,8 @@ from vmm.msr import (
 
 LOW = 0xFFFF_FFFF
 _CAP = KVM_CAP_X86_USER_SPACE_MSR
+_DENY_STAR = done_install(default_allow().deny(Msr.STAR))
+"""Unlike A, STAR is there where no filter denies it: its #GP is a filter's."""
 _DENY_A = done_install(default_allow().deny(A))
 
 # Ways to fail that hold on every host. A read of 0x802 is invalid in xAPIC mode (R32); only an
@@ -52,6 +54,8 @@ _IRQCHIP: Row = (create_irqchip(), done)
 _FAILING: dict[str, tuple[str, tuple[Row, ...], Access, MsrExitReason]] = {
     "filter.read": ("R50 R51", (_DENY_A,), rdmsr(A), FILTER),
     "filter.write": ("R50 R51", (_DENY_A,), wrmsr(A, DATA), FILTER),
+    "filter.stored_read": ("R50 R51", (_DENY_STAR,), rdmsr(Msr.STAR), FILTER),
+    "filter.stored_write": ("R50 R51", (_DENY_STAR,), wrmsr(Msr.STAR, DATA), FILTER),
     "unknown.read": ("R50 R52", (), rdmsr(B), UNKNOWN),
     "unknown.write": ("R50 R52", (), wrmsr(B, DATA), UNKNOWN),
     "inval.read": ("R50 R52 R32", (_IRQCHIP,), rdmsr(Msr.APIC_ID), INVAL),

@@ -14,7 +14,8 @@ taint).
 once more, alone, in a fresh worker and VM. Its ``case`` follows, with the first evidence and
 ``again``; where none does, the run was cut short before, and ``--resume`` judges it.
 
-``end`` closes a run: ``counts`` (by verdict, and ``observed``), ``seconds``, ``interrupted``,
+``end`` closes a run: ``counts`` (by verdict, ``observed`` and
+``refused``: see ``need``), ``seconds``, ``interrupted``,
 ``status`` (the exit status), ``fingerprint`` (12 hex digits over all observations), ``splats``
 that fell in no case, ``foreign`` (one line each: splats that surely are other processes', which
 change no status), and ``lost`` (kernel log records that were overwritten unread).
@@ -63,7 +64,8 @@ class CaseRecord(TypedDict, total=False):
     reason: str
     """Why it was skipped."""
     need: str
-    """The word of ``Case.all_needs`` that this host lacks."""
+    """The word of ``Case.all_needs`` that this host lacks, or ``msr:NAME`` where it refuses the MSR
+    whether filtered or not: all was as expected, and it says nothing of the filter."""
     error: str
     """One line, of the harness or of the time limit."""
     traceback: str

@@ -9,6 +9,9 @@ from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import Status
 from vmm.conformance.records.verdict import Verdict
 
+REFUSED = "msr:"
+"""How the ``need`` of a case begins whose MSR this host refuses, filtered or not."""
+
 
 def end_record(
     cases: Sequence[Record],
@@ -41,7 +44,11 @@ def end_record(
 
 
 def count(cases: Iterable[Record]) -> dict[str, int]:
-    """Return how many cases had each verdict; a passed ``observe`` case counts as "observed"."""
+    """Return how many cases had each verdict.
+
+    A passed ``observe`` case counts as "observed", and as "refused" one whose point was not reached
+    since this host refuses its MSR (``oracle.refused``).
+    """
     return dict(Counter(_column(case) for case in cases))
 
 
@@ -59,8 +66,10 @@ def fingerprint(cases: Iterable[Record]) -> str:
 
 
 def _column(case: Record) -> str:
-    observed = case["verdict"] == Verdict.PASS and "observation" in case
-    return "observed" if observed else str(case["verdict"])
+    if case["verdict"] is Verdict.PASS and "observation" in case:
+        return "observed"
+    is_refused = case["verdict"] is Verdict.SKIP and case.get("need", "").startswith(REFUSED)
+    return "refused" if is_refused else str(case["verdict"])
 
 
 def _status(counts: dict[str, int], splats: bool, interrupted: bool, trouble: bool) -> Status:
@@ -72,4 +81,4 @@ def _status(counts: dict[str, int], splats: bool, interrupted: bool, trouble: bo
         return Status.VIOLATES
     if any(counts.get(verdict) for verdict in Verdict if verdict.is_bad):
         return Status.TROUBLE
-    return Status.CONFORMS if set(counts) - {Verdict.SKIP} else Status.UNTESTED
+    return Status.CONFORMS if set(counts) - {Verdict.SKIP, "refused"} else Status.UNTESTED

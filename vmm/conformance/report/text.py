@@ -182,6 +182,7 @@ def verdict(run: Record, end: Record, host: Mapping[str, Any], paint: Paint) -> 
         "observed": "observed",
     }
     rare = {
+        "refused": "refused here",
         Verdict.TIMEOUT: "timed out",
         Verdict.UNSTEADY: "unsteady",
         Verdict.ERROR: "in error",
