@@ -60,7 +60,7 @@ from vmm.conformance.oracle import model as model_module
 from vmm.conformance.oracle.filters import FilterRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.spoiled import model_of
-from vmm.conformance.oracle.state import is_unknown_to_kvm
+from vmm.conformance.oracle.state import STORABLE, VcpuState, fitting, is_unknown_to_kvm
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import (
     READ,
@@ -513,6 +513,39 @@ def test_x2apic_mode_makes_the_apic_readable() -> None:
         RdmsrExit(Msr.APIC_ID, INVAL),
         returned(REPLY),
     )
+
+
+@pytest.mark.parametrize(
+    ("index", "held", "not_sure"),
+    [
+        (Msr.IA32_SYSENTER_CS, 0xFFFF, 0x1_0000),
+        (Msr.IA32_SYSENTER_ESP, 0xFFFF_FFFF, 0x1_0000_0000),
+        (Msr.IA32_SYSENTER_EIP, 0xFFFF_FFFF, 0x1_0000_0000),
+        (Msr.SYSCALL_MASK, 0xFFFF_FFFF, 0x1_0000_0000),
+        (Msr.STAR, (1 << 64) - 1, None),
+        (Msr.LSTAR, (1 << 47) - 1, 1 << 47),
+        (Msr.KERNEL_GS_BASE, (1 << 64) - (1 << 47), (1 << 64) - (1 << 47) - 1),
+        (Msr.APIC_TASKPRI, 0xF0, 0x01),
+        (Msr.APIC_TASKPRI, 0x10, 0x1F),
+        (Msr.APIC_EOI, 0, 1),
+        (Msr.APIC_LVTT, 0x5_00FF, 0x7_00FF),
+        (Msr.APIC_LVTT, 0x3_00C0, 0x2_00C0),
+        (Msr.APIC_ICR, 0x33_0000_40C0, 0x33_0000_400F),
+    ],
+)
+def test_what_is_held_is_what_both_vendors_hold(index: int, held: int, not_sure: int) -> None:
+    vcpu = VcpuState(x2apic=True)
+    assert vcpu.can_hold(index, held)
+    assert not_sure is None or not vcpu.can_hold(index, not_sure)
+
+
+@pytest.mark.parametrize("index", sorted(STORABLE))
+@pytest.mark.parametrize("value", [0, REPLY, (1 << 64) - 1, 0x8000_0000_0000, 0xDEAD_BEEF])
+def test_a_value_is_cut_to_what_fits_and_no_further(index: int, value: int) -> None:
+    cut = fitting(index, value)
+    assert STORABLE[index](cut)
+    assert value & cut == cut
+    assert cut == value if STORABLE[index](value) else cut < value
 
 
 @pytest.mark.parametrize("on", [True, False])

@@ -7,10 +7,13 @@ import pytest
 from vmm.conformance.language.script import Rdmsr, Wrmsr, gp, returned, unfiltered, whatever, wrote
 from vmm.conformance.oracle.filters import FilterRules
 from vmm.conformance.oracle.model import Model
+from vmm.conformance.oracle.state import STORABLE
 from vmm.conformance.stress.plan import (
     COMPLETED,
     FAULTED,
     FILTERED,
+    REPLY,
+    STORED,
     STRANGE,
     UNFILTERED,
     groups,
@@ -372,3 +375,8 @@ def test_a_thread_that_hangs_in_the_kernel_is_kicked_out(stress, monkeypatch, no
 def test_counts_that_cannot_be(stress, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         stress.run(**{"seconds": 1, **wrong})
+
+
+def test_every_msr_that_the_host_fills_holds_the_reply_on_every_cpu():
+    assert set(STORED) == set(STORABLE)
+    assert all(fits(REPLY) for fits in STORABLE.values())

@@ -51,8 +51,12 @@ from vmm.filter import READ, READ_WRITE, WRITE, MsrFilter, default_allow, defaul
 from vmm.msr import FILTER, INVAL, UNKNOWN, Msr
 
 T = Msr.IA32_TSC_DEADLINE
-FAR = 0x4000_0000_8000_0001
-"""A deadline some decades away: where it is allowed, it only waits."""
+FAR = 0x0000_0800_8000_0001
+"""A deadline about 2^43 cycles away, at 3 GHz 49 minutes: where it is allowed, it only waits.
+
+Not more: KVM multiplies the cycles by 10^6 in 64 bits (``start_sw_tscdeadline``), so that what is
+more than 2^64 / 10^6 = 1.8 * 10^13 of them away wraps, and may be over at once.
+"""
 
 NO_INTERRUPT = 0x5_00C0
 """LVTT: the timer in TSC-deadline mode (bit 18), masked (bit 16), so that it never interrupts."""

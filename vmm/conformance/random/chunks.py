@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from vmm.conformance.language.script import Access, Rdmsr, Reply, Wrmsr
-from vmm.conformance.oracle.state import STORABLE, VcpuState
+from vmm.conformance.oracle.state import STORABLE, fitting
 from vmm.filter import READ, READ_WRITE, WRITE, MsrFilter, MsrRange, bitmap_size
 from vmm.msr import KVM_MSR_FILTER_DEFAULT_ALLOW, KVM_MSR_FILTER_DEFAULT_DENY
 
@@ -89,7 +89,7 @@ class Chunks:
         reply = Reply(rng.getrandbits(64), error, scribble=rng.random() < 1 / 8)
         if not variant & 1:
             return Rdmsr(index, value, high, rcx_high, reply)
-        return Wrmsr(index, _stored(index, value), high, rcx_high, reply)
+        return Wrmsr(index, fitting(index, value), high, rcx_high, reply)
 
     def _range(self, word: int, place: int) -> MsrRange:
         first, span = WINDOWS[word & 7]
@@ -108,12 +108,3 @@ def _keys_near(range_: MsrRange, start: int) -> list[int]:
 
 def _is_unknown_around(base: int) -> bool:
     return base & ~0xFFFF == UNKNOWN_FIRST & ~0xFFFF
-
-
-def _stored(index: int, value: int) -> int:
-    """Return ``value``, or what of it an MSR that only stores can hold on every host."""
-    holds = VcpuState().can_hold
-    if index not in STORABLE or holds(index, value):
-        return value
-    canonical = value & (1 << 47) - 1
-    return canonical if holds(index, canonical) else value & 0xFFFF_FFFF

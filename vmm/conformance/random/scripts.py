@@ -14,7 +14,13 @@ from typing import TypeVar
 from vmm.conformance.language import script as s
 from vmm.conformance.language.domains import Mode, choices
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.oracle.state import EFER_RESERVED, READABLE, STORABLE, is_unknown_to_kvm
+from vmm.conformance.oracle.state import (
+    EFER_RESERVED,
+    READABLE,
+    STORABLE,
+    fitting,
+    is_unknown_to_kvm,
+)
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import (
     EMPTY_SLOT,
@@ -87,9 +93,7 @@ class _Dice:
 
     def value_for(self, index: int) -> int:
         """Return what MSR ``index`` can hold on every host."""
-        value = self.u64()
-        fits = STORABLE.get(index)
-        return value if not fits or fits(value) else value & 0x7FFF_FFFF
+        return fitting(index, self.u64())
 
     def filter(self) -> MsrFilter:
         """Return a filter; most are such that a kernel accepts them."""

@@ -43,8 +43,11 @@ COMPLETED, FAULTED, FILTERED, UNKNOWN_EXIT, INVAL_EXIT, STRANGE = range(6)
 EXITS = {FILTER: FILTERED, UNKNOWN: UNKNOWN_EXIT, INVAL: INVAL_EXIT}
 UNFILTERED = frozenset({COMPLETED, FAULTED, UNKNOWN_EXIT, INVAL_EXIT})
 
-REPLY = 0x1234_5678
-"""What RDMSR exits are answered with; guest registers hold nothing else, so WRMSR writes it."""
+REPLY = 0x5A3C
+"""What RDMSR exits are answered with; guest registers hold nothing else, so WRMSR writes it.
+
+All MSRs of ``STORABLE`` hold it: IA32_SYSENTER_CS has 16 bits on AMD.
+"""
 
 UNKNOWN_BASES = 0x474F_4F00, 0x1000_0000, 0x8765_4300, 0xDEAD_BE00, 0x7FFF_FF80, 0x0003_0040
 CLUSTER = 64
