@@ -140,4 +140,5 @@ fault:
 	add	$16, %rsp
 	iretq
 
+#include "nested.inc"
 #include "stubs.inc"

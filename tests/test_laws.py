@@ -11,7 +11,7 @@ VALUES = ["errors", "bits", "msr", "filter", "exits"]
 
 ROOMS = [
     *VALUES,
-    "ioctl kvm vcpu memory placed uffd x86 modes guest",
+    "ioctl kvm vcpu memory placed uffd x86 modes guest nested",
     "conformance.contract",
     "conformance.language",
     "conformance.cases",

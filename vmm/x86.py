@@ -25,6 +25,11 @@ CODE64, DATA, TASK, CODE32, USER_DATA, USER_CODE64 = 0x08, 0x10, 0x18, 0x20, 0x2
 CR0_PE, CR0_MP, CR0_ET, CR0_NE, CR0_WP, CR0_PG = 1, 2, 1 << 4, 1 << 5, 1 << 16, 1 << 31
 CR4_PAE, CR4_OSFXSR = 1 << 5, 1 << 9
 EFER_SCE, EFER_LME, EFER_LMA, EFER_NX = 1, 1 << 8, 1 << 10, 1 << 11
+CR0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG
+CR4 = CR4_PAE | CR4_OSFXSR
+EFER = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX
+PAT = 0x0007_0406_0007_0406
+"""IA32_PAT as a reset leaves it."""
 PTE_PRESENT_WRITABLE_USER, PTE_LARGE = 0x7, 0x80
 RFLAGS_FIXED = 2
 SEGMENTS = (
@@ -35,6 +40,7 @@ SEGMENTS = (
 
 VECTORS = 32
 PRESENT_INTERRUPT_GATE = 0x8E
+GDT_LIMIT, IDT_LIMIT, TSS_LIMIT = 8 * len(SEGMENTS) - 1, VECTORS * 16 - 1, 0x67
 
 
 def write_tables(memory: GuestMemory, vectors: int) -> None:
@@ -61,13 +67,13 @@ def enter_long_mode(sregs: Any, vcpu_id: int) -> None:
         flat_segment(segment, DATA, kind=3, long_mode=0)
     flat_segment(sregs.cs, CODE64, kind=11, long_mode=1)
     flat_segment(sregs.tr, TASK, kind=11, long_mode=0)
-    sregs.tr.base, sregs.tr.limit = TSS + TSS_SIZE * vcpu_id, 0x67
+    sregs.tr.base, sregs.tr.limit = TSS + TSS_SIZE * vcpu_id, TSS_LIMIT
     sregs.tr.s = sregs.tr.g = sregs.tr.db = 0
-    sregs.gdt.base, sregs.gdt.limit = GDT, 8 * len(SEGMENTS) - 1
-    sregs.idt.base, sregs.idt.limit = IDT, VECTORS * 16 - 1
-    sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG
-    sregs.cr2, sregs.cr3, sregs.cr4, sregs.cr8 = 0, PML4, CR4_PAE | CR4_OSFXSR, 0
-    sregs.efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX
+    sregs.gdt.base, sregs.gdt.limit = GDT, GDT_LIMIT
+    sregs.idt.base, sregs.idt.limit = IDT, IDT_LIMIT
+    sregs.cr0 = CR0
+    sregs.cr2, sregs.cr3, sregs.cr4, sregs.cr8 = 0, PML4, CR4, 0
+    sregs.efer = EFER
 
 
 def program_of(vcpu_id: int) -> int:
