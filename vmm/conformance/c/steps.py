@@ -35,7 +35,10 @@ class At(NamedTuple):
     script: s.Script
 
 
-NO_FORM: tuple[type, ...] = (s.SetCpuidBits, s.SendInit, s.GetMpState)
+NO_FORM: tuple[type, ...] = (
+    *(s.SetCpuidBits, s.SendInit, s.GetMpState),
+    *(s.EnterL2, s.LeaveL2),
+)
 """Words that have no form in C yet."""
 
 

@@ -13,10 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vmm._native import lib
+from vmm.conformance.host.facts import facts
 from vmm.conformance.host.limits import raise_if_exhausted
 from vmm.conformance.language.script import DISABLE_EXITS, KVM_CAP_X86_DISABLE_EXITS
 from vmm.errors import KvmError
 from vmm.kvm import Kvm
+from vmm.nested.l1 import vendor_of
 from vmm.uffd import Userfaultfd
 
 ROOT_WITHOUT_USERFAULTFD = (
@@ -139,6 +141,30 @@ def no_mediated_pmu(_: Kvm, modules: Path = Path("/sys/module")) -> str | None:
     return "no kvm_intel or kvm_amd here has enable_mediated_pmu=1"
 
 
+def no_nested(kvm: Kvm) -> str | None:
+    """Look whether a guest's CPUID may have SVM or VMX."""
+    return None if vendor_of(kvm) else _why_not_nested()
+
+
+def no_nested_svm(kvm: Kvm) -> str | None:
+    """Look whether a guest's CPUID may have SVM."""
+    return None if vendor_of(kvm) == "svm" else "guests have no SVM here"
+
+
+def no_nested_vmx(kvm: Kvm) -> str | None:
+    """Look whether a guest's CPUID may have VMX."""
+    return None if vendor_of(kvm) == "vmx" else "guests have no VMX here"
+
+
+def _why_not_nested() -> str:
+    known = facts()
+    module, parameters = known["vendor_module"] or "kvm", known["parameters"]
+    given = parameters.get(module, {}) if isinstance(parameters, dict) else {}
+    if given.get("nested") in ("0", "N"):
+        return f"{module}.nested is {given['nested']}: load {module} with nested=1"
+    return f"{module} offers its guests neither SVM nor VMX"
+
+
 PROBES: dict[str, Probe] = {
     "irqchip": no_irqchip,
     "vcpus": no_second_vcpu,
@@ -151,5 +177,8 @@ PROBES: dict[str, Probe] = {
     **{f"disable_exits_{name}": no_disable_exits(bit) for name, bit in DISABLE_EXITS.items()},
     "shstk": no_cpuid(7, 0, "ecx", 1 << 7, "SHSTK"),
     "mediated_pmu": no_mediated_pmu,
+    "nested": no_nested,
+    "nested_svm": no_nested_svm,
+    "nested_vmx": no_nested_vmx,
 }
 """The probe of each need that no guest must run for (``kernel.backend`` has the others)."""

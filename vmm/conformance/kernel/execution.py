@@ -11,6 +11,7 @@ from typing import Any, assert_never
 
 from vmm._native import lib
 from vmm.conformance.host.limits import raise_if_exhausted
+from vmm.conformance.kernel.levels import Levels
 from vmm.conformance.kernel.pool import PooledVm
 from vmm.conformance.kernel.races import Race
 from vmm.conformance.kernel.single import answer, is_single
@@ -45,7 +46,7 @@ WAITING = {
 NOT_YET = (words.blocked, words.never)
 LASTING = (
     *(words.Park, words.Spin, words.CloseVm, words.CloseVcpu, words.SetCpuid, words.SetCpuidBits),
-    *(words.SendInit,),
+    *(words.SendInit, words.EnterL2, words.LeaveL2),
 )
 """What no reset undoes, or what would make it dear: ``KVM_RUN`` in another thread than the last
 one waits for an RCU grace period."""
@@ -85,10 +86,13 @@ class Execution:
         self.stopped: dict[int, words.Access] = {}
         self.last: dict[int, words.Access] = {}
         self.ended: dict[int, Event] = {}
+        self.left_l2: dict[int, Event] = {}
+        """How a stopped access that L1 got ended L2."""
         self.placed: list[PlacedFilter] = []
         self.lost = self.left_in_flight = False
         self.cpuid: dict[int, Any] = {}
         self.race = Race(vm, control)
+        self.levels = Levels(vm)
         # Without any waiting in it, a script needs no look at what is expected.
         waits = any(type(each) in WAITING for each in script)
         self.expected = words.steps(script, expected) if waits and expected is not None else []
@@ -129,7 +133,7 @@ class Execution:
             if old is not None
         )
 
-    def do(self, action: words.HostAction | words.RaceAction) -> Event:
+    def do(self, action: words.HostAction | words.RaceAction | words.LevelAction) -> Event:
         """Return the event of one action other than an access.
 
         ``ExhaustedError`` where the host had not enough of something for it.
@@ -137,9 +141,17 @@ class Execution:
         try:
             if isinstance(action, words.RaceAction):
                 return self._race(action)
+            if isinstance(action, words.LevelAction):
+                return self._level(action)
             return self._host(action)
         except KvmError as error:
             return rejected(error)
+
+    def _level(self, action: words.LevelAction) -> Event:
+        self.stopped.pop(action.vcpu, None)
+        if isinstance(action, words.EnterL2):
+            return self.levels.enter(action)
+        return self.levels.leave(action)
 
     def _race(self, action: words.RaceAction) -> Event:
         match action:
@@ -293,6 +305,7 @@ class Execution:
             program.load([access])
         elif lost := self.vm.single(access.vcpu).load(access):
             return lost
+        self.left_l2.pop(access.vcpu, None)
         self.stopped[access.vcpu] = self.last[access.vcpu] = access
         # A run that copies no registers out: the other path beside the batches'.
         program.vcpu.kvm_run.kvm_valid_regs = 0
@@ -349,6 +362,11 @@ class Execution:
         if isinstance(seen, RdmsrExit | WrmsrExit):
             return seen
         access = self.last[vcpu_id]
+        if left := program.left(program.vcpu.kvm_run.exit_reason):
+            self.left_l2[vcpu_id] = left
+        if left := self.left_l2.get(vcpu_id):
+            self.stopped.pop(vcpu_id, None)
+            return left
         if is_single(access):
             if self.stopped.pop(vcpu_id, None):
                 self.ended[vcpu_id] = self.vm.single(vcpu_id).outcome(access, seen)

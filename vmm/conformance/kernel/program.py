@@ -38,6 +38,11 @@ SWEEP_FAULTS = 0x1000
 """Where in a program's area a sweep notes faults: far behind its program."""
 
 
+def _in_l1(result: int) -> Event | None:
+    """Return None: a vCPU that is in no L2 leaves none."""
+    return None
+
+
 class Program:
     """The program area of one vCPU: executes up to ``MAX_STEPS`` accesses at a time."""
 
@@ -55,6 +60,8 @@ class Program:
         self._batch.fd, self._batch.run, self._batch.program = vcpu.fd, vcpu.kvm_run, self.base
         self._batch.replies, self._batch.log = self._replies, self._log
         self._start = start_registers(self.guest.entry, vcpu.vcpu_id)
+        self.left: Callable[[int], Event | None] = _in_l1
+        """What a run that ended with an exit reason left of L2, if it ended L2 (``Levels``)."""
 
     def load(self, accesses: Sequence[Access]) -> None:
         """Write the program and set the vCPU to its start."""
@@ -103,15 +110,21 @@ class Program:
         self.vcpu.set_regs(self._start)
 
     def run(self, accesses: Sequence[Access]) -> list[Event]:
-        """Execute the accesses, each exit answered with its own reply; return all events."""
+        """Execute the accesses, each exit answered with its own reply; return all events.
+
+        One that L1 gets is the last of L2, and those after it are executed in L1.
+        """
         events: list[Event] = []
-        for first in range(0, len(accesses), MAX_STEPS):
-            events += self._drain(accesses[first : first + MAX_STEPS])
+        at = 0
+        while at < len(accesses):
+            seen, executed = self._drain(accesses[at : at + MAX_STEPS])
+            events += seen
             if isinstance(events[-1], Lost):
                 break
+            at += executed
         return events
 
-    def _drain(self, accesses: Sequence[Access]) -> list[Event]:
+    def _drain(self, accesses: Sequence[Access]) -> tuple[list[Event], int]:
         self.load(accesses)
         replies = b"".join([pack_reply(each.reply) for each in accesses])
         ffi.memmove(self._replies, replies, len(replies))
@@ -120,12 +133,20 @@ class Program:
         log = bytes(ffi.buffer(self._log, self._batch.n_exits * EXIT.size))
         exits = read_exits(log, accesses, self.instructions)
         outcomes = [self.outcome(access, number) for number, access in enumerate(accesses)]
-        return events_of(exits, outcomes, self.how_ended(end))
+        if None in outcomes and (left := self.left(end)):
+            executed = outcomes.index(None) + 1
+            return events_of(exits, [*outcomes[: executed - 1], left], ""), executed
+        return events_of(exits, outcomes, self.how_ended(end)), len(accesses)
 
     def outcome(self, access: Access, number: int = 0) -> Event | None:
         """Return what step ``number`` recorded, or None if the guest has not executed it."""
         at = self._at + (number + 1) * STEP_SIZE
         return read_outcome(access, bytes(self._memory[at - RESULT.size : at]), self.instructions)
+
+    def instruction_near(self, rip: int) -> int:
+        """Return where the RDMSR or WRMSR stands that is nearest to ``rip``."""
+        places = (at for name, at in self.guest.symbols.items() if name.endswith("msr_at"))
+        return min(places, key=lambda at: abs(rip - at))
 
     def how_ended(self, result: int) -> str:
         """Return "" if the guest ran to the program's end, else what ended it instead.

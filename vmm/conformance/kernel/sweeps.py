@@ -33,11 +33,20 @@ def run_sweep(program: Program, action: Sweep) -> Event:
         return Lost(str(error))
     except _LostError as error:
         return Lost(str(error))
+    except _LeftError as error:
+        return error.event
     return runs_of(action, ended)
 
 
 class _LostError(Exception):
     """The guest did not come to the end of its loop."""
+
+
+class _LeftError(Exception):
+    """L1 got one of the accesses, which ended L2."""
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
 
 
 def _chunk(program: Program, action: Sweep, first: int, count: int) -> Iterator[Ended]:
@@ -50,7 +59,10 @@ def _chunk(program: Program, action: Sweep, first: int, count: int) -> Iterator[
     request.exit_reason = WRMSR if is_write else RDMSR
     request.data, request.reply = action.value if is_write else 0, REPLY
     request.reasons = reasons
-    if how := program.how_ended(lib.mw_sweep(request)):
+    end = lib.mw_sweep(request)
+    if left := program.left(end):
+        raise _LeftError(left)
+    if how := program.how_ended(end):
         raise _LostError(how)
     return map(_ended, bytes(ffi.buffer(reasons)), faults())
 

@@ -27,6 +27,9 @@ from vmm.conformance.language.script import (
     either,
     enable_cap,
     enable_exits,
+    enter_l2,
+    entered,
+    entry_failed,
     fault,
     finish,
     get_mp_state,
@@ -37,6 +40,9 @@ from vmm.conformance.language.script import (
     install,
     internal_error,
     interrupted,
+    l1_exit,
+    leave_l2,
+    listed,
     meanwhile,
     never,
     other_exit,
@@ -58,6 +64,7 @@ from vmm.conformance.language.script import (
     set_cpuid_bits,
     set_msr,
     set_regs,
+    shutdown,
     spin,
     spinning,
     stalled,
@@ -65,6 +72,7 @@ from vmm.conformance.language.script import (
     stopped,
     sweep,
     swept,
+    through,
     unfiltered,
     until_exits,
     until_runs,
@@ -242,6 +250,38 @@ EXAMPLES: tuple[Case, ...] = (
         "R76",
         (_TELL, install(_DENY), close_vm(), rdmsr(_A), close_vcpu(0)),
         (done, done, done, RdmsrExit(_A, FILTER), returned(REPLY), done),
+    ),
+)
+
+_GS = Msr.KERNEL_GS_BASE
+_HIDES_GS = install(default_allow().deny(_GS))
+EXAMPLES += (
+    Case(
+        "words.levels",
+        "L1 gets what it does not let pass, and what it lets pass is filtered.",
+        "R36",
+        (
+            *(_TELL, _HIDES_GS, enter_l2(passes=(through(_GS), through(Msr.STAR, "write")))),
+            *(rdmsr(_GS), wrmsr(Msr.STAR, 1), leave_l2(), enter_l2(), wrmsr(_A, 2)),
+        ),
+        (
+            *(done, done, entered, RdmsrExit(_GS, FILTER), returned(REPLY), wrote),
+            *(l1_exit("hypercall"), entered, l1_exit("wrmsr", _A, value=2)),
+        ),
+    ),
+    Case(
+        "words.lists",
+        "A denied MSR of a list fails the entry, or aborts the exit.",
+        "R37",
+        (
+            *(_TELL, _HIDES_GS, enter_l2(entry_load=(listed(Msr.STAR, 1), listed(_GS, 2)))),
+            *(enter_l2(exit_store=(listed(Msr.STAR),)), rdmsr(_A)),
+            *(enter_l2(exit_load=(listed(_GS, 3),)), leave_l2()),
+        ),
+        (
+            *(done, done, entry_failed("msr_load", 2)),
+            *(entered, l1_exit("rdmsr", _A, stored=(1,)), entered, shutdown),
+        ),
     ),
 )
 

@@ -34,6 +34,10 @@ def _needs(action: Action) -> Iterator[str]:
         yield from (
             f"disable_exits_{name}" for name, bit in words.DISABLE_EXITS.items() if bits & bit
         )
+    if isinstance(action, words.LeaveL2):
+        yield "nested"
+    if isinstance(action, words.EnterL2):
+        yield from _of_levels(action)
     if isinstance(action, words.CreateIrqchip):
         yield "irqchip"
     if isinstance(action, words.Park) or getattr(action, "stall_at", None) is not None:
@@ -46,3 +50,12 @@ def _needs(action: Action) -> Iterator[str]:
         yield "task_syscall"
     if getattr(access, "vcpu", 0):
         yield "vcpus"
+
+
+def _of_levels(action: words.EnterL2) -> Iterator[str]:
+    yield "nested"
+    has_lists = action.entry_load or action.exit_store or action.exit_load
+    if has_lists or (not action.bitmap and action.passes == "none"):
+        yield "nested_vmx"
+    if not action.bitmap and action.passes == "all":
+        yield "nested_svm"

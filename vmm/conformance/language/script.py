@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from vmm.conformance.language.actions import *
 from vmm.conformance.language.events import *
+from vmm.conformance.language.levels import *
 from vmm.conformance.language.platform import *
 from vmm.conformance.language.races import *
 from vmm.conformance.language.sweeps import *
@@ -57,7 +58,8 @@ RaceAction = (
     | CloseVm
     | CloseVcpu
 )
-Action = Access | HostAction | RaceAction
+LevelAction = EnterL2 | LeaveL2
+Action = Access | HostAction | RaceAction | LevelAction
 Script = tuple[Action, ...]
 Event = (
     RdmsrExit
@@ -86,6 +88,10 @@ Event = (
     | Ran
     | Never
     | Stopped
+    | Entered
+    | L1Exit
+    | EntryFailed
+    | Shutdown
 )
 Trace = tuple[Event, ...]
 Step = tuple[Event, ...]

@@ -45,7 +45,7 @@ def first_unsound(script: s.Script) -> int | None:
 
 def _effect(action: s.Action) -> Effect:  # noqa: PLR0911 - one a kind of word
     match action:
-        case s.Rdmsr() | s.Wrmsr() | s.Sweep():
+        case s.Rdmsr() | s.Wrmsr() | s.Sweep() | s.EnterL2() | s.LeaveL2():
             return _starts(action.vcpu)
         case s.Begin() | s.Spin():
             return _starts(action.access.vcpu, "access" if isinstance(action, s.Begin) else "spin")

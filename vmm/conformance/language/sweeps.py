@@ -32,7 +32,8 @@ The last two are patterns, which only an expectation has.
 class Sweep(Word):
     """The guest executes ``access`` of ``count`` MSRs: ``first``, ``first + stride``, and so on.
 
-    ``value`` is what each WRMSR writes. Every exit is answered with success. Leaves one event.
+    ``value`` is what each WRMSR writes. Every exit is answered with success. Leaves one event; in
+    L2 it ends with the first access that L1 gets, and leaves what L1 got.
     """
 
     positional = 3

@@ -12,6 +12,7 @@ from typing import assert_never
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.exits import ExitRules
 from vmm.conformance.oracle.filters import QUIRK, Errors, FilterRules, Installed
+from vmm.conformance.oracle.levels import LevelRules
 from vmm.conformance.oracle.races import CLOSED, FOREIGN, RaceRules
 from vmm.conformance.oracle.state import (
     APIC_BASES,
@@ -74,6 +75,7 @@ class Model:
     exits = ExitRules()
     races = RaceRules()
     sweeps = SweepRules()
+    levels = LevelRules()
 
     def __init__(self, *, ignore_msrs: bool = False) -> None:
         self.ignore_msrs = ignore_msrs
@@ -92,6 +94,8 @@ class Model:
             return CLOSED
         if isinstance(action, s.RaceAction):
             return self.races.step(self, vm, action)
+        if isinstance(action, s.LevelAction):
+            return self.levels.step(self, vm, action)
         return self.races.may_wait(vm, action, self.alone(vm, action))
 
     def alone(self, vm: VmState, action: s.Access | s.HostAction) -> s.Step:  # noqa: PLR0911, PLR0912
@@ -242,6 +246,8 @@ class Model:
         if vcpu.stage is not IDLE and self.is_stuck(vcpu):
             vcpu.forget(access.index & U32)
             return (s.whatever,)
+        if (left := self.levels.left_by(self, vm, access)) is not None:
+            return left
         if not self.is_privileged(access):
             return (s.gp,)
         reason = self.reason(vm, vcpu, access)
@@ -263,10 +269,14 @@ class Model:
 
     def reason(self, vm: VmState, vcpu: VcpuState, access: s.Access) -> Reason:
         """R51: the filter decides first, and then KVM (R27)."""
-        allowed = self.races.allowed(self, vm, access)
+        allowed = self.allowed(vm, access)
         if allowed is None:
             return Unsure.WHATEVER
         return self.failure(vcpu, access) if allowed else self.denied(access)
+
+    def allowed(self, vm: VmState, access: s.Access) -> bool | None:
+        """R37: what the filter in force says to an access; None: one of two may be."""
+        return self.races.allowed(self, vm, access)
 
     def filter_of(self, vm: VmState, vcpu: int) -> Installed | None:
         """R71, R75: the VM's filter, whichever vCPU asks."""

@@ -13,6 +13,7 @@ from typing import Protocol, assert_never
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.exits import ExitRules
 from vmm.conformance.oracle.filters import NO_ERRORS, QUIRK, Errors, FilterRules, Installed
+from vmm.conformance.oracle.levels import LevelRules
 from vmm.conformance.oracle.state import (
     IDLE,
     U32,
@@ -43,6 +44,10 @@ class Rest(Protocol):
     @property
     def exits(self) -> ExitRules:
         """What exits show."""
+
+    @property
+    def levels(self) -> LevelRules:
+        """Who gets an access of L2."""
 
     def step(self, vm: VmState, action: s.Action) -> s.Step:
         """Return what an action leaves."""
@@ -294,6 +299,8 @@ class RaceRules:
         vcpu, access = vm.vcpu(action.access.vcpu), action.access
         if vcpu.stage is not IDLE:
             return (s.whatever,)
+        if vcpu.l2 is not None and model.levels.intercepts(vcpu.l2, access) is not False:
+            return model.levels.unsure(vcpu)  # the first round ends L2, and the loop
         vcpu.stage, vcpu.has_run, vm.spins[access.vcpu] = Stage.AWAY, True, access
         return (s.spinning,)
 

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from vmm.conformance.language.script import ANY, Access, Event, Regs, Wrmsr, whatever
+from vmm.conformance.language.script import ANY, Access, EnterL2, Event, Regs, Wrmsr, whatever
 from vmm.conformance.oracle.filters import NO_FILTER, Installed
 from vmm.filter import MsrFilter
 from vmm.msr import Msr, MsrExitReason
@@ -170,6 +170,8 @@ class VcpuState:
     """Userspace changed RIP there (R67): nobody knows where the guest goes on."""
     x2apic: bool | None = False
     """In x2APIC mode, or not, or (None) nobody knows."""
+    l2: EnterL2 | None = None
+    """How L1 entered the L2 that the vCPU is in, if it is in one."""
 
     def can_read(self, index: int) -> bool:
         """Say whether MSR ``index`` certainly can be read now."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from vmm.conformance.language import script as s
+from vmm.conformance.oracle.levels import LevelRules
 from vmm.conformance.oracle.state import IDLE, Reason, Unsure, VcpuState, VmState
 from vmm.msr import MsrExitReason
 
@@ -22,6 +23,13 @@ NAMES: dict[MsrExitReason, s.Ended] = {
 
 class Rest(Protocol):
     """What sweeps ask of the rest of the Model: why an access fails, and who is told of it."""
+
+    @property
+    def levels(self) -> LevelRules:
+        """Who gets an access of L2."""
+
+    def allowed(self, vm: VmState, access: s.Access) -> bool | None:
+        """Return what the filter in force says to an access; None: nobody knows."""
 
     def reason(self, vm: VmState, vcpu: VcpuState, access: s.Access) -> Reason:
         """Return why an access fails."""
@@ -42,7 +50,11 @@ class SweepRules:
         vcpu.has_run = True
         if vcpu.stage is not IDLE:
             return (s.whatever,)
-        ended = [self.ended(model, vm, vcpu, each) for each in self.accesses(action)]
+        ended = []
+        for each in self.accesses(action):
+            if (left := model.levels.left_by(model, vm, each)) is not None:
+                return left
+            ended.append(self.ended(model, vm, vcpu, each))
         return (s.runs_of(action, ended),)
 
     def accesses(self, action: s.Sweep) -> list[s.Access]:

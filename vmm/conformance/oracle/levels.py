@@ -1,0 +1,200 @@
+"""What the contract says of levels: who gets an access of L2, and what its entry and exit do.
+
+One rule is one small method, as in ``filters``. ``LevelRules`` holds no state of its own, and asks
+the ``Rest`` of the Model what filters say.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from vmm.conformance.language import script as s
+from vmm.conformance.oracle.state import (
+    IDLE,
+    STORABLE,
+    U32,
+    U64,
+    Stage,
+    VcpuState,
+    VmState,
+)
+from vmm.msr import X2APIC_FIRST, X2APIC_LAST, Msr
+
+SPANS = (0, 0xC000_0000)
+"""From where on both vendors' bitmaps have bits for 0x2000 MSRs."""
+SVM_SPAN = 0xC001_0000
+"""And from where on SVM's alone has."""
+SPAN = 0x2000
+
+SWITCHED = (
+    *(Msr.FS_BASE, Msr.GS_BASE, Msr.EFER),
+    *(Msr.IA32_SYSENTER_CS, Msr.IA32_SYSENTER_ESP, Msr.IA32_SYSENTER_EIP),
+)
+"""What an entry and an exit may change, by the fields of a VMCS or with the segments of a VMCB."""
+
+UNLISTED = (Msr.FS_BASE, Msr.GS_BASE)
+"""What no list may load: the VMCS has fields for them (SDM, volume 3, 27.4)."""
+KINDS = {"read": s.Rdmsr, "write": s.Wrmsr}
+
+
+class Rest(Protocol):
+    """What levels ask of the rest of the Model."""
+
+    def allowed(self, vm: VmState, access: s.Access) -> bool | None:
+        """Return what the filter in force says to an access; None: nobody knows."""
+
+
+class LevelRules:
+    """R36-R38: L1 first, then the filter; lists are filtered, and fields are not."""
+
+    def step(self, model: Rest, vm: VmState, action: s.EnterL2 | s.LeaveL2) -> s.Step:
+        """Return what an entry or a call of L1 leaves."""
+        vcpu = vm.vcpu(action.vcpu)
+        vcpu.has_run = True
+        if vcpu.stage is Stage.COMPLETED and not vcpu.moved:
+            vcpu.stage = IDLE
+        if vcpu.stage is not IDLE:
+            return self.unsure(vcpu)
+        if isinstance(action, s.EnterL2):
+            return self.enter(model, vm, action)
+        return self.leave(model, vm, action)
+
+    def unsure(self, vcpu: VcpuState) -> s.Step:
+        """From here on nobody knows in which level the vCPU is."""
+        vcpu.stage, vcpu.l2 = Stage.UNSURE, None
+        return (s.whatever,)
+
+    # --- entry ---------------------------------------------------------------------------------
+
+    def enter(self, model: Rest, vm: VmState, action: s.EnterL2) -> s.Step:
+        """R37, R38: the list is loaded in its order, each MSR as by a WRMSR of the guest."""
+        vcpu = vm.vcpu(action.vcpu)
+        if vcpu.l2 is not None:
+            return self.exit(model, vm, action.vcpu, s.L1Exit("entry"))
+        self.switch(vcpu, fields=action.fields)
+        for number, each in enumerate(action.entry_load, 1):
+            loaded = self.loads(model, vm, action.vcpu, each)
+            if loaded is None:
+                return self.unsure(vcpu)
+            if not loaded:
+                return self.fail(model, vm, action, number)
+        vcpu.l2 = action
+        return (s.entered,)
+
+    def fail(self, model: Rest, vm: VmState, action: s.EnterL2, number: int) -> s.Step:
+        """R37: the failing entry's number, from 1; what comes with an exit is loaded all the same.
+
+        MSRs loaded before it stay so, and nothing is stored.
+        """
+        vcpu = vm.vcpu(action.vcpu)
+        self.switch(vcpu, fields=action.fields)
+        return self.back(model, vm, action.vcpu, action, s.EntryFailed("msr_load", number))
+
+    def loads(self, model: Rest, vm: VmState, number: int, each: s.Listed) -> bool | None:
+        """R37: load one MSR of a list; False if that fails, None if nobody knows."""
+        vcpu, index, value = vm.vcpu(number), each.index & U32, each.value & U64
+        if index in UNLISTED or X2APIC_FIRST <= index <= X2APIC_LAST:
+            return False
+        allowed = self.may_load(model, vm, number, each)
+        if not allowed:
+            return allowed
+        if not vcpu.can_hold(index, value):
+            return None
+        vcpu.msrs[index] = value
+        return True
+
+    def may_load(self, model: Rest, vm: VmState, number: int, each: s.Listed) -> bool | None:
+        """R37: as a WRMSR."""
+        return model.allowed(vm, s.Wrmsr(each.index, each.value, vcpu=number))
+
+    def may_store(self, model: Rest, vm: VmState, number: int, each: s.Listed) -> bool | None:
+        """R37: as a RDMSR."""
+        return model.allowed(vm, s.Rdmsr(each.index, vcpu=number))
+
+    def switch(self, vcpu: VcpuState, *, fields: bool) -> None:
+        """R38: what L1 and L2 each have of their own is not filtered, and nobody's promise here."""
+        for index in (*SWITCHED, *(STORABLE if fields else ())):
+            vcpu.msrs.pop(index, None)
+
+    # --- an access of L2 -----------------------------------------------------------------------
+
+    def left_by(self, model: Rest, vm: VmState, access: s.Access) -> s.Step | None:
+        """R36: what an access leaves that L1 gets; None if it stays between L2 and KVM."""
+        vcpu = vm.vcpu(access.vcpu)
+        if vcpu.l2 is None:
+            return None
+        intercepted = self.intercepts(vcpu.l2, access)
+        if intercepted is None or access.mode != "long":
+            return self.unsure(vcpu)
+        return self.exit(model, vm, access.vcpu, self.seen(access)) if intercepted else None
+
+    def intercepts(self, l2: s.EnterL2, access: s.Access) -> bool | None:
+        """R36: what L1's bitmap says, or that it has none; all that it has no bit for is L1's."""
+        if access.emulated and l2.passes != "all":
+            return None
+        if not l2.bitmap:
+            return l2.passes == "none"
+        index = access.index & U32
+        if not self.has_bit(index):
+            return None if SVM_SPAN <= index < SVM_SPAN + SPAN or access.emulated else True
+        return not self.passes(l2.passes, access)
+
+    def has_bit(self, index: int) -> bool:
+        """Say whether the bitmaps of both vendors have bits for an MSR."""
+        return any(first <= index < first + SPAN for first in SPANS)
+
+    def passes(self, passes: s.Passes, access: s.Access) -> bool:
+        """R36: by MSR, reads and writes apart."""
+        if isinstance(passes, str):
+            return passes == "all"
+        return any(self.lets(each, access) for each in passes)
+
+    def lets(self, each: s.Through, access: s.Access) -> bool:
+        """R36: one MSR that L1 lets pass."""
+        kind = each.access == "both" or isinstance(access, KINDS[each.access])
+        return kind and each.index == access.index & U32
+
+    def seen(self, access: s.Access) -> s.L1Exit:
+        """R36: L1 sees the registers of L2, at the instruction."""
+        if isinstance(access, s.Wrmsr):
+            return s.L1Exit("wrmsr", access.index & U32, access.value & U64)
+        return s.L1Exit("rdmsr", access.index & U32)
+
+    # --- exit ----------------------------------------------------------------------------------
+
+    def leave(self, model: Rest, vm: VmState, action: s.LeaveL2) -> s.Step:
+        """Return L1's exit; in L1 it is a call of KVM."""
+        if vm.vcpu(action.vcpu).l2 is None:
+            return (s.done,)
+        return self.exit(model, vm, action.vcpu, s.L1Exit("hypercall"))
+
+    def exit(self, model: Rest, vm: VmState, number: int, event: s.L1Exit) -> s.Step:
+        """R37: store one list, load the other; what is denied aborts the exit."""
+        vcpu = vm.vcpu(number)
+        l2, vcpu.l2 = vcpu.l2, None
+        if l2 is None:
+            return self.unsure(vcpu)
+        stored: tuple[int, ...] = ()
+        for each in l2.exit_store:
+            if not (allowed := self.may_store(model, vm, number, each)):
+                return self.unsure(vcpu) if allowed is None else self.abort(vcpu)
+            if not vcpu.can_read(each.index & U32):
+                return self.unsure(vcpu)
+            stored = (*stored, vcpu.msrs.get(each.index & U32, s.ANY))
+        self.switch(vcpu, fields=l2.fields)
+        whole = s.L1Exit(event.reason, event.index, event.value, stored=stored)
+        return self.back(model, vm, number, l2, whole)
+
+    def back(self, model: Rest, vm: VmState, number: int, l2: s.EnterL2, event: s.Event) -> s.Step:
+        """R37: load the list for L1, and go on there."""
+        vcpu = vm.vcpu(number)
+        for each in l2.exit_load:
+            loaded = self.loads(model, vm, number, each)
+            if not loaded:
+                return self.unsure(vcpu) if loaded is None else self.abort(vcpu)
+        return (event,)
+
+    def abort(self, vcpu: VcpuState) -> s.Step:
+        """R37: a VM abort, which KVM makes a shutdown; what the vCPU is then, nobody says."""
+        vcpu.stage, vcpu.l2 = Stage.UNSURE, None
+        return (s.shutdown,)
