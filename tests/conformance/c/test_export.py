@@ -202,9 +202,10 @@ def test_a_script_is_shown_and_not_judged(has_kvm, build):
 # --- the text, which needs no compiler --------------------------------------------------------
 
 
-def test_every_case_but_those_of_modes_has_a_form_in_c():
+def test_every_case_but_those_of_some_themes_has_a_form_in_c():
     assert len(EXPORTABLE) > 1300 and all(map(c_source, EXPORTABLE))
-    assert {case.id.partition(".")[0] for case in CASES if case not in EXPORTABLE} == {"modes"}
+    without = {case.id.partition(".")[0] for case in CASES if case not in EXPORTABLE}
+    assert without <= {"modes", "conditions", "init", "levels", "l2"}
 
 
 @pytest.mark.parametrize("action", [rdmsr(1, mode="real"), begin(rdmsr(1, mode="user"))])

@@ -50,6 +50,8 @@ from vmm.msr import FILTER, INVAL, MAX_NMSRS, UNKNOWN, Msr
 # of R74 what is left to kernels before v6.3. Of R76 the catalogue sees only what goes on.
 LISTED = (
     *range(1, 35),
+    36,
+    38,
     39,
     *range(43, 48),
     *range(50, 58),
@@ -73,6 +75,9 @@ NEEDS = {
     "task_syscall",
     *(f"disable_exits_{name}" for name in script.DISABLE_EXITS),
     *("shstk", "mediated_pmu", "spec_ctrl", "xfd", "lbr", "pt"),
+    "nested",
+    "nested_svm",
+    "nested_vmx",
 }
 
 # CONTRACT R72: the pass-through MSRs of both vendors. The host decides which of them it passes.
@@ -212,6 +217,12 @@ def test_needs_are_what_the_script_uses():
                 for each in used
             ),
         }
+        entries = [each for each in case.actions if isinstance(each, script.EnterL2)]
+        bare_bitmaps = {each.passes for each in entries if not each.bitmap}
+        lists = [each.entry_load + each.exit_store + each.exit_load for each in entries]
+        has["nested"] = any(isinstance(each, script.LevelAction) for each in case.actions)
+        has["nested_svm"] = "all" in bare_bitmaps
+        has["nested_vmx"] = "none" in bare_bitmaps or any(lists)
         has["task_syscall"] = any(
             isinstance(each, Meanwhile | BeginInstall | AwaitInstall | AwaitMeanwhile)
             for each in case.actions
@@ -225,7 +236,10 @@ def test_needs_are_what_the_script_uses():
 
 
 def test_the_irqchip_comes_before_any_vcpu():
-    uses_vcpu = script.Access | Park | CreateVcpu | SetCpuid | script.GetMsr | script.SetMsr
+    uses_vcpu = (
+        *(Rdmsr, Wrmsr, Park, CreateVcpu, SetCpuid, script.GetMsr, script.SetMsr),
+        *(script.EnterL2, script.LeaveL2),
+    )
     for case in CASES:
         kinds = [type(action) for action in bare(case)]
         if CreateIrqchip in kinds:
@@ -236,11 +250,14 @@ def test_the_irqchip_comes_before_any_vcpu():
 # --- every case can fail -----------------------------------------------------------------------
 
 
+ENDS_AN_ACCESS = Returned | Wrote | Fault | Unfiltered | script.L1Exit | script.Shutdown
+
+
 def test_each_action_has_its_events_and_no_event_is_left_over():
     for case in MUST:
         assert len(steps(case.actions, case.expected)) == len(case.actions), case.id
         for _, step in accesses(case):
-            assert isinstance(step[-1], Returned | Wrote | Fault | Unfiltered), case.id
+            assert isinstance(step[-1], ENDS_AN_ACCESS), case.id
         assert not any(isinstance(event, Lost | Whatever) for event in case.expected), case.id
 
 

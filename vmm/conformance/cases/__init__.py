@@ -14,6 +14,8 @@ from vmm.conformance.cases import (
     ignored,
     init,
     installers,
+    l2,
+    levels,
     locks,
     masks,
     matching,
@@ -70,6 +72,8 @@ THEMES = (
     sweep,
     conditions,
     init,
+    levels,
+    l2,
     quirks,
 )
 

@@ -18,7 +18,11 @@ from vmm.conformance.language.script import (
     begin_install,
     done,
     enable_exits,
+    enter_l2,
+    entered,
     install,
+    l1_exit,
+    leave_l2,
     rdmsr,
     rejected,
     resume_install,
@@ -148,3 +152,32 @@ def as_old(vcpu: int = 0) -> tuple[Row, ...]:
 def as_new(vcpu: int = 0) -> tuple[Row, ...]:
     """Return what NEW lets through: A alone."""
     return (allowed(A, vcpu), write_denied(B, vcpu=vcpu), denied(C, vcpu))
+
+
+ENTERS: Row = (enter_l2(), entered)
+"""L1 lets L2 reach every MSR of its bitmap."""
+NONE_PASSES: Row = (enter_l2(passes="none"), entered)
+CALLS: Row = (leave_l2(), l1_exit("hypercall"))
+
+HELD: dict[Msr, tuple[int, int]] = {
+    **STORAGE,
+    Msr.IA32_SYSENTER_CS: (0x10, 0x20),
+    Msr.IA32_SYSENTER_ESP: (0x7000, 0x7770),
+    Msr.IA32_SYSENTER_EIP: (0x8000, 0x8880),
+}
+"""MSRs that either vendor passes through to an L2, or intercepts for KVM, each with two values."""
+
+
+def to_l1(index: int) -> Row:
+    """Return the row of a RDMSR that L1 gets."""
+    return (rdmsr(index), l1_exit("rdmsr", index))
+
+
+def write_to_l1(index: int, data: int = DATA) -> Row:
+    """Return the row of a WRMSR that L1 gets."""
+    return (wrmsr(index, data), l1_exit("wrmsr", index, value=data))
+
+
+def in_l2(*rows: Row) -> tuple[Row, ...]:
+    """Return the rows between an entry that lets everything pass and the end of L2."""
+    return (ENTERS, *rows, CALLS)

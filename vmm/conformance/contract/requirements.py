@@ -111,7 +111,6 @@ _SCOPE = (
         "an L2 access that L1 does not intercept is filtered and exits with L2 active",
         "5.16",
         history=("B05", "B20"),
-        untested="no word makes a nested guest yet",
     ),
     _R(
         "R37",
@@ -124,7 +123,6 @@ _SCOPE = (
         "R38",
         "MSRs loaded from VMCS or VMCB fields are never filtered",
         history=("B06",),
-        untested="no word makes a nested guest yet",
     ),
     _R("R39", "paravirtual MSRs are filtered before the kernel handles them"),
     _R("R40", "RDMSR and WRMSR in the emulator are filtered", "5.17", history=("B04", "B10")),

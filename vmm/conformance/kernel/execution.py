@@ -346,7 +346,7 @@ class Execution:
             answer(self.vm.vcpu(action.vcpu), action.reply)
         return self._run(action.vcpu)
 
-    def _run(self, vcpu_id: int, *, asked: bool = False) -> Event:
+    def _run(self, vcpu_id: int, *, asked: bool = False) -> Event:  # noqa: PLR0911 - one an end
         """Enter the guest, and again after an EINTR that was not ``asked`` for: it is another's."""
         program = self.vm.program(vcpu_id)
         while True:
