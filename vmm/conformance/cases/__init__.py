@@ -15,6 +15,7 @@ from vmm.conformance.cases import (
     init,
     installers,
     l2,
+    lbr,
     levels,
     locks,
     masks,
@@ -74,6 +75,7 @@ THEMES = (
     init,
     levels,
     l2,
+    lbr,
     quirks,
 )
 

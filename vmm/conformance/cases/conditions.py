@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from vmm.conformance.cases.fastpath import NO_INTERRUPT, X2APIC
-from vmm.conformance.cases.sweep import AMD, HIGH, LOW, SIZE, T, denies
+from vmm.conformance.cases.sweep import WHOLE, Part, T, denies
 from vmm.conformance.cases.words import TELL_FILTER, A, Row, denied, done_install, play
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import (
@@ -32,14 +32,10 @@ from vmm.conformance.language.script import (
 from vmm.filter import WRITE, default_deny
 from vmm.msr import Msr
 
-Part = tuple[int, int]
-"""MSRs in a row: the first, and how many."""
-
 ALWAYS: tuple[Part, ...] = ((Msr.IA32_TSC, 1), (Msr.IA32_SYSENTER_CS, 3), (Msr.STAR, 4))
 ALWAYS = (*ALWAYS, (Msr.FS_BASE, 3))
 """What one vendor or the other always passes through."""
 
-WHOLE: tuple[Part, ...] = ((LOW, SIZE), (HIGH, SIZE), (AMD, SIZE))
 LBR: Part = (Msr.IA32_LASTBRANCHFROMIP, 4)
 """SVM's records of branches: kernels are known to leave them passed through (B34)."""
 

@@ -7,6 +7,8 @@ another one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 from vmm.conformance.cases.running import exits, runs, spins, stops
@@ -43,11 +45,15 @@ SPACE = (LOW, HIGH, AMD)
 """What the bitmaps of both vendors can pass through: ``SIZE`` MSRs from each of these on."""
 
 T = int(Msr.IA32_TSC_DEADLINE)
-PIECES: dict[Kind, tuple[tuple[int, int], ...]] = {
-    "rdmsr": tuple((first, SIZE) for first in SPACE),
-    "wrmsr": ((LOW, T), (T + 1, SIZE - T - 1), (HIGH, SIZE), (AMD, SIZE)),
-}
-"""The whole space in sweeps, by first MSR and count: for writes, without TSC_DEADLINE."""
+Part = tuple[int, int]
+"""MSRs in a row: the first, and how many."""
+
+WHOLE: tuple[Part, ...] = tuple((first, SIZE) for first in SPACE)
+SHORT: tuple[Part, ...] = (
+    *((0, 0x200), (0x3F0, 0x10), (0x560, 0x30), (0x660, 0x60), (0x7F0, 0x120)),
+    *((HIGH + 0x80, 0x90), (AMD, 0x10), (AMD + 0x130, 0x10)),
+)
+"""Where most of what is passed through lies: enough for every run."""
 
 OTHERS = {
     "hyper_v_and_xen": (0x4000_0000, 0x400, 1),
@@ -91,15 +97,29 @@ def allows(action: Sweep) -> Row:
     return (action, swept((run(action.first, action.count, "UNFILTERED"),)))
 
 
-def space(*kinds: Kind, vcpu: int = 0) -> tuple[Row, ...]:
-    """Return the rows that sweep the whole space, every MSR of which is denied."""
-    pieces = [(kind, first, count) for kind in kinds for first, count in PIECES[kind]]
-    return tuple(denies(sweep(*each, vcpu=vcpu)) for each in pieces)
+def pieces(kind: Kind, parts: Iterable[Part], stride: int = 1, shift: int = 0) -> Iterator[Sweep]:
+    """Yield the sweeps of ``parts``, every ``stride``th MSR; a write leaves TSC_DEADLINE out."""
+    for first, count in parts:
+        end = first + count
+        cuts = (
+            [(first, T), (T + 1, end)] if kind == "wrmsr" and first <= T < end else [(first, end)]
+        )
+        for start, stop in cuts:
+            at = start + (shift - start) % stride
+            yield sweep(kind, at, -(-(stop - at) // stride), stride)
 
 
-def passing(*firsts: int, vcpu: int = 0) -> tuple[Row, ...]:
-    """Return the rows that read every MSR from each of ``firsts`` on, none of which is denied."""
-    return tuple(allows(sweep("rdmsr", first, SIZE, vcpu=vcpu)) for first in firsts)
+def denied_all(
+    *kinds: Kind, parts: tuple[Part, ...] = WHOLE, vcpu: int = 0, stride: int = 1, shift: int = 0
+) -> tuple[Row, ...]:
+    """Return the rows that sweep ``parts``, every MSR of which is denied."""
+    swept_ = [each for kind in kinds for each in pieces(kind, parts, stride, shift)]
+    return tuple(denies(replace(each, vcpu=vcpu)) for each in swept_)
+
+
+def passing(parts: tuple[Part, ...], vcpu: int = 0) -> tuple[Row, ...]:
+    """Return the rows that read every MSR of ``parts``, none of which is denied."""
+    return tuple(allows(replace(each, vcpu=vcpu)) for each in pieces("rdmsr", parts))
 
 
 def _every_other(bits: int) -> MsrFilter:
@@ -110,19 +130,22 @@ def _every_other(bits: int) -> MsrFilter:
     return new
 
 
-def _halves(odd: int) -> tuple[Row, ...]:
-    """Return the rows in which of the space only the ``odd`` (1) or even (0) MSRs are allowed."""
-    rows: list[Row] = [TELL_ALL, done_install(_every_other(0xAA if odd else 0x55))]
-    for first in SPACE:
-        rows.append(allows(sweep("rdmsr", first + odd, SIZE // 2, 2)))
-        rows.append(denies(sweep("rdmsr", first + 1 - odd, SIZE // 2, 2)))
-    for first, count in PIECES["wrmsr"]:
-        at = first + (first + 1 - odd) % 2
-        rows.append(denies(sweep("wrmsr", at, (first + count - at + 1) // 2, 2)))
-    return (*rows, denied(B))
+def _halves(odd: int, parts: tuple[Part, ...]) -> tuple[Row, ...]:
+    """Return the rows in which of ``parts`` only the ``odd`` (1) or even (0) MSRs are allowed."""
+    return (
+        TELL_ALL,
+        done_install(_every_other(0xAA if odd else 0x55)),
+        *(allows(each) for each in pieces("rdmsr", parts, 2, odd)),
+        *denied_all("rdmsr", "wrmsr", parts=parts, stride=2, shift=1 - odd),
+        denied(B),
+    )
 
 
 WRITES_STORAGE = tuple((wrmsr(msr, one), wrote) for msr, (one, _) in STORAGE.items())
+
+KINDS: tuple[Kind, ...] = ("rdmsr", "wrmsr")
+LENGTHS = {"": (SHORT, "most of what is passed through"), "_whole": (WHOLE, "every MSR")}
+"""By the end of an id: what is swept in each run, and what only with --thorough."""
 
 CASES = (
     *(
@@ -130,9 +153,9 @@ CASES = (
             f"sweep.deny_all_{kind}",
             f"Each denied {kind.upper()} of what hardware can pass through exits as FILTER.",
             "R33 R30",
-            *play(TELL_FILTER, done_install(DENY_ALL), *space(kind)),
+            *play(TELL_FILTER, done_install(DENY_ALL), *denied_all(kind)),
         )
-        for kind in PIECES
+        for kind in KINDS
     ),
     Case(
         "sweep.deny_all_deadline",
@@ -148,74 +171,75 @@ CASES = (
             *play(
                 TELL_FILTER,
                 done_install(DENY_ALL),
-                *(denies(sweep(kind, first, count, stride)) for kind in PIECES),
+                *(denies(sweep(kind, first, count, stride)) for kind in KINDS),
             ),
         )
         for name, (first, count, stride) in OTHERS.items()
     ),
     *(
-        Case(
-            f"sweep.every_other_{name}",
-            f"Where a filter denies every other MSR, it is those that exit: {name} ones pass.",
-            "R33 R19",
-            *play(*_halves(odd)),
-            thorough=not odd,
-        )
-        for name, odd in (("odd", 1), ("even", 0))
-    ),
-    *(
-        Case(
-            f"sweep.denied_again_{kind}",
-            f"After deny and allow, the next filter's denial reaches {kind.upper()} of every MSR.",
-            "R72 R33",
-            *play(
-                TELL_ALL,
-                done_install(DENY_ALL),
-                denied(Msr.FS_BASE),
-                done_install(default_allow()),
-                *WRITES_STORAGE,
-                *passing(HIGH),
-                done_install(DENY_RANGES),
-                *space(kind),
+        case
+        for tail, (parts, what) in LENGTHS.items()
+        for case in (
+            *(
+                Case(
+                    f"sweep.every_other_{name}{tail}",
+                    f"Of {what}, where every other MSR is denied it is those that exit: {name} "
+                    "ones pass.",
+                    "R33 R19",
+                    *play(*_halves(odd, parts)),
+                    thorough=bool(tail),
+                )
+                for name, odd in (("odd", 1), ("even", 0))
+            ),
+            Case(
+                f"sweep.denied_again{tail}",
+                f"After deny and allow, the next filter's denial reaches {what}.",
+                "R72 R33",
+                *play(
+                    TELL_ALL,
+                    done_install(DENY_ALL),
+                    denied(Msr.FS_BASE),
+                    done_install(default_allow()),
+                    *WRITES_STORAGE,
+                    *passing(parts),
+                    done_install(DENY_RANGES),
+                    *denied_all(*KINDS, parts=parts),
+                ),
+                thorough=bool(tail),
+            ),
+            Case(
+                f"sweep.after_a_running_vcpu_was_told{tail}",
+                f"A vCPU told of a filter while it ran obeys it for {what}.",
+                "R72 R71",
+                *play(
+                    TELL_ALL,
+                    spins(rdmsr(Msr.FS_BASE, vcpu=1)),
+                    runs(),
+                    done_install(DENY_ALL),
+                    exits(rdmsr(Msr.FS_BASE, vcpu=1)),
+                    stops(),
+                    *denied_all(*KINDS, parts=parts, vcpu=1),
+                ),
+                thorough=bool(tail),
+            ),
+            Case(
+                f"sweep.allowed_while_a_vcpu_ran{tail}",
+                f"A vCPU told of an allowing filter while it ran reaches {what}, until the next.",
+                "R72 R71",
+                *play(
+                    TELL_ALL,
+                    done_install(DENY_RANGES),
+                    spins(rdmsr(Msr.FS_BASE, vcpu=1)),
+                    exits(rdmsr(Msr.FS_BASE, vcpu=1)),
+                    done_install(default_allow()),
+                    runs(),
+                    stops(),
+                    *passing(parts, vcpu=1),
+                    done_install(DENY_ALL),
+                    *denied_all(*KINDS, parts=parts, vcpu=1),
+                ),
+                thorough=bool(tail),
             ),
         )
-        for kind in PIECES
-    ),
-    *(
-        Case(
-            f"sweep.after_a_running_vcpu_was_told_{kind}",
-            f"A vCPU told of a filter while it ran obeys it for {kind.upper()} of every MSR.",
-            "R72 R71",
-            *play(
-                TELL_ALL,
-                spins(rdmsr(Msr.FS_BASE, vcpu=1)),
-                runs(),
-                done_install(DENY_ALL),
-                exits(rdmsr(Msr.FS_BASE, vcpu=1)),
-                stops(),
-                *space(kind, vcpu=1),
-            ),
-            thorough=kind == "rdmsr",
-        )
-        for kind in PIECES
-    ),
-    Case(
-        "sweep.allowed_while_a_vcpu_ran",
-        "A vCPU that was told of an allowing filter while it ran reaches every MSR, and none after "
-        "the next.",
-        "R72 R71",
-        *play(
-            TELL_ALL,
-            done_install(DENY_RANGES),
-            spins(rdmsr(Msr.FS_BASE, vcpu=1)),
-            exits(rdmsr(Msr.FS_BASE, vcpu=1)),
-            done_install(default_allow()),
-            runs(),
-            stops(),
-            *passing(*SPACE, vcpu=1),
-            done_install(DENY_ALL),
-            *space("rdmsr", "wrmsr", vcpu=1),
-        ),
-        thorough=True,
     ),
 )
