@@ -31,7 +31,7 @@ STALLS = default_deny().allow(1)
         (rdmsr(1), ()),
         (rdmsr(1, emulated=True), ("force_emulation_prefix",)),
         (begin(wrmsr(1, 2, emulated=True)), ("force_emulation_prefix",)),
-        (spin(rdmsr(1, single_step=True, vcpu=1)), ("single_step", "cpus", "vcpus")),
+        (spin(rdmsr(1, single_step=True, vcpu=1)), ("single_step", "vcpus")),
         (rdmsr(1, mode="real"), ()),
         (begin(rdmsr(1, mode="smm")), ("smm",)),
         (create_irqchip(), ("irqchip",)),

@@ -78,11 +78,6 @@ def no_compat(kvm: Kvm) -> str | None:
     return "compat syscalls: int $0x80 is refused here, as a seccomp profile does"
 
 
-def no_second_cpu(_: Kvm) -> str | None:
-    """Look whether two threads can run at once."""
-    return None if len(os.sched_getaffinity(0)) > 1 else "a second CPU is not there"
-
-
 def no_task_syscall(_: Kvm, tasks: Path = Path("/proc/self/task")) -> str | None:
     """Try to read in which system call a thread of ours sleeps: only so is ``blocked`` seen."""
     try:
@@ -170,7 +165,6 @@ PROBES: dict[str, Probe] = {
     "vcpus": no_second_vcpu,
     "userfaultfd": no_userfaultfd,
     "compat": no_compat,
-    "cpus": no_second_cpu,
     "task_syscall": no_task_syscall,
     "smm": no_smm,
     "single_step": lambda _: None,

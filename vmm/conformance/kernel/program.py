@@ -60,6 +60,10 @@ class Program:
         self._batch.fd, self._batch.run, self._batch.program = vcpu.fd, vcpu.kvm_run, self.base
         self._batch.replies, self._batch.log = self._replies, self._log
         self._start = start_registers(self.guest.entry, vcpu.vcpu_id)
+        # A guest that never leaves must let interrupts in: some emulators of a CPU take it out of
+        # the guest for one of the host's only then.
+        flags = x86.RFLAGS_FIXED | x86.RFLAGS_IF
+        self._start_loop = start_registers(self.guest.entry, vcpu.vcpu_id, rflags=flags)
         self.left: Callable[[int], Event | None] = _in_l1
         """What a run that ended with an exit reason left of L2, if it ended L2 (``Levels``)."""
 
@@ -98,6 +102,7 @@ class Program:
         counter = self.base + 2 * STEP_SIZE
         loop = struct.pack("<8Q", again, counter, self.base, 0, 0, 0, 0, 0) + bytes(8)
         self._memory[self._at + STEP_SIZE : self._at + STEP_SIZE + len(loop)] = loop
+        self.vcpu.set_regs(self._start_loop)
 
     def rounds(self) -> int:
         """Return how often the loop has gone round."""

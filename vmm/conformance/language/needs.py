@@ -10,8 +10,6 @@ from vmm.conformance.language.script import Action
 THREADS = (words.Meanwhile, words.BeginInstall, words.AwaitInstall, words.AwaitMeanwhile)
 """What may end as ``blocked``, which only /proc/self/task/TID/syscall tells."""
 
-SPINS = (words.Spin, words.UntilExits, words.UntilRuns)
-
 
 def needs_of(script: Sequence[Action]) -> tuple[str, ...]:
     """Return the words of all that ``script`` needs, each once, in the order of the script.
@@ -44,8 +42,6 @@ def _needs(action: Action) -> Iterator[str]:
         yield "userfaultfd"
     if getattr(action, "caller", "") == "compat":
         yield "compat"
-    if isinstance(action, SPINS):
-        yield "cpus"
     if isinstance(action, THREADS):
         yield "task_syscall"
     if getattr(access, "vcpu", 0):
