@@ -93,12 +93,13 @@ def command_line() -> argparse.ArgumentParser:
     )
     show = add_command(commands, "show", _show, "show a case: promise, script, expected trace")
     show.add_argument("case", metavar="CASE", help="a case id, wildcards allowed, or FILE.json")
-    from vmm.cli import bisect, diff, docs, lab, races, scripts
+    from vmm.cli import bisect, diff, docs, lab, player, races, scripts
 
     bisect.add(commands)
     diff.add(commands)
     docs.add(commands, parser)
     lab.add(commands)
+    player.add(commands)
     races.add(commands)
     scripts.add(commands)
     doctor = add_command(commands, "doctor", _doctor, "find out what this host allows to test")

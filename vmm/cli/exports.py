@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from vmm.conformance.c.export import c_source
-from vmm.conformance.c.steps import has_form
+from vmm.conformance.c.tape import is_playable
 from vmm.conformance.cases import CASES
 from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.judge.worker import judge
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     compilers, globs = args.cc or ["cc"], args.globs or ["*"]
     cases = [each for each in CASES if any(fnmatchcase(each.id, glob) for glob in globs)]
-    cases = [each for each in cases if all(map(has_form, each.actions))]
+    cases = [each for each in cases if is_playable(each)]
     if not cases:
         return _complain("no case with a form in C is called that: see msrward list")
     for compiler in compilers:

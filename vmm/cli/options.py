@@ -33,12 +33,18 @@ def judging(parser: argparse.ArgumentParser, *, jobs: str, timeout: float) -> No
     add("-j", "--jobs", type=count, metavar="N", help=f"worker processes (default: {jobs})")
     limit = f"seconds a case may take ({timeout:g})"
     add("--timeout", type=seconds, default=timeout, metavar="S", help=limit)
+    add("-l", "--list", action="store_true", help="list the chosen cases only")
+    add("--resume", action="store_true", help="go on with the results in DIR")
+    viewing(parser)
+
+
+def viewing(parser: argparse.ArgumentParser) -> None:
+    """Add what says how verdicts are shown and kept, and which failures are none."""
+    add = parser.add_argument
     add("--xfail", action="append", default=[], metavar="GLOB", help="known failures: no status 1")
     text = "what these entries of the history explain is no failure: 'open', or B12,B13"
     add("--known", type=known, default=(), metavar="IDS", help=text)
     add("-o", "--output", type=Path, metavar="DIR", help="keep results.jsonl in DIR")
-    add("-l", "--list", action="store_true", help="list the chosen cases only")
-    add("--resume", action="store_true", help="go on with the results in DIR")
     add("--json", metavar="FILE", help="JSON lines to FILE; bare --json: to stdout, as only output")
     add("--tap", action="store_true", help="TAP 13 on stdout, as its only output")
     add("-v", "--verbose", action="count", default=0, help="show every case; -vv traces as well")

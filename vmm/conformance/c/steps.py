@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from vmm.conformance.c.tape import has_form, install_of
 from vmm.conformance.c.text import c_number
 from vmm.conformance.language import script as s
 from vmm.filter import AtEdge, Pointer
@@ -35,21 +36,6 @@ class At(NamedTuple):
     script: s.Script
 
 
-NO_FORM: tuple[type, ...] = (
-    *(s.SetCpuidBits, s.SendInit, s.GetMpState),
-    *(s.EnterL2, s.LeaveL2),
-)
-"""Words that have no form in C yet."""
-
-
-def has_form(action: s.Action) -> bool:
-    """Say whether there are words in C that do the action."""
-    action = s.innermost(action)
-    if isinstance(action, s.SetCpuid) and action.feature not in s.CPUID_BITS:
-        return False
-    return type(action) not in NO_FORM and getattr(action, "mode", "long") == "long"
-
-
 def calls(action: s.Action, at: At) -> list[str]:
     """Return the lines, indented by one tab, that do the action in ``main``.
 
@@ -66,7 +52,7 @@ def thread_work(action: s.Action, at: At) -> list[str]:
         case s.Meanwhile():
             body = calls(action.action, at)
         case s.BeginInstall():
-            body = [_send(_of(action), at.number)]
+            body = [_send(install_of(action), at.number)]
         case _:
             return []
     head = f"static void step_{at.number}(const void *unused)"
@@ -79,17 +65,11 @@ def installs(action: s.Action) -> s.Install | None:
         case s.Install():
             return action
         case s.BeginInstall():
-            return _of(action)
+            return install_of(action)
         case s.Meanwhile():
             return installs(action.action)
         case _:
             return None
-
-
-def _of(action: s.BeginInstall) -> s.Install:
-    make = s.install_compat if action.caller == "compat" else s.install
-    plain = make(action.filter)
-    return plain if action.caller != "child" else s.Install(action.filter, caller="child")
 
 
 # --- accesses ---------------------------------------------------------------------------------
@@ -224,7 +204,7 @@ def _scribble(_: s.ScribbleBitmaps, at: At) -> Iterable[str]:
 
 
 def _begin_install(action: s.BeginInstall, at: At) -> Iterable[str]:
-    install = _of(action)
+    install = install_of(action)
     yield from bitmaps(install, at.number)
     slot = action.stall_at
     if slot is not None and slot < len(action.filter.ranges):

@@ -118,7 +118,11 @@ def _event_text(event: Any) -> str:
 def _field_text(event: Any, name: str, position: int, is_optional: bool) -> str:
     content = getattr(event, name)
     if isinstance(content, tuple):
-        text = f"({', '.join(map(c_number, content))})"
+        text = (
+            f"({', '.join(c_number(e) if isinstance(e, int) else _event_text(e) for e in content)})"
+        )
+    elif isinstance(content, str):
+        text = repr(content) if isinstance(event, s.Lost) else content
     elif isinstance(content, MsrExitReason):
         text = "|".join(each.name or "" for each in MsrExitReason if each & content) or "0"
     else:

@@ -1,6 +1,6 @@
-"""The words in C, ``native/words.c``: what is in it, and which of it a program needs.
+"""The words in C, and which of them a program needs: ``native/words.c`` and ``native/expect.c``.
 
-The file is read as pieces that blank lines before column 0 set apart. A piece declares the names of
+A file is read as pieces that blank lines before column 0 set apart. A piece declares the names of
 its functions, structs, enumerators, macros and variables; includes, those in the comment above.
 """
 
@@ -10,7 +10,7 @@ import functools
 import re
 from pathlib import Path
 
-FILE = Path(__file__).with_name("words.c")
+WORDS, EXPECT = (Path(__file__).with_name(name) for name in ("words.c", "expect.c"))
 PIECE = re.compile(r"\n\n(?=\S)")
 COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 SPOKEN = re.compile(r'"(?:[^"\\]|\\.)*"')
@@ -27,8 +27,10 @@ ENUMERATOR = re.compile(r"\b([A-Z][A-Z0-9_]*)(?= =|,| \}|,?\n)")
 
 @functools.cache
 def pieces() -> tuple[str, ...]:
-    """Return the pieces in their order: the head comment and its includes first."""
-    return tuple(piece.strip("\n") for piece in PIECE.split(FILE.read_text()))
+    """Return the pieces in their order, without the files' head comments; includes are first."""
+    return tuple(
+        piece.strip("\n") for file in (WORDS, EXPECT) for piece in PIECE.split(file.read_text())[1:]
+    )
 
 
 @functools.cache
@@ -52,12 +54,12 @@ def used(code: str) -> frozenset[str]:
 def needed(main: str) -> list[str]:
     """Return the pieces that ``main`` needs, in the order of the file."""
     wanted, done = set(used(main)), set[str]()
-    while new := [each for each in pieces()[2:] if each not in done and declared(each) & wanted]:
+    while new := [each for each in pieces()[1:] if each not in done and declared(each) & wanted]:
         done |= set(new)
         wanted |= {name for each in new for name in used(each)}
-    return [each for each in pieces()[2:] if each in done]
+    return [each for each in pieces()[1:] if each in done]
 
 
 def includes() -> str:
     """Return the includes that every program has."""
-    return pieces()[1]
+    return pieces()[0]

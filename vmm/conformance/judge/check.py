@@ -64,8 +64,8 @@ def check(
         log = KernelLog.open_or_reason()
         if isinstance(log, KernelLog):
             stack.enter_context(log)
-        json = _json_file(stack, view)
-        results = stack.enter_context(_results(directory, host, resume))
+        json = json_file(stack, view)
+        results = stack.enter_context(results_in(directory, host, resume))
         desk = Desk(results, host, [case.id for case in cases], view, json)
         return _judge(cases, catalogue, desk, options=options, factory=factory, log=log)
 
@@ -101,7 +101,8 @@ def _kvm_backend() -> BackendFactory:
     return KvmBackend
 
 
-def _json_file(stack: ExitStack, view: View) -> Output | None:
+def json_file(stack: ExitStack, view: View) -> Output | None:
+    """Open the file that the view wants JSON lines in; Trouble if it cannot be written."""
     if view.json is None or view.json == "-":
         return None
     try:
@@ -110,7 +111,8 @@ def _json_file(stack: ExitStack, view: View) -> Output | None:
         raise Trouble(f"cannot write {view.json}: {error.strerror}") from None
 
 
-def _results(directory: Path | None, host: Mapping[str, Any], resume: bool) -> Results:
+def results_in(directory: Path | None, host: Mapping[str, Any], resume: bool) -> Results:
+    """Open the records in ``directory`` (None: the default one); ResultsError if they cannot be."""
     if directory is None:
         return Results.open_default(host, resume=resume)
     return Results(directory, host, resume=resume)

@@ -210,7 +210,7 @@ class _Master:
         self._collect_splats()  # while the worker still counts as at its case
         case, splats = worker.case, worker.splats
         assert case is not None
-        record = _record(case, outcome, worker.elapsed_ms(), splats, self.options)
+        record = case_record(case, outcome, worker.elapsed_ms(), splats, self.options)
         worker.case, worker.splats = None, []
         self.watcher.case(record)
 
@@ -228,9 +228,10 @@ class _Master:
                 self.stray.append(splat)
 
 
-def _record(
+def case_record(
     case: Case, outcome: Record, ms: float, splats: list[list[str]], options: Options
 ) -> Record:
+    """Return the record of a case that ended with ``outcome`` (``worker.judge``) after ``ms``."""
     record: Record = {
         "type": "case",
         "id": case.id,

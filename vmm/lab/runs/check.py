@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vmm.conformance.judge.check import Trouble
+from vmm.conformance.judge.check import Trouble, json_file
 from vmm.conformance.judge.selection import Chosen
 from vmm.conformance.language import codec
 from vmm.conformance.records.jsonl import decode
@@ -22,7 +22,7 @@ from vmm.conformance.records.status import Status
 from vmm.conformance.records.steadiness import settle
 from vmm.conformance.records.summary import end_record
 from vmm.conformance.records.verdict import Verdict
-from vmm.conformance.report.desk import Desk, Output, View
+from vmm.conformance.report.desk import Desk, View
 from vmm.conformance.report.progress import Progress
 from vmm.lab import append, vendors
 from vmm.lab.kernels.kernels import Kernel
@@ -175,7 +175,7 @@ class _Inside:
         recorded = self.before.cases if self.before else {}
         self.done = sum(name in recorded for name in self.order.ids)
         self.progress = Progress(sys.stderr, len(self.order.ids))
-        self.json = _json(self.stack, self.view)
+        self.json = json_file(self.stack, self.view)
         self.began = time.monotonic()
 
     def start(self, seconds: float) -> None:
@@ -299,12 +299,3 @@ class _Inside:
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 2)
-
-
-def _json(stack: ExitStack, view: View) -> Output | None:
-    if view.json is None or view.json == "-":
-        return None
-    try:
-        return Output(stack.enter_context(Path(view.json).open("w")), view.json)
-    except OSError as error:
-        raise Trouble(f"cannot write {view.json}: {error.strerror}") from None

@@ -1,0 +1,72 @@
+"""The player as a user runs it: a tape, a trace, a verdict."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+
+
+def run(*command, data=b""):
+    return subprocess.run([BIN / command[0], *command[1:]], input=data, capture_output=True)
+
+
+@pytest.fixture
+def trace(has_kvm, tmp_path):
+    if not (BIN / "msrward-player").exists():
+        pytest.skip("no msrward-player: there was no static libc to link it with")
+    made = run("msrward", "tape", "stalled.*", "-o", tmp_path / "some.tape")
+    assert (made.returncode, made.stdout) == (0, b"")
+    played = run("msrward-player", "-j2", tmp_path / "some.tape")
+    assert (played.returncode, played.stderr) == (0, b"")
+    return played.stdout
+
+
+def judge(trace, tmp_path, *globs):
+    return run("msrward", "judge", "-", *globs, "-o", tmp_path / "records", data=trace)
+
+
+def test_the_verdict_is_that_of_a_check(trace, tmp_path):
+    judged = judge(trace, tmp_path, "stalled.*")
+    assert judged.returncode == 0, judged
+    assert b" passed, 0 failed, " in judged.stdout.splitlines()[-1]
+    assert (tmp_path / "records" / "results.jsonl").exists()
+
+
+def test_a_trace_of_other_cases_is_no_verdict(trace, tmp_path):
+    judged = judge(trace, tmp_path, "parked.*")
+    assert judged.returncode == 2 and judged.stderr.count(b"\n") == 1
+    assert b"another tape" in judged.stderr
+
+
+def test_a_trace_that_is_cut_is_no_verdict(trace, tmp_path):
+    judged = judge(trace[: len(trace) // 2], tmp_path, "stalled.*")
+    assert judged.returncode == 2 and b"the trace stops after " in judged.stderr
+
+
+def test_a_kernel_that_saw_something_else_does_not_conform(trace, tmp_path):
+    lines = trace.splitlines(keepends=True)
+    at = next(at for at, line in enumerate(lines) if line.endswith(b" stalled\n"))
+    lines[at] = lines[at].replace(b"stalled", b"done")
+    judged = judge(b"".join(lines), tmp_path, "stalled.*")
+    assert judged.returncode == 1 and b", 1 failed, " in judged.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("-j0", "x"), ("-j99", "x"), ("--nonesuch", "x"), ("a", "b"), ("/nonesuch",)]
+)
+def test_the_player_says_what_is_wrong(arguments):
+    if not (BIN / "msrward-player").exists():
+        pytest.skip("no msrward-player: there was no static libc to link it with")
+    ran = run("msrward-player", *arguments)
+    assert ran.returncode == 2 and ran.stdout == b"" and ran.stderr
+
+
+def test_the_player_needs_no_library_and_is_small():
+    player = BIN / "msrward-player"
+    if not player.exists():
+        pytest.skip("no msrward-player: there was no static libc to link it with")
+    assert player.stat().st_size < 1_500_000
+    assert b"/lib64/ld-linux" not in player.read_bytes()

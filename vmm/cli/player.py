@@ -1,0 +1,64 @@
+"""``msrward tape`` and ``msrward judge``: cases for the player, and what it saw of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from vmm.cli import options
+from vmm.cli.output import complain
+from vmm.cli.parser import add_command
+from vmm.conformance.records.status import DONE, epilog
+
+
+def add(commands: Any) -> None:
+    """Add the commands to the command line."""
+    made = add_command(commands, "tape", _tape, "write cases as a tape for msrward-player")
+    made.add_argument("-o", "--output", type=Path, metavar="FILE", help="not to stdout")
+    judged = add_command(commands, "judge", _judge, "judge by what msrward-player wrote", epilog())
+    judged.add_argument("trace", metavar="TRACE", help="what it wrote; - for stdin")
+    options.viewing(judged)
+    for each in (made, judged):
+        options.choice(each)
+        limit = "seconds a case may take (10); the same for tape and judge"
+        each.add_argument("--timeout", type=options.seconds, default=10.0, metavar="S", help=limit)
+
+
+def _tape(args: argparse.Namespace) -> int:
+    from vmm.conformance.c.tape import is_playable, tape
+    from vmm.conformance.cases import CASES
+    from vmm.conformance.judge.selection import choose
+
+    chosen = choose(CASES, args.globs, args.exclude, thorough=args.thorough)
+    cases = [case for case in chosen.cases if is_playable(case)]
+    if left := [case.id for case in chosen.cases if case not in cases]:
+        print(f"msrward: left out, no form in C yet: {len(left)} cases, {left[0]}", file=sys.stderr)
+    data = tape(cases, timeout=args.timeout)
+    if args.output:
+        args.output.write_bytes(data)
+    elif sys.stdout.isatty():
+        return complain("a tape is no text: give -o FILE, or send it to a file")
+    else:
+        sys.stdout.buffer.write(data)
+    return DONE
+
+
+def _judge(args: argparse.Namespace) -> int:
+    from vmm.conformance.c.tape import is_playable
+    from vmm.conformance.cases import CASES
+    from vmm.conformance.judge.played import judge_trace
+    from vmm.conformance.judge.runner import Options
+    from vmm.conformance.judge.selection import choose
+    from vmm.conformance.report.desk import View
+
+    chosen = choose(CASES, args.globs, args.exclude, args.xfail, thorough=args.thorough)
+    cases = [case for case in chosen.cases if is_playable(case)]
+    how = Options(1, args.timeout, tuple(args.xfail), args.known)
+    view = View(args.json, args.tap, args.verbose, args.quiet)
+    what = (cases, chosen.of, how, view)
+    if args.trace == "-":
+        return judge_trace(sys.stdin.buffer, *what, directory=args.output)
+    with Path(args.trace).open("rb") as stream:
+        return judge_trace(stream, *what, directory=args.output)

@@ -1,0 +1,291 @@
+"""Cases as a tape: the flat bytes that ``native/player.c`` reads.
+
+A tape is a header and records, all numbers little-endian::
+
+    header   8 bytes "MSRWTAPE", u32 version (1), u32 records, u32 bytes of them, u32 their CRC-32
+    record   u32 bytes that follow, u8 kind (1 need, 2 parameter, 3 case), text name, and
+      parameter  text value: what /sys/module/kvm/parameters/NAME is set to, if the player may
+      case       u8 flags (1: its VM may serve others, 2: it makes its vCPUs itself), u32 deadline
+                 in ms, u8 count and as many texts (needs), u8 count and as many MSRs that it
+                 writes (u8 vCPU, u32 index), u16 steps, and as many steps
+    step     u16 bytes that follow, u8 patient (1: blocked or never would be wrong), an action
+    action   u8 word, and its fields as ``WORDS`` writes them
+    text     u8 bytes that follow, and those
+
+A need comes before the cases that have it: the player finds out once whether it is there.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from vmm.conformance.language import script as s
+from vmm.conformance.language.case import Case
+from vmm.conformance.oracle import spoiled
+from vmm.filter import AtEdge, MsrFilter, MsrRange, Pointer, bitmap_size
+
+VERSION = 1
+MAGIC = b"MSRWTAPE"
+NEED, PARAMETER, CASE = 1, 2, 3
+KEEPS, MAKES_VCPUS = 1, 2
+BARE_NEEDS = {"single_step", spoiled.NEED, "no_ignore_msrs"}
+"""Needs that no player finds out: every host has them, or they are a parameter of the run."""
+
+PROBED = frozenset(
+    {"irqchip", "vcpus", "userfaultfd", "compat", "task_syscall", "force_emulation_prefix"}
+)
+"""Needs that the words in C find out."""
+
+HEADER = struct.Struct("<8sIIII")
+PAGE = 4096
+
+
+def tape(cases: Sequence[Case], *, timeout: float = 10.0) -> bytes:
+    """Return the tape that has the cases done, in an order in which parameters change once.
+
+    ``timeout`` is seconds for a case. ValueError names a case that has no form on a tape.
+    """
+    plain = [case for case in cases if spoiled.NEED not in case.needs]
+    ignoring = [case for case in cases if spoiled.NEED in case.needs]
+    needs = dict.fromkeys(need for case in cases for need in _needs(case))
+    records = [_record(NEED, need, b"") for need in needs]
+    records += [_case(case, timeout) for case in plain]
+    if ignoring:
+        records.append(_record(PARAMETER, "ignore_msrs", _text("1")))
+        records += [_case(case, timeout) for case in ignoring]
+        records.append(_record(PARAMETER, "ignore_msrs", _text("0")))
+    body = b"".join(records)
+    return HEADER.pack(MAGIC, VERSION, len(records), len(body), zlib.crc32(body)) + body
+
+
+def crc_of(tape: bytes) -> int:
+    """Return the checksum of a tape, which the player repeats: what it played is that tape."""
+    return int(HEADER.unpack_from(tape)[4])
+
+
+def _needs(case: Case) -> list[str]:
+    return [need for need in case.all_needs if need not in BARE_NEEDS]
+
+
+def _record(kind: int, name: str, rest: bytes) -> bytes:
+    whole = bytes([kind]) + _text(name) + rest
+    return struct.pack("<I", len(whole)) + whole
+
+
+def _case(case: Case, timeout: float) -> bytes:
+    script, expected = case.actions, [] if case.observes else s.steps(case.actions, case.expected)
+    keeps = not needs_its_own_vm(script)
+    flags = KEEPS * keeps | MAKES_VCPUS * s.makes_vcpus(script)
+    needs = _needs(case)
+    written = sorted(
+        {
+            (each.vcpu, each.index)
+            for each in map(s.innermost, script)
+            if isinstance(each, s.Wrmsr | s.SetMsr)
+        }
+    )
+    written = written if keeps and len(written) < 64 else []
+    try:
+        head = struct.pack("<BIB", flags, round(timeout * 1000), len(needs))
+        head += b"".join(map(_text, needs))
+        head += struct.pack("<B", len(written))
+        head += b"".join(struct.pack("<BI", *each) for each in written)
+        head += struct.pack("<H", len(script))
+        steps = [
+            _step(action, expected[at] if at < len(expected) else None)
+            for at, action in enumerate(script)
+        ]
+    except struct.error as error:
+        raise ValueError(f"{case.id} does not fit a tape: {error}") from None
+    return _record(CASE, case.id, head + b"".join(steps))
+
+
+def needs_its_own_vm(script: s.Script) -> bool:
+    """Say whether the script leaves behind what the player cannot take away."""
+    return s.makes_vcpus(script) or any(isinstance(each, LASTING) for each in script)
+
+
+LASTING = (
+    *(s.Begin, s.Park, s.Spin, s.CloseVm, s.CloseVcpu, s.SetCpuid, s.Sweep),
+    *(s.BeginInstall, s.Meanwhile),
+)
+
+
+def _step(action: s.Action, expected: s.Step | None) -> bytes:
+    patient = expected is not None and expected[-1] not in (s.blocked, s.never)
+    return _sized(bytes([patient]) + _action(action))
+
+
+def _sized(part: bytes) -> bytes:
+    return struct.pack("<H", len(part)) + part
+
+
+def _text(text: str) -> bytes:
+    return struct.pack("<B", len(text.encode())) + text.encode()
+
+
+# --- actions ----------------------------------------------------------------------------------
+
+FILES = {"vm": 0, "system": 1, "vcpu": 2}
+CALLERS = {"self": 0, "compat": 1, "child": 2}
+POINTERS = {Pointer.NULL: 1, Pointer.UNMAPPED: 2, Pointer.KERNEL: 3}
+BY = {"immediate_exit": 0, "signal": 1}
+ON_TO_THE_END = 2
+REGISTERS = ("eax", "ebx", "ecx", "edx")
+NO_SLOT = 0xFF
+LOW = 0xFFFFFFFF
+U64 = 0xFFFFFFFF_FFFFFFFF
+
+
+NO_FORM: tuple[type, ...] = (
+    *(s.SetCpuidBits, s.SendInit, s.GetMpState),
+    *(s.EnterL2, s.LeaveL2),
+)
+"""Words that have no form in C yet."""
+
+
+def has_form(action: s.Action) -> bool:
+    """Say whether there are words in C that do the action."""
+    action = s.innermost(action)
+    if isinstance(action, s.SetCpuid) and action.feature not in s.CPUID_BITS:
+        return False
+    return type(action) not in NO_FORM and getattr(action, "mode", "long") == "long"
+
+
+def is_playable(case: Case) -> bool:
+    """Say whether all that the case does and needs has a form in C."""
+    return all(map(has_form, case.actions)) and {*case.all_needs} <= PROBED | BARE_NEEDS
+
+
+def _action(action: s.Action) -> bytes:
+    if not has_form(action):
+        raise ValueError(f"{action!r} has no form in C yet")
+    word, write = WORDS[type(action)]
+    return bytes([word]) + b"".join(write(action))
+
+
+def _access(access: s.Access) -> Iterator[bytes]:
+    is_write = isinstance(access, s.Wrmsr)
+    low, high = access.value if isinstance(access, s.Wrmsr) else access.before, access.high
+    flags = is_write | access.emulated << 1 | access.single_step << 2
+    yield struct.pack("<BB", access.vcpu, flags)
+    yield struct.pack("<Q", access.rcx_high << 32 | access.index)
+    yield struct.pack("<QQ", (high & LOW) << 32 | low & LOW, high >> 32 << 32 | low >> 32)
+    yield _reply(access.reply)
+
+
+def _reply(reply: s.Reply) -> bytes:
+    return struct.pack("<QBB", reply.value, reply.error, reply.scribble)
+
+
+def _go_on(vcpu: int, reply: s.Reply | None, how: int) -> Iterator[bytes]:
+    yield struct.pack("<BB", vcpu, reply is not None)
+    yield _reply(reply or s.Reply()) + bytes([how])
+
+
+def _set_regs(action: s.SetRegs) -> Iterator[bytes]:
+    flags = (action.rax is not None) | (action.rdx is not None) << 1 | (action.via == "sync") << 2
+    values = (action.rax or 0, action.rdx or 0, action.rip & U64)
+    yield struct.pack("<BBQQQ", action.vcpu, flags, *values)
+
+
+def _enable_cap(action: s.EnableCap) -> Iterator[bytes]:
+    yield struct.pack("<BII", FILES[action.on], action.cap, action.flags)
+    yield struct.pack("<4Q", *(action.args + (0,) * 4)[:4])
+
+
+def _install(action: s.Install) -> Iterator[bytes]:
+    yield struct.pack("<BBI", FILES[action.on], CALLERS[action.caller], action.number)
+    yield bytes([0 if action.argp is None else POINTERS[action.argp]])
+    yield from _filter(action.filter)
+
+
+def _filter(filter_: MsrFilter) -> Iterator[bytes]:
+    yield struct.pack("<IB", filter_.flags, len(filter_.ranges))
+    for each in filter_.ranges:
+        kind, bits = _bitmap(each)
+        yield struct.pack("<IIIB", each.flags, each.base, each.nmsrs, kind) + _sized(bits)
+
+
+def _bitmap(each: MsrRange) -> tuple[int, bytes]:
+    if isinstance(each.bitmap, Pointer):
+        return POINTERS[each.bitmap], b""
+    if isinstance(each.bitmap, AtEdge):
+        return 4, each.bitmap.bits
+    size = max(len(each.bitmap), min(bitmap_size(each.nmsrs), PAGE))
+    return 0, each.bitmap.ljust(-(-size // 8) * 8, b"\0")
+
+
+def _begin_install(action: s.BeginInstall) -> Iterator[bytes]:
+    slot = action.stall_at
+    is_there = slot is not None and slot < len(action.filter.ranges)
+    yield _text(action.name) + bytes([slot if is_there and slot is not None else NO_SLOT])
+    yield from _install(install_of(action))
+
+
+def install_of(action: s.BeginInstall) -> s.Install:
+    """Return the install that a thread begins."""
+    if action.caller == "compat":
+        return s.install_compat(action.filter)
+    return s.Install(action.filter, caller=action.caller)
+
+
+def _set_cpuid(action: s.SetCpuid) -> Iterator[bytes]:
+    leaf, register, bit = s.CPUID_BITS[action.feature]
+    yield struct.pack("<BIBBB", action.vcpu, leaf, REGISTERS.index(register), bit, action.on)
+
+
+def _sweep(action: s.Sweep) -> Iterator[bytes]:
+    yield struct.pack("<BB", action.vcpu, action.access == "wrmsr")
+    yield struct.pack("<III", action.first, action.count, action.stride & LOW)
+    yield struct.pack("<QQ", action.value, s.REPLY)
+
+
+def _vcpu(action: Any) -> Iterator[bytes]:
+    yield bytes([action.vcpu])
+
+
+def _named(action: Any) -> Iterator[bytes]:
+    yield _text(action.name)
+
+
+def _nothing(_: Any) -> Iterator[bytes]:
+    yield from ()
+
+
+WORDS: dict[type, tuple[int, Callable[[Any], Iterator[bytes]]]] = {
+    s.Rdmsr: (1, _access),
+    s.Wrmsr: (1, _access),
+    s.Begin: (2, lambda each: _access(each.access)),
+    s.Spin: (3, lambda each: _access(each.access)),
+    s.Complete: (4, lambda each: _go_on(each.vcpu, each.reply, BY[each.by])),
+    s.Finish: (5, lambda each: _go_on(each.vcpu, each.reply, ON_TO_THE_END)),
+    s.SetRegs: (6, _set_regs),
+    s.GetRegs: (7, _vcpu),
+    s.EnableCap: (8, _enable_cap),
+    s.Install: (9, _install),
+    s.ScribbleBitmaps: (10, _nothing),
+    s.CheckExtension: (11, lambda each: iter([struct.pack("<BI", FILES[each.on], each.cap)])),
+    s.GetMsr: (12, lambda each: iter([struct.pack("<BI", each.vcpu, each.index)])),
+    s.SetMsr: (13, lambda each: iter([struct.pack("<BIQ", each.vcpu, each.index, each.value)])),
+    s.CreateIrqchip: (14, _nothing),
+    s.CreateVcpu: (15, _vcpu),
+    s.SetCpuid: (16, _set_cpuid),
+    s.BeginInstall: (17, _begin_install),
+    s.Meanwhile: (18, lambda each: iter([_text(each.name), _sized(_action(each.action))])),
+    s.ResumeInstall: (19, lambda each: iter([_text(each.name), bytes([each.fails])])),
+    s.AwaitInstall: (20, _named),
+    s.AwaitMeanwhile: (20, _named),
+    s.Park: (21, _vcpu),
+    s.Release: (22, _vcpu),
+    s.UntilExits: (23, _vcpu),
+    s.UntilRuns: (24, _vcpu),
+    s.StopSpin: (25, _vcpu),
+    s.CloseVm: (26, _nothing),
+    s.CloseVcpu: (27, _vcpu),
+    s.Sweep: (28, _sweep),
+}
+"""The number of each word on a tape, and what writes its fields: every word is here."""

@@ -1,0 +1,318 @@
+r"""What a player wrote down, judged: the lines of ``native/player.c`` become the ordinary records.
+
+A line comes from a machine whose kernel is on trial and may say anything. So every line is bounded,
+nothing is believed that was not asked for, and each case is judged here, by the Model's side, from
+its events alone. One line a thing::
+
+    msrward-player VERSION CRC RECORDS   fact PATH TEXT        module NAME     capability NAME N
+    begin N NAME    step N K EVENTS      lacks N NEED WHY      without N NEED
+    log RECORD      lost                 taint N               parameter NAME VALUE
+    said N TEXT     beat                 done N MS HOW         over RECORDS    unwatched WHY
+
+N is the number of a record of the tape; texts have what is no printable character as \\xNN.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vmm.conformance.c.notation import read_events
+from vmm.conformance.host import facts as host_facts
+from vmm.conformance.host.klog import find_splats, kernel_message
+from vmm.conformance.judge.runner import Options, case_record
+from vmm.conformance.judge.worker import judge
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import Script, Trace
+from vmm.conformance.records.schema import Record
+from vmm.conformance.records.verdict import Verdict
+
+VERSION = 1
+MOST_LINE, MOST_BYTES = 1 << 18, 1 << 26
+MOST_FACT = 1 << 15
+ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
+FACT = re.compile(r"/(?:proc/(?:sys/)?|sys/)[A-Za-z0-9_./-]{1,200}")
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+PARAMETER = "/sys/module/kvm/parameters/ignore_msrs"
+
+
+class TraceError(ValueError):
+    """It is no trace of the tape that was to be played; the text is one line that says why."""
+
+
+@dataclass
+class _Played:
+    """A case that has begun: what its steps left, and what else was said meanwhile."""
+
+    case: Case
+    ignoring: bool
+    events: list[Any] = field(default_factory=list)
+    steps: int = 0
+    said: list[str] = field(default_factory=list)
+    damage: str = ""
+    splats: list[list[str]] = field(default_factory=list)
+
+
+class Reading:
+    """Takes a trace line by line, and gives the records of the cases as they end.
+
+    ``host`` has the facts once ``has_host`` says so: before the first case has begun.
+    """
+
+    def __init__(self, cases: Sequence[Case], options: Options, crc: int) -> None:
+        """Expect a trace of all ``cases``, and of no other tape than that of ``crc``."""
+        self.expected, self.crc = {case.id: case for case in cases}, crc
+        self.options, self.lacking = options, dict[str, str]()
+        self.host: dict[str, Any] = {}
+        self.has_host = self.is_over = False
+        self.lost, self.bytes = 0, 0
+        self.unwatched = ""
+        self.stray: list[list[str]] = []
+        self._facts: dict[str, str] = {}
+        self._modules: list[str] = []
+        self._capabilities: dict[str, int] = {}
+        self._names: dict[str, str] = {}
+        self._playing: dict[str, _Played] = {}
+        self._done: set[str] = set()
+        self._log: list[str] = []
+        self._ignoring = False
+        self._greeted = False
+
+    @property
+    def running(self) -> list[str]:
+        """The ids of the cases that have begun and not ended."""
+        return [played.case.id for played in self._playing.values()]
+
+    @property
+    def missing(self) -> list[str]:
+        """The ids of the cases of which nothing has been said yet."""
+        return [name for name in self.expected if name not in self._done]
+
+    def line(self, text: str) -> Iterator[Record]:
+        """Take one line; yield the records that it completes. TraceError if it cannot be."""
+        self.bytes += len(text) + 1
+        if len(text) > MOST_LINE or self.bytes > MOST_BYTES:
+            raise TraceError(f"the trace is longer than {MOST_BYTES >> 20} MiB, or a line of it is")
+        word, _, rest = text.partition(" ")
+        if not self._greeted:
+            self._greet(word, rest)
+        elif word not in TAKES:
+            raise TraceError(f"no line of a trace: {_shown(text)}")
+        else:
+            yield from TAKES[word](self, rest) or ()
+
+    # --- what is said of the machine --------------------------------------------------------
+
+    def _greet(self, word: str, rest: str) -> None:
+        if word != "msrward-player" or not rest:
+            raise TraceError(f"it does not begin as a trace: {_shown(f'{word} {rest}')}")
+        version, crc = (*rest.split(" "), "")[:2]
+        if version != str(VERSION):
+            raise TraceError(f"version {_shown(version)}, and this one reads {VERSION}")
+        if crc != f"{self.crc:08x}":
+            raise TraceError(
+                "it was made of another tape: judge by the msrward, the globs and the timeout"
+                " that wrote the tape"
+            )
+        self._greeted = True
+
+    def _fact(self, rest: str) -> None:
+        path, _, content = rest.partition(" ")
+        if self.has_host or not FACT.fullmatch(path) or ".." in path or len(content) > MOST_FACT:
+            raise TraceError(f"no fact that a player tells: {_shown(path)}")
+        self._facts[path] = _unescaped(content)
+        if path == PARAMETER:
+            self._ignoring = self._facts[path][:1] in ("Y", "1")
+
+    def _module(self, rest: str) -> None:
+        if not NAME.fullmatch(rest) or len(self._modules) > 16:
+            raise TraceError(f"no module that a player tells: {_shown(rest)}")
+        self._modules.append(rest)
+
+    def _capability(self, rest: str) -> None:
+        name, _, value = rest.partition(" ")
+        if not NAME.fullmatch(name) or not re.fullmatch(r"-?\d{1,9}", value):
+            raise TraceError(f"no capability that a player tells: {_shown(rest)}")
+        self._capabilities[name] = int(value)
+
+    def _know_host(self) -> None:
+        if self.has_host:
+            return
+        with tempfile.TemporaryDirectory(prefix="msrward-") as root:
+            for module in self._modules:
+                (Path(root) / "sys/module" / module).mkdir(parents=True, exist_ok=True)
+            for path, content in self._facts.items():
+                file = Path(root + path)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content.encode("latin-1", "replace"))
+            self.host = dict(host_facts.facts(root))
+        hostname = self._facts.get("/proc/sys/kernel/hostname", "").strip()
+        self.host |= {"hostname": hostname, "capabilities": self._capabilities}
+        self.has_host = True
+
+    # --- what is said of the records of the tape ----------------------------------------------
+
+    def _begin(self, rest: str) -> None:
+        number, _, name = rest.partition(" ")
+        self._know_host()
+        if number in self._names or not number.isdecimal():
+            raise TraceError(f"record {_shown(number)} has begun twice")
+        self._names[number] = name
+        if name in self.expected and name not in self._done:
+            self._playing[number] = _Played(self.expected[name], self._ignoring)
+        elif not NAME.fullmatch(name) or "." in name:
+            raise TraceError(f"a case that was not asked for, or twice: {_shown(name)}")
+
+    def _step(self, rest: str) -> None:
+        number, _, step = rest.partition(" ")
+        at, _, text = step.partition(" ")
+        played = self._playing.get(number)
+        if played is None:
+            raise TraceError(f"a step of no case that runs: {_shown(rest)}")
+        played.steps += 1
+        if at != str(played.steps) or played.steps > len(played.case.actions):
+            played.damage = played.damage or f"step {_shown(at)} came where it was not due"
+            return
+        try:
+            played.events += read_events(_unescaped(text))
+        except ValueError as error:
+            played.damage = played.damage or f"step {played.steps}: {error}"
+
+    def _lacks(self, rest: str) -> None:
+        number, need, why = (*rest.split(" ", 2), "", "")[:3]
+        if self._names.get(number) != need:
+            raise TraceError(f"a need that was not asked for: {_shown(rest)}")
+        self.lacking[need] = _unescaped(why)
+
+    def _without(self, rest: str) -> Iterator[Record]:
+        """Take a case that was not played for want of what it needs."""
+        self._know_host()
+        name, _, need = rest.partition(" ")
+        case = self.expected.get(name)
+        if case is None or name in self._done or need not in self.lacking:
+            raise TraceError(f"a case that was not asked for, or twice: {_shown(rest)}")
+        yield self._record(_Played(case, self._ignoring), "ok", 0.0)
+
+    def _said(self, rest: str) -> None:
+        number, _, text = rest.partition(" ")
+        if (played := self._playing.get(number)) and len(played.said) < 16:
+            played.said.append(_unescaped(text)[:300])
+
+    def _parameter(self, rest: str) -> None:
+        name, _, value = rest.partition(" ")
+        if name == "ignore_msrs" and value in ("0", "1"):
+            self._ignoring = value == "1"
+
+    def _done_line(self, rest: str) -> Iterator[Record]:
+        number, ms, how = (*rest.split(" ", 2), "", "")[:3]
+        name = self._names.get(number, "")
+        played = self._playing.get(number)
+        self._attribute()
+        if not name or not ms.isdecimal() or (name in self.expected and played is None):
+            raise TraceError(f"the end of what has not begun: {_shown(rest)}")
+        if played is None:
+            if how != "ok":  # a need that could not be found out
+                self.lacking[name] = f"the player ended when it tried: {_shown(how)}"
+            return
+        del self._playing[number]
+        yield self._record(played, how, float(ms))
+
+    def _over(self, _: str) -> None:
+        self._know_host()
+        self._attribute()
+        if self._playing or self.missing:
+            first = (self.running or self.missing)[0]
+            raise TraceError(f"it is over, and {first} has no end")
+        self.is_over = True
+
+    # --- the kernel log -----------------------------------------------------------------------
+
+    def _log_line(self, rest: str) -> None:
+        said = kernel_message(_unescaped(rest))
+        if said and len(self._log) < 10_000:
+            self._log.append(said[1])
+
+    def _lost(self, _: str) -> None:
+        self.lost += 1
+
+    def _attribute(self) -> None:
+        """Give what the kernel said to the cases that ran: one of them, or all, may be why."""
+        for splat in find_splats(self._log):
+            for played in self._playing.values():
+                played.splats.append(list(splat.lines))
+            if not self._playing:
+                self.stray.append(list(splat.lines))
+        self._log.clear()
+
+    # --- a case -------------------------------------------------------------------------------
+
+    def _record(self, played: _Played, how: str, ms: float) -> Record:
+        self._done.add(played.case.id)
+        outcome = self._outcome(played, how)
+        options = replace(self.options, vendor=str(self.host.get("vendor_module") or ""))
+        return case_record(played.case, outcome, ms, played.splats, options)
+
+    def _outcome(self, played: _Played, how: str) -> Record:
+        if how in ("timeout", "stuck"):
+            limit = f"killed at its deadline of {self.options.timeout:g} s"
+            note = "; it is stuck in the kernel" * (how == "stuck")
+            return {"verdict": Verdict.TIMEOUT, "error": limit + note}
+        if how != "ok" or played.damage:
+            said = "; ".join(played.said)
+            error = played.damage or f"the player's worker {_shown(how)}"
+            return {"verdict": Verdict.ERROR, "error": f"{error}: {said}" if said else error}
+        return judge(
+            played.case, _Seen(tuple(played.events), self.lacking), ignoring=played.ignoring
+        )
+
+
+TAKES: dict[str, Any] = {
+    "fact": Reading._fact,
+    "module": Reading._module,
+    "capability": Reading._capability,
+    "unwatched": lambda reading, rest: setattr(reading, "unwatched", _unescaped(rest)),
+    "begin": Reading._begin,
+    "step": Reading._step,
+    "lacks": Reading._lacks,
+    "without": Reading._without,
+    "said": Reading._said,
+    "parameter": Reading._parameter,
+    "done": Reading._done_line,
+    "log": Reading._log_line,
+    "lost": Reading._lost,
+    "taint": lambda *_: None,
+    "beat": lambda *_: None,
+    "over": Reading._over,
+}
+"""What takes a line, by its first word."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A backend that has run the case already: elsewhere, by the player."""
+
+    trace: Trace
+    lacking: Mapping[str, str]
+
+    def run(self, _: Script, *, expected: Trace | None = None) -> Trace:
+        """Return what the player saw."""
+        return self.trace
+
+    def lacks(self, need: str) -> str | None:
+        """Return why the player's machine does not have ``need``."""
+        return self.lacking.get(need)
+
+    def close(self) -> None:
+        """Have nothing to give back."""
+
+
+def _unescaped(text: str) -> str:
+    return ESCAPED.sub(lambda match: chr(int(match[1], 16)), text)
+
+
+def _shown(text: str) -> str:
+    return ascii(text)[1:-1][:80]
