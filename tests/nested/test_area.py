@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vmm import x86
+from vmm.memory import GuestMemory
 from vmm.nested import area, svm, vmx
 from vmm.nested.area import READ, WRITE, Area, Entry
 
@@ -151,3 +152,27 @@ def test_vmx_numbers_are_the_kernels():
     }
     assert {name: said[f"EXIT_REASON_{name}"] for name in names} == names
     assert said["VMX_EXIT_REASONS_FAILED_VMENTRY"] == vmx.FAILED_ENTRY
+
+
+def test_a_field_that_is_as_before_is_not_written_again(memory):
+    entry, here = Entry(0x10010, 0x100000, 0), Area.of(0)
+    table = vmx.fields(entry, here, 0, CAPABILITIES)
+    vmx.write(memory, entry, table, {})
+    assert written(memory) == table
+    again = vmx.fields(Entry(0x10010, 0x100000, 0, bitmap=False), here, 0, CAPABILITIES)
+    vmx.write(memory, entry, again, table)
+    changed = {field: again[field] for field in (0x4002, 0x2004, *vmx.LEFT_OTHERWISE)}
+    assert written(memory) == changed
+
+
+def written(memory: GuestMemory) -> dict[int, int]:
+    """What L1 would write: fields and values up to a field 0."""
+    words = struct.unpack("<512Q", memory.read(Area.of(0).fields, 0x1000))
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return dict(itertools.takewhile(lambda pair: pair[0], pairs))
+
+
+@pytest.fixture
+def memory():
+    with GuestMemory(0, x86.MEMORY_SIZE) as memory:
+        yield memory

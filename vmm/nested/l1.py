@@ -34,6 +34,7 @@ class L1:
         """Switch the extensions on; ``KvmError`` where KVM does not take it."""
         self.vcpu, self.guest, self.memory, self.vendor = vcpu, guest, memory, vendor
         self._area = Area.of(vcpu.vcpu_id)
+        self._fields: dict[int, int] = {}
         sregs = vcpu.get_sregs()
         if vendor == "svm":
             sregs.efer |= svm.EFER_SVME
@@ -42,6 +43,7 @@ class L1:
             sregs.cr4 |= vmx.CR4_VMXE
             vcpu.set_msrs({vmx.MSR_FEAT_CTL: vmx.FEAT_CTL_VMX})
             self._capabilities = self._read_capabilities()
+            vmx.start(memory, vcpu.vcpu_id, self._capabilities)
         vcpu.set_sregs(sregs)
 
     def prepare(self, entry: Entry) -> None:
@@ -50,7 +52,9 @@ class L1:
         if self.vendor == "svm":
             svm.write(self.memory, entry)
         else:
-            vmx.write(self.memory, entry, symbols["l1_vmx_exit"], self._capabilities)
+            table = vmx.fields(entry, self._area, symbols["l1_vmx_exit"], self._capabilities)
+            vmx.write(self.memory, entry, table, self._fields)
+            self._fields = table
         self._start_at(symbols[f"l1_{self.vendor}"])
 
     def prepare_call(self) -> None:

@@ -127,16 +127,24 @@ def _host(vcpu_id: int, area: Area, rip: int) -> dict[int, int]:
     }
 
 
+LEFT_OTHERWISE = (0x681C, 0x681E, 0x6820, 0x6822, 0x681A, 0x4824, 0x4826, 0x4016)
+"""What each exit changes and the next entry must not find so: RSP, RIP, RFLAGS, pending events."""
+
+
 def write(
-    memory: GuestMemory, entry: Entry, host_rip: int, capabilities: Mapping[int, int]
+    memory: GuestMemory, entry: Entry, table: Mapping[int, int], before: Mapping[int, int]
 ) -> None:
-    """Write all that L1's ``l1_vmx`` needs to enter L2; ``capabilities`` are ``CAPABILITIES``."""
+    """Write all that L1's ``l1_vmx`` needs to enter L2: of the fields, those not as ``before``.
+
+    ``table`` are all ``fields``. A VMWRITE is an exit of L1: a hundred of them make an entry dear.
+    """
     area = Area.of(entry.vcpu_id)
-    revision = struct.pack("<I", capabilities[BASIC] & 0x7FFFFFFF)
-    table = fields(entry, area, host_rip, capabilities)
-    words = [each for pair in table.items() for each in pair]
-    for region in (area.control, area.host):
-        memory.write(region, revision)
+    changed = {
+        field: value
+        for field, value in table.items()
+        if field in LEFT_OTHERWISE or before.get(field) != value
+    }
+    words = [each for pair in changed.items() for each in pair]
     memory.write(area.bitmap, msr_bitmap(entry.passes))
     memory.write(area.fields, struct.pack(f"<{len(words) + 1}Q", *words, 0))
     memory.write(area.pointers, struct.pack("<2Q", area.control, area.host))
@@ -157,3 +165,10 @@ def left(memory: GuestMemory, vcpu_id: int) -> Left:
 def has_bit(index: int) -> bool:
     """Say whether the bitmap has bits for MSR ``index``."""
     return any(first <= index < first + 0x2000 for first, _ in SPANS)
+
+
+def start(memory: GuestMemory, vcpu_id: int, capabilities: Mapping[int, int]) -> None:
+    """Write the revision of VMCS and VMXON region, which are what they are from then on."""
+    area = Area.of(vcpu_id)
+    for region in (area.control, area.host):
+        memory.write(region, struct.pack("<I", capabilities[BASIC] & 0x7FFFFFFF))
