@@ -50,14 +50,13 @@ from vmm.msr import FILTER, INVAL, MAX_NMSRS, UNKNOWN, Msr
 # of R74 what is left to kernels before v6.3. Of R76 the catalogue sees only what goes on.
 LISTED = (
     *range(1, 35),
-    36,
-    38,
-    39,
+    *range(36, 40),
     *range(43, 48),
     *range(50, 58),
     *range(60, 66),
     68,
     *range(70, 78),
+    81,
 )
 OBSERVED = ("R10", "R13", "R25", "R67", "R74")
 

@@ -18,14 +18,17 @@ _FEP = "rdmsr(0x474f4f00, emulated=True)"
 _FS, _DEADLINE = "rdmsr(Msr.FS_BASE)", "wrmsr(Msr.IA32_TSC_DEADLINE, 0)"
 _TOP = "install(default_allow().range(0xfffffff0, 0x10, b'..')) -> done"
 _LBR = ("wrmsr(0x1d9, 0x1) -> wrote", "install(default_allow().deny(0x680)) -> done")
-_L2 = ("enter_l2() -> done",)
+_L2 = ("enter_l2() -> entered",)
+_STORES = ("enter_l2(exit_store=(listed(Msr.IA32_TSC),)) -> entered",)
+_LOADS = ("enter_l2(exit_load=(listed(Msr.STAR, 0x1),)) -> entered",)
+_GS = "listed(Msr.KERNEL_GS_BASE, 0x1)"
 _DEADLINE_EXIT = "WrmsrExit(Msr.IA32_TSC_DEADLINE, FILTER, 0x0), wrote"
 _FS_EXIT = FILTER.format("Msr.FS_BASE")
 _SWEPT = "swept((run({}, {}, '{}'),))"
 _T, _LAST = "Msr.IA32_TSC_DEADLINE", "Msr.IA32_LASTBRANCHFROMIP"
 _INIT = ("send_init(1) -> done", "get_mp_state(1) -> got(2)", "complete(vcpu=1) -> interrupted")
 _RESET, _HELD = "regs(ANY, rax=0, rcx=0, rdx=ANY)", "regs(-20, rax=0x2, rcx=0, rdx=0x1)"
-_BAD = "l1_exit(0x80000022, 2)"
+_CALLED = "l1_exit('hypercall')"
 
 D = Difference
 # An entry, what it explains, and near misses: another MSR, another outcome, another place.
@@ -46,15 +49,28 @@ ROWS: dict[str, tuple[Difference, ...]] = {
         D(_FS, _FS_EXIT, "gp", _L2, VMX),
         D(_FS, _FS_EXIT, "returned(0x1)", (), VMX),
     ),
+    "B05 second half": (
+        D(_FS, "l1_exit('rdmsr', Msr.FS_BASE)", "returned(0x1)", _L2, VMX),
+        D(_FS, "l1_exit('rdmsr', Msr.FS_BASE)", "gp", _L2, VMX),
+        D(_FS, "l1_exit('rdmsr', Msr.FS_BASE)", "returned(0x1)", _L2, SVM),
+        D("rdmsr(Msr.STAR)", "l1_exit('rdmsr', Msr.STAR)", "returned(0x1)", _L2, VMX),
+    ),
     "B06": (
-        D("enter_l2()", "done", _BAD, (), VMX),
-        D("enter_l2(load=(0x10,))", "done", _BAD, (), VMX),
-        D("enter_l2()", "done", "Lost('SHUTDOWN')", (), VMX),
+        D("enter_l2(fields=True)", "entered", "entry_failed('state')", (), VMX),
+        D(f"enter_l2(entry_load=({_GS},))", "entered", "entry_failed('state')", (), VMX),
+        D("enter_l2(fields=True)", "entered", "entry_failed('msr_load', 0x1)", (), VMX),
+        D("enter_l2(fields=True)", "entered", "shutdown", (), VMX),
     ),
     "B07": (
-        D("enter_l2(load=(0x174,))", _BAD, "done", (), VMX),
-        D("enter_l2(store=(0x10,))", "shutdown", "done", (), VMX),
-        D("enter_l2(load=(0x174,))", _BAD, "Lost('SHUTDOWN')", (), VMX),
+        D(f"enter_l2(entry_load=({_GS},))", "entry_failed('msr_load', 1)", "entered", (), VMX),
+        D(f"enter_l2(entry_load=({_GS},))", "entry_failed('msr_load', 1)", "shutdown", (), VMX),
+        D(f"enter_l2(exit_load=({_GS},))", "shutdown", "entered", (), VMX),
+    ),
+    "B07 on exit": (
+        D("leave_l2()", "shutdown", _CALLED, _LOADS, VMX),
+        D("leave_l2()", "shutdown", _CALLED, (*_LOADS, *_L2), VMX),
+        D("leave_l2()", _CALLED, "shutdown", _LOADS, VMX),
+        D("leave_l2()", "shutdown", _CALLED, _L2, VMX),
     ),
     "B08": (
         D("install(MsrFilter(0x2).deny(0x474f4f40))", "rejected(EINVAL)", "done"),
@@ -130,6 +146,12 @@ ROWS: dict[str, tuple[Difference, ...]] = {
         D("complete(vcpu=1)", "interrupted", "internal_error(1)", _INIT[:2]),
         D("complete(vcpu=1)", "interrupted", "internal_error(1)", _INIT[:1]),
         D("complete(vcpu=1)", "interrupted", "Lost('x')", _INIT[:2]),
+    ),
+    "B35": (
+        D("leave_l2()", "shutdown", _CALLED, _STORES, VMX),
+        D("leave_l2()", "shutdown", _CALLED, (*_STORES, *_L2), VMX),
+        D("leave_l2()", "shutdown", _CALLED, _LOADS, VMX),
+        D("leave_l2()", "shutdown", "done", _STORES, VMX),
     ),
 }
 

@@ -13,10 +13,12 @@ from vmm.conformance.cases import (
     fastpath,
     ignored,
     init,
+    inside,
     installers,
     l2,
     lbr,
     levels,
+    lists,
     locks,
     masks,
     matching,
@@ -76,6 +78,8 @@ THEMES = (
     levels,
     l2,
     lbr,
+    lists,
+    inside,
     quirks,
 )
 

@@ -117,7 +117,6 @@ _SCOPE = (
         "VMX MSR lists are filtered: a denied entry fails VM entry or shuts the VM down at exit",
         "6.12",
         history=("B07", "B35"),
-        untested="no word makes a nested guest yet",
     ),
     _R(
         "R38",
@@ -237,7 +236,6 @@ _ATOMICITY = (
         "R81",
         "a filter installed while L2 is active governs L2 from that vCPU's next VM entry on",
         history=("B20", "B36"),
-        untested="no word makes a nested guest yet",
     ),
 )
 _TABLES = (_DISCOVERY, _VALIDATION, _MATCHING, _SCOPE, _EXIT, _COMPLETION, _ATOMICITY)

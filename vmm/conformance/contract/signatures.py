@@ -119,11 +119,13 @@ _IN_L2 = r"enter_l2\((?![\s\S]*l1_exit)"
 _INSTALL_IN_L2 = rf"{_IN_L2}(?![\s\S]*\nenter_l2)[\s\S]*\ninstall[^\n]*-> done"
 _LBR_ON = r"wrmsr\((?:0x1d9|Msr\.IA32_DEBUGCTL\w*), (?:0x)?[0-9a-f]*[13579bdf]\b[\s\S]*install"
 _FLAG = r"MsrFilter\(0x(?![01]\b)[0-9a-f]+\b.*"
-_BAD_ENTRY = r"l1_exit\((?:reason=)?0x80000022\b.*"
+_LAST_ENTRY = r"(?![\s\S]*\nenter_l2)"
+_EXIT_LISTS = rf"enter_l2\([^\n]*exit_(?:store|load)=[^\n]*-> entered{_LAST_ENTRY}"
+_TSC_STORED = rf"enter_l2\([^\n]*exit_store=[^\n]*\b(?:0x10|Msr\.IA32_TSC)\)[^\n]*{_LAST_ENTRY}"
+_ENDS_L2 = r"(?:leave_l2|rdmsr|wrmsr)\(.*"
 _ONE_FILTER = r"swept\(\(run\([\w.]+, \w+, 'FILTER'\),\)\)"
 _ONE_PASSED = r"swept\(\(run\([\w.]+, \w+, 'PASSED'\),\)\)"
 _INIT = r"send_init\([^\n]*\n(?:[^\n]*\n)*?get_mp_state\([^\n]*-> got\([02]\)"
-_SHUTDOWN = r"(?:Lost\(.*SHUTDOWN.*|shutdown)"
 
 SIGNATURES = (
     # The MSRs of the catalogue that no CPU has are 0x474fXXXX; of others B27 says more.
@@ -167,28 +169,48 @@ SIGNATURES = (
         without=_INSTALL_IN_L2,
         vendor=VMX,
     ),
+    # What L1 once passed is never intercepted again: L2 goes on, where L1 should have got it.
+    Signature(
+        "B05",
+        _at(*_NESTED_BASES),
+        r"l1_exit\(.*",
+        _NATIVE,
+        before=_IN_L2,
+        vendor=VMX,
+        lasts=True,
+    ),
     # KVM loads PERF_GLOBAL_CTRL for L1 as if the guest wrote it: the filter makes the entry fail.
     Signature(
         "B06",
-        r"enter_l2\((?!.*(?:load|store)).*",
-        rf"(?!{_BAD_ENTRY}).*",
-        _BAD_ENTRY,
+        r"enter_l2\((?!.*(?:load|store)=).*",
+        "entered",
+        r"entry_failed\('state'\)",
         vendor=VMX,
         lasts=True,
     ),
     Signature(
         "B35",
-        r"enter_l2\(.*store=.*\b(?:0x10|Msr\.IA32_TSC)\b.*",
-        _SHUTDOWN,
-        rf"(?!{_SHUTDOWN}|{_BAD_ENTRY}).+",
+        _ENDS_L2,
+        "shutdown",
+        r"l1_exit\(.*",
+        before=_TSC_STORED,
         vendor=VMX,
         lasts=True,
     ),
     Signature(
         "B07",
-        r"enter_l2\(.*(?:load|store)=(?!.*\b(?:0x10|Msr\.IA32_TSC)\b).*",
-        rf"(?:{_BAD_ENTRY}|{_SHUTDOWN})",
-        rf"(?!{_SHUTDOWN}|{_BAD_ENTRY}).+",
+        r"enter_l2\(.*entry_load=.*",
+        r"(?:entry_failed\('msr_load', .*|shutdown)",
+        "entered",
+        vendor=VMX,
+        lasts=True,
+    ),
+    Signature(
+        "B07",
+        r"(?:enter_l2|leave_l2|rdmsr|wrmsr)\(.*",
+        "shutdown",
+        r"(?:l1_exit|entry_failed)\(.*",
+        before=_EXIT_LISTS,
         vendor=VMX,
         lasts=True,
     ),
@@ -234,7 +256,7 @@ SIGNATURES = (
         _at(*_BASES),
         rf"(?:unfiltered|{_NATIVE})",
         _FAILS,
-        before=r"\bpark\(|-> blocked",
+        before=rf"\bpark\(|-> blocked|{_INSTALL_IN_L2}",
         vendor=SVM,
     ),
     Signature("B11", _at("0x10b", r"Msr\.IA32_FLUSH_CMD"), _DENIED, "wrote"),
