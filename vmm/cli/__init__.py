@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from vmm.cli import listing, options
 from vmm.cli.output import StdoutFailed, complain, say
 from vmm.cli.parser import Parser, add_command
+from vmm.conformance.host.limits import limit_of
 from vmm.conformance.records.status import DONE, Status, epilog
 
 
@@ -30,6 +31,7 @@ class _Version(argparse.Action):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status; nothing but a bug leaves a traceback."""
     words = sys.argv[1:] if argv is None else list(argv)
+    status: int = Status.TROUBLE
     try:
         status = _guarded(words)
         sys.stdout.flush()
@@ -48,6 +50,8 @@ def _guarded(argv: list[str]) -> int:
     except SystemExit as end:  # argparse: --help, --version, usage
         return end.code if isinstance(end.code, int) else DONE
     except Exception as error:
+        if limit := limit_of(error):
+            return complain(limit)
         if not _is_expected(error):
             import traceback
 

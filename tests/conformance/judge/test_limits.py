@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from vmm.cli import main
 from vmm.conformance.host.limits import ExhaustedError, exhausted, limit_of, raise_if_exhausted
+from vmm.conformance.kernel import threads
+from vmm.conformance.language.script import done
 from vmm.errors import KvmError
 
 THEMES = ("parked.*", "exits.registers*", "reentry.*", "locks.*", "vcpus.*")
@@ -70,6 +73,32 @@ def test_few_processes(tmp_path, few_pids, processes):
     entering = f'echo $$ > {few_pids}/cgroup.procs && exec "$@"'
     run, cases = check(tmp_path, "/bin/sh", "-c", entering, "sh")
     assert_no_verdict_but_the_limit(run, cases, "ulimit -u")
+
+
+@pytest.mark.usefixtures("has_kvm")
+@pytest.mark.parametrize("megabytes", [38, 41, 44, 50, 56])
+def test_little_memory(tmp_path, megabytes):
+    limits = (megabytes << 20, megabytes << 20)
+    run, cases = check(tmp_path, limit=lambda: resource.setrlimit(resource.RLIMIT_AS, limits))
+    assert_no_verdict_but_the_limit(run, cases, "ulimit -v", "the worker exited with status 1")
+
+
+def test_a_thread_that_dies_before_its_first_line_is_the_hosts_want_of_memory(monkeypatch):
+    monkeypatch.setattr(threads, "BEGINS_WITHIN", 0.3)
+    monkeypatch.setattr(threads._thread, "start_new_thread", lambda *_: 1)
+    with pytest.raises(ExhaustedError, match="a new thread: ENOMEM, no more memory: raise ulimit"):
+        threads.Task(lambda: done)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "no")])
+def test_a_command_that_runs_out_of_memory_names_the_limit_in_one_line(error, monkeypatch, capsys):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr("vmm.cli._command", fail)
+    assert main(["list"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "raise ulimit -v" in said
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def limit_of(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         return f"MemoryError, {LIMITS[errno.ENOMEM]}"
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
-        return f"{error}: {LIMITS[errno.EAGAIN]}"
+        return f"{error}: {LIMITS[errno.EAGAIN]}, or ulimit -v for its stack"
     if isinstance(error, OSError) and error.errno in LIMITS:
         return f"{error}: {LIMITS[error.errno]}"
     return None

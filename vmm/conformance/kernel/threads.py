@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
+import errno
 import os
 import select
 import signal
@@ -19,6 +21,9 @@ from vmm.vcpu import KICK, Vcpu, allow_kicks
 
 IOCTL_CALLS = (b"16", b"54")
 """The numbers of ioctl(2), native and ia32, as /proc/PID/syscall shows them."""
+
+BEGINS_WITHIN = 5.0
+"""Seconds within which a thread that was made must get as far as its first line."""
 
 GLANCE = 0.0005
 """Seconds between two looks at a state of the kernel that has no descriptor to wait on."""
@@ -38,16 +43,24 @@ class Task:
     """
 
     def __init__(self, work: Callable[[], Event]) -> None:
-        """Start the thread."""
+        """Start the thread; ``ExhaustedError`` if it has not the memory to begin.
+
+        ``threading.Thread.start`` would wait for ever for such a one.
+        """
         self._event: Event | Exception | None = None
         self.ended = os.eventfd(0, os.EFD_CLOEXEC)
-        self._work = work
-        self.thread = threading.Thread(target=self._run, daemon=True)
+        self._work, self.ident, self.native_id = work, 0, 0
+        self._began = _thread.allocate_lock()
+        self._began.acquire()
         try:
-            self.thread.start()
+            _thread.start_new_thread(self._run, ())
         except RuntimeError:  # no thread, and nobody else who would close it
             os.close(self.ended)
             raise
+        patience = Patience(BEGINS_WITHIN)
+        while not self._began.acquire(timeout=patience.slice()):
+            if not patience:
+                raise exhausted(errno.ENOMEM, "a new thread") or AssertionError
 
     @property
     def event(self) -> Event | None:
@@ -73,7 +86,7 @@ class Task:
     def is_asleep_in_an_ioctl(self) -> bool:
         """Say whether the kernel shows the thread asleep inside an ioctl; OSError if not to us."""
         try:  # "running", or the number of the call it sleeps in
-            fd = os.open(f"/proc/self/task/{self.thread.native_id}/syscall", os.O_RDONLY)
+            fd = os.open(f"/proc/self/task/{self.native_id}/syscall", os.O_RDONLY)
         except FileNotFoundError:  # it has ended
             return False
         try:
@@ -87,11 +100,12 @@ class Task:
         """Wait for the end; False if the thread is stuck in the kernel."""
         if not self.wait(seconds):
             return False
-        self.thread.join()
         os.close(self.ended)
         return True
 
     def _run(self) -> None:
+        self.ident, self.native_id = threading.get_ident(), threading.get_native_id()
+        self._began.release()
         try:
             self._event = self._outcome()
         except Exception as error:
@@ -147,7 +161,7 @@ class Spinner:
         patience = Patience(seconds)
         while not self.task.wait(GLANCE) and patience:
             self._vcpu.kvm_run.immediate_exit = 1
-            signal.pthread_kill(self.task.thread.ident or 0, KICK)
+            signal.pthread_kill(self.task.ident, KICK)
         self._vcpu.kvm_run.immediate_exit = 0
         return self.task.close(0)
 
