@@ -31,7 +31,7 @@ def judging(parser: argparse.ArgumentParser, *, jobs: str, timeout: float) -> No
     choice(parser)
     add = parser.add_argument
     add("-j", "--jobs", type=count, metavar="N", help=f"worker processes (default: {jobs})")
-    limit = f"seconds a case may take ({timeout:g})"
+    limit = f"seconds a case may take beside its waits for the kernel ({timeout:g})"
     add("--timeout", type=seconds, default=timeout, metavar="S", help=limit)
     add("-l", "--list", action="store_true", help="list the chosen cases only")
     add("--resume", action="store_true", help="go on with the results in DIR")

@@ -8,7 +8,7 @@ import pytest
 
 from vmm.cli.options import known
 from vmm.conformance.cases import CASES
-from vmm.conformance.judge.runner import Options, _record
+from vmm.conformance.judge.runner import Options, case_record
 from vmm.conformance.records.verdict import Verdict
 
 CASE = next(case for case in CASES if case.id == "fastpath.write_denied_by_range_no_apic_cpuid_on")
@@ -24,7 +24,7 @@ def _verdict(seen: str, ids: tuple[str, ...], vendor: str = "kvm_intel") -> str:
         "expected": ["WrmsrExit(0x6e0, FILTER, 0x0)", "wrote"],
         "seen": [seen],
     }
-    return str(_record(CASE, outcome, 1.0, [], Options(known=ids, vendor=vendor))["verdict"])
+    return str(case_record(CASE, outcome, 1.0, [], Options(known=ids, vendor=vendor))["verdict"])
 
 
 def test_a_known_bug_is_xfail_and_no_other() -> None:

@@ -14,6 +14,7 @@ import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -23,8 +24,22 @@ from vmm.conformance.judge import selection
 from vmm.conformance.judge.runner import Options, run
 from vmm.conformance.judge.selection import Chosen, UnknownCase
 from vmm.conformance.judge.selection import select as choose
+from vmm.conformance.kernel import waits
 from vmm.conformance.language.case import OBSERVE, Case
-from vmm.conformance.language.script import Got, get_msr, got, gp, rdmsr, returned
+from vmm.conformance.language.script import (
+    CloseVcpu,
+    CloseVm,
+    Got,
+    RaceAction,
+    UntilRuns,
+    get_msr,
+    got,
+    gp,
+    ran,
+    rdmsr,
+    returned,
+    until_runs,
+)
 from vmm.conformance.records.results import FILE, Held, Results, ResultsError, default_directory
 from vmm.conformance.records.summary import end_record
 from vmm.conformance.report import text
@@ -208,6 +223,36 @@ def test_others_go_on_while_one_hangs():
     seen = judge(cases, jobs=2, timeout=1.0)
     assert list(seen.records)[-1] == "t.hang", "the 50 others ended before its deadline"
     assert all("t.hang" in running for running in seen.ticks[:-1])
+
+
+def test_a_case_has_its_own_waits_beside_the_limit(monkeypatch):
+    monkeypatch.setitem(waits._SECONDS, UntilRuns, 0.25)
+    wait = until_runs(1)
+    both = Case("t.waits", "S.", "R72", [get_msr(HANGS), wait, wait], [got(0), ran, ran])
+    seen = judge([both, case("hang", HANGS)], jobs=2, timeout=0.1)
+    errors = {name: record["error"] for name, record in seen.records.items()}
+    assert errors == {
+        "t.hang": "killed at its deadline of 0.1 s",
+        "t.waits": "killed at its deadline of 0.6 s",
+    }
+
+
+def test_every_word_that_waits_for_the_kernel_has_its_seconds():
+    assert set(waits._SECONDS) == {*get_args(RaceAction)} - {CloseVm, CloseVcpu}
+    assert waits.seconds((get_msr(0), rdmsr(1))) == 0
+    longest = waits.OBEYS_ALONE_WITHIN * waits.LONGER
+    assert waits.seconds((until_runs(1), until_runs(1))) == 2 * longest
+
+
+def test_two_hundred_workers_judge_right():
+    cases = [case(f"n{n}", (GOOD, WRONG)[n % 7 == 0]) for n in range(600)]
+    cases += [case("hang", HANGS), case("dies", DIES)]
+    began = time.process_time()
+    seen = judge(cases, jobs=200, timeout=5.0)
+    wrong = {f"t.n{n}": "FAIL" for n in range(0, 600, 7)}
+    right = {each.id: "PASS" for each in cases[:600]}
+    assert seen.verdicts() == right | wrong | {"t.hang": "TIMEOUT", "t.dies": "ERROR"}
+    assert time.process_time() - began < 10, "the master looks at all of them now and then only"
 
 
 def test_two_that_hang_take_one_deadline():

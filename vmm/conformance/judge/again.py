@@ -14,8 +14,11 @@ from vmm.conformance.records.schema import Record
 from vmm.conformance.records.steadiness import is_doubtful, settle
 from vmm.conformance.records.verdict import Verdict
 
-HANGS = 3
-"""How many cases must hang twice until others that hung are believed: each takes a deadline."""
+HANGS, SLOW_MS = 3, 5000.0
+"""How many cases must fail twice as slowly as this until others that did so once are believed.
+
+They hung, or saw nothing of what they waited for: each takes its whole deadline to judge again.
+"""
 
 
 class Watcher(runner.Watcher, Protocol):
@@ -53,14 +56,18 @@ def run(
     alone, hung = replace(options, jobs=1), 0
     for case in (case for case in cases if case.id in doubtful):
         first = doubtful[case.id]
-        if hung == HANGS and first["verdict"] is Verdict.TIMEOUT:
+        if hung == HANGS and _is_slow(first):
             watcher.case({**first, "type": "case"})
             continue
         seen: list[Record] = []
         stray += runner.run([case], factory, alone, _Teller(watcher, seen.append), log)
         watcher.case(settle(first, seen[0]))
-        hung += first["verdict"] is seen[0]["verdict"] is Verdict.TIMEOUT
+        hung += seen[0]["verdict"].is_violation and _is_slow(seen[0])
     return stray
+
+
+def _is_slow(record: Record) -> bool:
+    return record["verdict"] is Verdict.TIMEOUT or record["ms"] >= SLOW_MS
 
 
 class _Teller:

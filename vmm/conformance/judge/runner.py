@@ -20,6 +20,7 @@ from typing import Protocol
 from vmm.conformance.host.foreign import Ours, why_foreign
 from vmm.conformance.host.klog import KernelLog, Splat
 from vmm.conformance.judge.worker import BackendFactory, Worker, code, spawn
+from vmm.conformance.kernel import waits
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import innermost
 from vmm.conformance.records.causes import explains
@@ -54,6 +55,8 @@ class Watcher(Protocol):
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to run: ``jobs`` workers, ``timeout`` seconds for a case, globs of known failures.
+
+    A case that waits for the kernel has so much longer (``kernel.waits``).
 
     ``known`` has the entries of the history whose failures are known, on ``vendor``'s KVM module.
     """
@@ -118,15 +121,24 @@ class _Master:
         """End all workers: idle ones by end of file, busy ones and what is left by SIGKILL."""
         for worker in self.workers:
             worker.dismiss()
-        deadline = time.monotonic() + DEATH_SECONDS
-        while self.workers and (left := deadline - time.monotonic()) > 0:
-            self._poll(left)
-        for worker in list(self.workers):
+        self._see_them_end()
+        for worker in self.workers:
             worker.kill()
+        self._see_them_end()
+        for worker in list(self.workers):
             self._forget(worker)
         for fd in self.lifeline:
             os.close(fd)
         self._collect_splats()
+
+    def _see_them_end(self) -> None:
+        """Bury workers until none is left, or none has died for ``DEATH_SECONDS``."""
+        deadline = time.monotonic() + DEATH_SECONDS
+        while self.workers and (left := deadline - time.monotonic()) > 0:
+            count = len(self.workers)
+            self._poll(left)
+            if len(self.workers) < count:
+                deadline = time.monotonic() + DEATH_SECONDS
 
     def _busy(self) -> list[Worker]:
         return [worker for worker in self.workers if worker.case]
@@ -134,7 +146,8 @@ class _Master:
     def _dispatch(self) -> None:
         while self.todo and (worker := self._idle()):
             number = self.todo.popleft()
-            worker.begin(number, self.cases[number], self.options.timeout)
+            case = self.cases[number]
+            worker.begin(number, case, self.options.timeout + waits.seconds(case.actions))
 
     def _idle(self) -> Worker | None:
         live = [worker for worker in self.workers if not worker.killed]
@@ -163,6 +176,8 @@ class _Master:
         planned = max(0.0, min(self.watcher.interval, nearest - time.monotonic(), LOOK))
         self._poll(planned)
         now = time.monotonic()
+        if now < nearest and now - self._looked < LOOK / 2:
+            return  # so that many workers do not cost a look at each whenever one has ended
         passed, self._looked = now - self._looked, now
         for worker in self._busy():
             worker.deadline += _stopped(worker, passed, planned)
@@ -183,7 +198,9 @@ class _Master:
 
     def _overdue(self, worker: Worker) -> None:
         if worker.killed:
-            self._finish(worker, self._timed_out(f"; worker {worker.pid} is stuck in the kernel"))
+            self._finish(
+                worker, self._timed_out(worker, f"; worker {worker.pid} is stuck in the kernel")
+            )
             self._forget(worker)
         else:
             worker.kill()
@@ -193,7 +210,7 @@ class _Master:
         self._receive(worker)
         _, status = os.waitpid(worker.pid, os.WNOHANG)
         if worker.case:
-            self._finish(worker, self._timed_out() if worker.killed else _died(status))
+            self._finish(worker, self._timed_out(worker) if worker.killed else _died(status))
         self._forget(worker)
 
     def _forget(self, worker: Worker) -> None:
@@ -202,8 +219,8 @@ class _Master:
         self.workers.remove(worker)
         worker.close()
 
-    def _timed_out(self, note: str = "") -> Record:
-        limit = f"killed at its deadline of {self.options.timeout:g} s"
+    def _timed_out(self, worker: Worker, note: str = "") -> Record:
+        limit = f"killed at its deadline of {worker.limit:g} s"
         return {"verdict": Verdict.TIMEOUT, "error": limit + note}
 
     def _finish(self, worker: Worker, outcome: Record) -> None:

@@ -62,6 +62,7 @@ class Worker:
     outcomes: int
     case: Case | None = None
     deadline: float = 0.0
+    limit: float = 0.0
     killed: bool = False
     ended: bool = False
     splats: list[list[str]] = field(default_factory=list)
@@ -70,7 +71,7 @@ class Worker:
 
     def begin(self, number: int, case: Case, timeout: float) -> None:
         """Let the worker judge ``case``, which is ``number`` of the cases it was forked with."""
-        self.case, self._began = case, time.monotonic()
+        self.case, self._began, self.limit = case, time.monotonic(), timeout
         self.deadline = self._began + timeout
         with suppress(BrokenPipeError):  # it is dead: its pidfd says so
             os.write(self.commands, b"%d\n" % number)

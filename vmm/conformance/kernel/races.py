@@ -19,6 +19,13 @@ from vmm.conformance.kernel.patience import Patience
 from vmm.conformance.kernel.pool import OFF, PooledVm
 from vmm.conformance.kernel.program import Program
 from vmm.conformance.kernel.threads import GLANCE, Spinner, Task
+from vmm.conformance.kernel.waits import (
+    DEADLINE,
+    LONGER,
+    OBEYS_ALONE_WITHIN,
+    OBEYS_WITHIN,
+    RETURNS_WITHIN,
+)
 from vmm.conformance.language import script as words
 from vmm.conformance.language.script import (
     REPLY,
@@ -40,13 +47,6 @@ from vmm.memory import PAGE, GuestMemory, Mapping
 from vmm.placed import Missing, PlacedFilter, bitmap_bytes
 from vmm.uffd import Userfaultfd
 
-DEADLINE = 10.0
-"""Seconds after which a kernel event is not waited for any more."""
-OBEYS_WITHIN, OBEYS_ALONE_WITHIN = 2.0, 3.0
-"""Seconds within which a spinning vCPU must be seen to obey (R72): with a CPU of its own, or where
-
-this thread and its own have to take turns, so that the kick waits for the scheduler too.
-"""
 CONTROLS = 5
 """Whole installs of another VM that a thread must sleep through to be called blocked.
 
@@ -55,13 +55,8 @@ They follow one another without a pause, as grace periods that may not be expedi
 longest of them takes.
 """
 CONTROLLED = 0.06
-RETURNS_WITHIN = 2.0
-"""Seconds within which an install must return once nothing is in its way.
-
-SRCU looks again for readers at growing intervals, of up to ten jiffies."""
-LONGER, LONGER_CONTROLLED = 3, 20
-"""How many times as long is waited where ``blocked`` or ``never`` is not expected: so that a case's
-own time limit still finds them said."""
+LONGER_CONTROLLED = 20
+"""How many times as long is controlled where ``blocked`` is not expected."""
 PARK_PAGES = 16
 
 
