@@ -6,29 +6,49 @@ import re
 from collections import deque
 from collections.abc import Callable
 
+from vmm.conformance.records.plain import plain
+
 _TAIL = 60
+_WIDTH = 1000
+"""Characters of a console line that are kept."""
+LINE = 4 << 20
+"""Bytes of a line, at most: of what is longer, the console drops the rest."""
+FLOOD = 64 << 20
+"""Bytes that a guest may say on either port: no run of ours comes near."""
 _FRAME = re.compile(rb"(\d+) (\d+) (\d+) (.*)", re.DOTALL)
 
 
 class LineReader:
-    """Cuts a byte stream into lines without their ends."""
+    """Cuts a byte stream into lines without their ends; ``long`` says that one had no end."""
 
     def __init__(self) -> None:
+        self.long = False
         self._rest = b""
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the lines that `data` completes."""
         *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > LINE:
+            self.long, self._rest = True, b""
         return [line.rstrip(b"\r") for line in lines]
 
 
 class Console:
-    """The kernel's console: its last lines, and whether the kernel panicked."""
+    """The kernel's console: its last lines, and whether the kernel panicked.
+
+    `flooded` says that it wrote more than any kernel does.
+    """
 
     def __init__(self) -> None:
         self.panicked = False
+        self._said = 0
         self._lines: deque[str] = deque(maxlen=_TAIL)
         self._reader = LineReader()
+
+    @property
+    def flooded(self) -> bool:
+        """Whether it wrote more than any kernel does."""
+        return self._said > FLOOD
 
     @property
     def tail(self) -> tuple[str, ...]:
@@ -37,8 +57,9 @@ class Console:
 
     def feed(self, data: bytes) -> None:
         """Take what came from the console."""
+        self._said += len(data)
         for raw in self._reader.feed(data):
-            line = raw.decode(errors="replace")
+            line = plain(raw[:_WIDTH].decode(errors="replace"))
             self._lines.append(line)
             self.panicked = self.panicked or "end Kernel panic" in line
 
@@ -46,7 +67,8 @@ class Console:
 class Records:
     """The payload's output: every line in order, how far the guest came, its exit status.
 
-    `damaged` says what is wrong with the stream once a line is missing or has the wrong length;
+    `damaged` says what is wrong with the stream once a line is missing or has the wrong length, or
+    there is more than any run of ours has to say;
     `on_kvm` is called before the payload starts.
     """
 
@@ -58,6 +80,7 @@ class Records:
         self.status: int | None = None
         self.damaged: str | None = None
         self._on_line = on_line
+        self._said = 0
         self._previous = b""
         self._reader = LineReader()
 
@@ -71,6 +94,8 @@ class Records:
         for line in self._reader.feed(data):
             if not self.finished:
                 self._take(line)
+        if self._reader.long and not self.finished:
+            self.damaged = f"a line of the output has more than {LINE >> 20} MiB"
 
     def _take(self, line: bytes) -> None:
         match line.split(b" "):
@@ -81,7 +106,7 @@ class Records:
                 self.on_kvm()
             case [b"nokvm"]:
                 self.no_kvm = True
-            case [b"end", status, count, _] if status.isdigit() and count.isdigit():
+            case [b"end", status, count, _] if _is_number(status) and _is_number(count):
                 self._end(int(status), int(count))
             case _:
                 self._payload_line(line)
@@ -92,6 +117,10 @@ class Records:
         if whole is None:
             self.damaged = f"line {expected} of the output arrived as {line[:80]!r}"
             return
+        self._said += len(whole)  # a short frame may repeat a long line
+        if self._said > FLOOD:
+            self.damaged = f"the output is more than {FLOOD >> 20} MiB"
+            return
         self._previous = whole
         self.lines.append(text := whole.decode(errors="replace"))
         if self._on_line:
@@ -100,6 +129,8 @@ class Records:
     def _unframed(self, line: bytes, expected: int) -> bytes | None:
         """Return the line as it was written, with what it repeats; None if it is damaged."""
         if not (frame := _FRAME.fullmatch(line)):
+            return None
+        if any(len(number) > 9 for number in frame.groups()[:3]):
             return None
         sequence, length, repeated = map(int, frame.groups()[:3])
         whole = frame[4] + self._previous[len(self._previous) - repeated :]
@@ -110,3 +141,7 @@ class Records:
             self.status = status
         else:
             self.damaged = f"{len(self.lines)} of {count} lines of output arrived"
+
+
+def _is_number(text: bytes) -> bool:
+    return text.isdigit() and len(text) < 10

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import pty
+import resource
 import selectors
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vmm.lab.kernels.kernels import Kernel
-from vmm.lab.machines.console import Console, Records
+from vmm.lab.machines.console import FLOOD, Console, Records
 
 _CHUNK = 1 << 16
 _TICK = 0.1
@@ -121,7 +122,8 @@ class _Running:
         self.listener.start(seconds)
 
     def _over(self) -> bool:
-        return self.gone or self.records.finished or self.console.panicked
+        console = self.console
+        return self.gone or self.records.finished or console.panicked or console.flooded
 
     def _take(self, descriptor: int) -> None:
         if descriptor == self.exited_fd:
@@ -173,6 +175,8 @@ def _emulator(command: Command, work: Path) -> Iterator[tuple[int, subprocess.Po
         )
     finally:
         os.close(inner)
+    with suppress(ProcessLookupError):  # what it writes itself, a log say, is bounded as well
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (FLOOD, FLOOD))
     try:
         yield terminal, process
     finally:

@@ -6,22 +6,24 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 from vmm.conformance.host.processes import is_alive
+from vmm.conformance.records.plain import plain
 from vmm.lab import cache, vendors
 from vmm.lab.initramfs import archive as initramfs
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import bochs, nesting, qemu
-from vmm.lab.machines.console import Console, Records
+from vmm.lab.machines.console import FLOOD, Console, Records
 from vmm.lab.machines.emulation import Boot, Command, Listener, Run, run
 from vmm.lab.machines.emulators import Emulator, find
 
 GUEST_BYTES = 1280 << 20
 """What a guest takes of this machine: its own 1 GiB, its initramfs, and the emulator."""
+_LOG_LINE = 1 << 16
 # quiet: every console byte is an exit. nokaslr: backtraces that can be compared between boots.
 # The blacklisted self tests of the crypto layer take a second under emulation, and a kernel
 # that has no such function ignores the name.
@@ -134,7 +136,7 @@ def _attempt(
         outcome,
         records.status,
         tuple(records.lines),
-        console.tail or tuple(went.said.splitlines()[-20:]),
+        console.tail or tuple(map(plain, went.said.splitlines()[-20:])),
         went.boot_seconds,
         went.total_seconds,
         emulator,
@@ -145,9 +147,11 @@ def _attempt(
 def _emulator_panic(work: Path) -> str:
     """Return why Bochs gave up, in its own words, or ""."""
     log = work / bochs.LOG
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    panics = [line.partition(">>PANIC<<")[2].strip() for line in lines if ">>PANIC<<" in line]
-    return panics[0] if panics else ""
+    with suppress(FileNotFoundError), log.open(errors="replace") as file:
+        while line := file.readline(_LOG_LINE):
+            if ">>PANIC<<" in line:
+                return plain(line.partition(">>PANIC<<")[2].strip())
+    return ""
 
 
 def _judge(console: Console, records: Records, went: Run) -> tuple[Outcome, str]:
@@ -158,9 +162,10 @@ def _judge(console: Console, records: Records, went: Run) -> tuple[Outcome, str]
         return Outcome.NO_KVM, "the kernel booted, but has no /dev/kvm: is KVM built for it?"
     if console.panicked:
         return Outcome.PANIC, "the guest kernel panicked"
-    if not went.expired:
+    if console.flooded or not went.expired:
+        flood = f"the guest kernel wrote more than {FLOOD >> 20} MiB to its console"
         lost = f"the emulator exited after {seconds} without a result"
-        return Outcome.LOST, records.damaged or lost
+        return Outcome.LOST, records.damaged or (flood if console.flooded else lost)
     if went.boot_seconds is None:
         return Outcome.HANG, f"the guest kernel did not start the command within {seconds}"
     return Outcome.TIMEOUT, f"the command did not end within {seconds}"
@@ -172,7 +177,8 @@ def _work_directory() -> Iterator[Path]:
     runs = cache.root() / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     for abandoned in runs.iterdir():
-        if not is_alive(int(abandoned.name.partition("-")[0])):
+        owner = abandoned.name.partition("-")[0]
+        if owner.isdecimal() and not is_alive(int(owner)):
             shutil.rmtree(abandoned, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f"{os.getpid()}-", dir=runs) as name:
         yield Path(name)
