@@ -112,8 +112,9 @@ def _tell(line: str) -> None:
 
 
 def _bisect(args: argparse.Namespace) -> int:
+    from vmm.conformance.report.rerun import in_the_lab
     from vmm.lab.kernels import kernels
-    from vmm.lab.runs import check, matrix
+    from vmm.lab.runs import matrix
     from vmm.lab.search import bisect, finding
 
     question = _asked(args)
@@ -127,7 +128,7 @@ def _bisect(args: argparse.Namespace) -> int:
     if packaged[0]:
         stages.append(_among_packages(args, question, place, good, bad))
         good, bad = stages[0].last_good, stages[0].first_bad
-        again = [check.rerun(name, args.vendor, args.append) for name in (good, bad)]
+        again = [in_the_lab(name, args.vendor, args.append) for name in (good, bad)]
         commands += [f"{each} {shlex.quote(question.case)}" for each in again]
     if args.tree:
         found, repeat = _among_commits(args, question, place, (good, bad))

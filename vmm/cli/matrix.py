@@ -97,8 +97,9 @@ def _say_cell(cell: Any, trouble: str) -> None:
 
 
 def _write_page(columns: Any, directory: Path) -> Path:
+    from vmm.conformance.records import places
     from vmm.conformance.report import html
 
     page = directory / "index.html"
-    page.write_text(html.page(columns))
+    places.write_new(page, html.page(columns))
     return page

@@ -50,7 +50,7 @@ def _run(args: argparse.Namespace) -> int:
     from vmm.conformance.judge.runner import Options
     from vmm.conformance.report.desk import View
 
-    return check([_one(args.case)], 1, Options(), View(verbose=2, rerun="msrward run {}"))
+    return check([_one(args.case)], 1, Options(), View(verbose=2, rerun="msrward run"))
 
 
 def _export(args: argparse.Namespace) -> int:

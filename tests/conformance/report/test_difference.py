@@ -26,6 +26,7 @@ def save(tmp_path):
         directory = tmp_path / name
         directory.mkdir()
         end = {"type": "end", "status": 0, "splats": [], "interrupted": False}
+        end |= {"counts": {}, "seconds": 1.0, "fingerprint": "", "lost": 0}
         text = [json.dumps({"schema": 1, **record, "host": host}) for record in (*cases, end)]
         (directory / "results.jsonl").write_text("\n".join(text) + "\n")
         return directory

@@ -165,7 +165,7 @@ def _finish(desk: Desk, first: Record, end: Record, trouble: Exception | None) -
     if trouble or desk.failure:
         failure = trouble or desk.failure
         why = limit_of(failure) if isinstance(failure, Exception) else None
-        raise Trouble(f"{why or failure}; what ran is in {desk.results.path}")
+        raise Trouble(f"{why or failure}; {desk.results.where}")
     return Status(end["status"])
 
 

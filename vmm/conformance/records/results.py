@@ -9,9 +9,11 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+from vmm.conformance.records import places
 from vmm.conformance.records.jsonl import decode, encoder
 from vmm.conformance.records.schema import Record
 
@@ -52,8 +54,8 @@ class Results:
         self.line = encoder(host)
         self.recorded: dict[str, Record] = {}
         self.firsts: dict[str, Record] = {}
-        self._file = -1
-        self._lock = _lock(directory)
+        self._file, self._size = -1, 0
+        self._directory, self._lock = _lock(directory)
         try:
             self._file = self._open(host, resume)
         except BaseException:
@@ -81,6 +83,11 @@ class Results:
         """Append the record as one line, at once, and return the line."""
         text = self.line(record)
         data = text.encode()
+        self._size += len(data)
+        if self._size > places.MOST:
+            raise ResultsError(f"the records are more than {places.MOST >> 20} MiB: no run's are")
+        if self.is_gone:
+            raise ResultsError(f"{self.path} has been removed while the run wrote to it")
         try:
             while data:
                 data = data[os.write(self._file, data) :]
@@ -88,35 +95,50 @@ class Results:
             raise ResultsError(f"cannot write {self.path}: {error.strerror}") from None
         return text
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether somebody removed the file, and what it had is lost."""
+        return self._file >= 0 and places.is_gone(self._file)
+
+    @property
+    def where(self) -> str:
+        """Return "the records are in PATH", or that they are lost."""
+        return "the records are lost" if self.is_gone else f"the records are in {self.path}"
+
     def close(self) -> None:
         """Close the file and let the next run in."""
-        for fd in (self._file, self._lock):
+        for fd in (self._file, self._lock, self._directory):
             if fd >= 0:
                 os.close(fd)
-        self._file = self._lock = -1
+        self._file = self._lock = self._directory = -1
 
     def _open(self, host: Mapping[str, Any], resume: bool) -> int:
         try:
-            if resume and self.path.exists():
-                return self._continue(host)
-            if self.path.exists():
-                self.path.replace(self.path.with_name(FILE + ".old"))
-            return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+            with suppress(FileNotFoundError):
+                if resume:
+                    return self._continue(host)
+                places.keep(FILE, FILE + ".old", self._directory)
+            return places.create(FILE, self._directory, os.O_WRONLY | os.O_APPEND)
         except OSError as error:
             raise ResultsError(f"cannot write {self.path}: {error.strerror}") from None
 
     def _continue(self, host: Mapping[str, Any]) -> int:
-        whole = self.path.read_bytes()
-        whole = whole[: whole.rfind(b"\n") + 1]  # a last line without its end was cut by a kill
-        records = [
-            _decode(self.path, number, line)
-            for number, line in enumerate(whole.splitlines(), start=1)
-        ]
-        for record in records:
-            _check_host(self.path, record["host"], host)
-        self.recorded, self.firsts = by_case(records)
-        file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
-        os.ftruncate(file, len(whole))
+        file = places.open_regular(FILE, os.O_RDWR | os.O_APPEND, self._directory)
+        try:
+            whole = places.read(file)
+            whole = whole[: whole.rfind(b"\n") + 1]  # a last line without its end was cut by a kill
+            records = [
+                _decode(self.path, number, line)
+                for number, line in enumerate(whole.split(b"\n")[:-1], start=1)
+            ]
+            for record in records:
+                _check_host(self.path, record["host"], host)
+            self.recorded, self.firsts = by_case(records)
+            os.ftruncate(file, len(whole))
+        except BaseException:
+            os.close(file)
+            raise
+        self._size = len(whole)
         return file
 
 
@@ -129,20 +151,26 @@ def by_case(records: Sequence[Record]) -> tuple[dict[str, Record], dict[str, Rec
     return cases, {name: first for name, first in firsts.items() if name not in cases}
 
 
-def _lock(directory: Path) -> int:
+def _lock(directory: Path) -> tuple[int, int]:
+    """Return descriptors of the directory and of its lock, which is held."""
+    held = -1
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        held = places.open_directory(directory)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        lock = os.open("lock", flags, 0o644, dir_fd=held)
     except OSError as error:
+        if held >= 0:
+            os.close(held)
         raise ResultsError(
             f"cannot write to the output directory {directory}: {error.strerror}"
         ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        os.close(lock)
+        for fd in (lock, held):
+            os.close(fd)
         raise Held(f"{directory} is in use by another run; give another with -o DIR") from None
-    return lock
+    return held, lock
 
 
 def _decode(path: Path, number: int, line: bytes) -> Record:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vmm.conformance.records import places
 from vmm.conformance.records.jsonl import decode
 from vmm.conformance.records.results import FILE, ResultsError, by_case
 from vmm.conformance.records.schema import Record
@@ -49,15 +50,19 @@ def load(place: Path) -> Saved:
     """Read a results file, or the one in a run's directory; ResultsError says what is wrong."""
     path = place / FILE if place.is_dir() else place
     try:
-        lines = path.read_text().splitlines()
+        text = places.read_regular(path).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ResultsError(f"cannot read {path}: {_why(error)}") from None
-    records = [_record(path, number, line) for number, line in enumerate(lines, start=1)]
+    records = [_record(path, number, line) for number, line in enumerate(_lines(text), start=1)]
     if not records:
         raise ResultsError(f"{path} is empty: no run has written to it")
     cases, firsts = by_case(records)
     end = next((record for record in records[::-1] if record["type"] == "end"), {})
     return Saved(path, records[-1]["host"], cases, end, firsts)
+
+
+def _lines(text: str) -> list[str]:
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def _record(path: Path, number: int, line: str) -> Record:

@@ -82,8 +82,6 @@ class CaseRecord(TypedDict, total=False):
     Absent where a splat was evidence enough, or others had timed out twice already."""
     first: Verdict
     """What an UNSTEADY case was when it failed: FAIL or TIMEOUT."""
-    rerun: str
-    """The command that takes the case's id, if it is not ``msrward check``."""
 
     schema: int
     host: Record

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from vmm.conformance.records.causes import FAILED, causes, explains
+from vmm.conformance.records.plain import plain_painted
 from vmm.conformance.records.results import Results
 from vmm.conformance.records.schema import Record
-from vmm.conformance.report import tap, text
+from vmm.conformance.report import rerun, tap, text
 from vmm.conformance.report.progress import Progress
 
 
@@ -26,7 +27,7 @@ class View:
     tap: bool = False
     verbose: int = 0
     quiet: bool = False
-    rerun: str = "msrward check {}"
+    rerun: str = rerun.HERE
 
     @property
     def is_text(self) -> bool:
@@ -54,8 +55,8 @@ class Output:
             self.failure = f"cannot write to {self.name}: {error.strerror}"
 
     def lines(self, lines: Sequence[str]) -> None:
-        """Write whole lines."""
-        self.write("".join(f"{line}\n" for line in lines))
+        """Write whole lines, each made plain."""
+        self.write("".join(f"{plain_painted(line)}\n" for line in lines))
 
 
 class Desk:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from html import escape
 
 from vmm.conformance.contract.requirements import REQUIREMENTS
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.verdict import Verdict
-from vmm.conformance.report import table
+from vmm.conformance.report import rerun, table
 from vmm.conformance.report.table import Column, Row
 from vmm.conformance.report.text import judged_again
 
@@ -86,7 +85,7 @@ def _body(columns: Sequence[Column]) -> Iterator[str]:
         ids = [row.name for row in table.cases(columns) if _checks(columns, row.name, name)]
         if ids:
             yield f'<p id="{name}"><b>{name}</b> {escape(requirement.sentence)}: '
-            yield " ".join(f'<a href="#{each}">{each}</a>' for each in ids) + "</p>"
+            yield " ".join(f'<a href="#{each}">{each}</a>' for each in map(escape, ids)) + "</p>"
     for row in (*table.cases(columns), *table.observations(columns)):
         yield from _section(columns, row)
 
@@ -138,7 +137,8 @@ def _cell(columns: Sequence[Column], row: Row, number: int) -> str:
     link = f"#{row.name}" if row.name in REQUIREMENTS else f"#{row.name}--{number}"
     shown = _SYMBOLS.get(word, word)
     title = f"{row.name} on {columns[number].release} {columns[number].vendor}: {word}"
-    inside = f'<a class="{style}" href="{link}" title="{escape(title)}">{shown}</a>' if word else ""
+    where = f'class="{escape(style)}" href="{escape(link)}" title="{escape(title)}"'
+    inside = f"<a {where}>{escape(shown)}</a>" if word else ""
     return f"<td{edge}>{inside}</td>"
 
 
@@ -149,32 +149,36 @@ def _machines(columns: Sequence[Column]) -> Iterator[str]:
         facts = {name: host.get(name) for name in ("version", "cpu_model", "vendor_module")}
         lab = {**host.get("lab", {}), **end.get("lab", {})}
         lab.pop("console", None)
-        yield f'<p id="machine-{number}"><b>{escape(column.release)}</b> {column.vendor}: '
+        yield f'<p id="machine-{number}"><b>{escape(column.release)}</b> '
+        yield f"{escape(column.vendor)}: "
         yield escape(", ".join(f"{k} {v}" for k, v in {**facts, **lab}.items() if v)) + "</p>"
         if console := end.get("lab", {}).get("console"):
             yield f"<pre>{escape(chr(10).join(console))}</pre>"
 
 
 def _section(columns: Sequence[Column], row: Row) -> Iterator[str]:
-    yield f'<section id="{row.name}"><h3>{row.name}</h3><p>{escape(row.sentence)}</p>'
+    title = escape(row.name)
+    yield f'<section id="{title}"><h3>{title}</h3><p>{escape(row.sentence)}</p>'
     for number, column in enumerate(columns):
         if record := column.cases.get(row.name):
-            yield f'<div class="record" id="{row.name}--{number}">'
+            yield f'<div class="record" id="{title}--{number}">'
             yield f'<span class="{record["verdict"]}">'
-            yield f"&nbsp;{record['verdict']}&nbsp;</span> {column.version} {column.vendor} "
-            yield f'<span class="soft">{record["ms"]:.1f} ms</span>{_evidence(record)}</div>'
+            yield f"&nbsp;{record['verdict']}&nbsp;</span> "
+            yield escape(f"{column.version} {column.vendor} ")
+            yield f'<span class="soft">{record["ms"]:.1f} ms</span>'
+            yield f"{_evidence(column, record)}</div>"
     yield "</section>"
 
 
-def _evidence(record: Record) -> str:
+def _evidence(column: Column, record: Record) -> str:
     lines = [record[name] for name in ("reason", "observation", "error") if name in record]
     if "expected" in record:
         lines += [f"step {record['step']}: {record['action']}"]
         lines += [f"expected {', '.join(record['expected']) or 'nothing'}"]
         lines += [f"seen     {', '.join(record['seen']) or 'nothing'}"]
     lines += [line.strip() for line in judged_again(record)]
-    name = shlex.quote(str(record.get("file") or record["id"]))
-    lines += [f"{record['rerun']} {name}"] if lines and "rerun" in record else []
+    host = column.saved.host if column.saved else {}
+    lines += [rerun.line(rerun.of_run(host), record)] if lines and "lab" in host else []
     script = "\n".join(record.get("script", ()))
     text = f"<pre>{escape(chr(10).join(lines))}</pre>" if lines else ""
     more = f"<details><summary>script</summary><pre>{escape(script)}</pre></details>"

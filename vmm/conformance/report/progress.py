@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TextIO
 
+from vmm.conformance.records.plain import plain
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.verdict import Verdict
 
@@ -45,7 +46,7 @@ class Progress:
         now = time.monotonic()
         if now - self._last >= self.interval:
             self._last = now
-            self._show(text)
+            self._show(plain(text))
 
     def clear(self) -> None:
         """Take the live line away, so that other output can follow."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -12,6 +11,7 @@ from vmm.conformance.records.causes import Cause
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import Status
 from vmm.conformance.records.verdict import Verdict
+from vmm.conformance.report import rerun as reruns
 
 COLOURS = {"red": 31, "green": 32, "yellow": 33, "bold": 1}
 COLOUR_OF = {
@@ -61,12 +61,10 @@ def case_line(case: Record, paint: Paint) -> str:
     )
 
 
-def failure(
-    case: Record, paint: Paint, verbose: int = 0, rerun: str = "msrward check {}"
-) -> list[str]:
+def failure(case: Record, paint: Paint, verbose: int = 0, rerun: str = reruns.HERE) -> list[str]:
     """Return the block that explains a failed case: promise, script, difference, fix, rerun.
 
-    In ``rerun``, ``{}`` stands for the case's id, or the file that it was read from.
+    ``rerun`` is the command that takes the case's id, or the file that it was read from.
     """
     lines = ["", f"{paint('red', case['verdict'])} {paint('bold', case['id'])}"]
     lines += [f"  {case['sentence']}"]
@@ -81,9 +79,7 @@ def failure(
         lines += [f"  {line}" for line in case.get("traceback", "").splitlines()]
     for splat in case.get("splats", ()):
         lines += splat_lines(splat, paint)
-    name = shlex.quote(str(case.get("file") or case["id"]))
-    again = f"{case['rerun']} {name}" if "rerun" in case else rerun.format(name)
-    return [*lines, f"  rerun: {again}"]
+    return [*lines, f"  rerun: {reruns.line(rerun, case)}"]
 
 
 def judged_again(case: Record) -> list[str]:
@@ -100,9 +96,7 @@ def judged_again(case: Record) -> list[str]:
     return lines
 
 
-def cause(
-    cause: Cause, paint: Paint, verbose: int = 0, rerun: str = "msrward check {}"
-) -> list[str]:
+def cause(cause: Cause, paint: Paint, verbose: int = 0, rerun: str = reruns.HERE) -> list[str]:
     """Return what a cause makes fail: its line, and its first case; with ``verbose``, all."""
     lines = ["", paint("bold", cause.title)] if cause.entry else []
     for case in cause.cases if verbose else cause.cases[:1]:

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from collections.abc import Container, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from vmm.conformance.judge.check import Trouble, json_file
 from vmm.conformance.judge.selection import Chosen
 from vmm.conformance.language import codec
-from vmm.conformance.records.jsonl import decode
 from vmm.conformance.records.results import FILE, Results, default_directory
 from vmm.conformance.records.saved import Saved, load
 from vmm.conformance.records.schema import Record
-from vmm.conformance.records.status import Status
 from vmm.conformance.records.steadiness import settle
 from vmm.conformance.records.summary import end_record
-from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report.desk import Desk, View
 from vmm.conformance.report.progress import Progress
+from vmm.conformance.report.rerun import in_the_lab
 from vmm.lab import append, vendors
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import machine
 from vmm.lab.machines.emulation import Listener
 from vmm.lab.machines.machine import LabResult, Outcome
+from vmm.lab.runs.claims import TOLD, Claims, Damaged
 
 WORKERS_A_CPU = 2
 """Workers sleep in the kernel's grace periods, and an emulated CPU has no time to give away."""
@@ -38,12 +36,6 @@ CHECK = ("python3", "-m", "vmm", "check", "--json", "-q")
 def _told(vendor: str) -> tuple[str, ...]:
     lacks = "" if machine.emulator_of(vendor).accelerated else vendors.of(vendor).lacks
     return ("/bin/busybox", "env", f"MSRWARD_LACKS={lacks}") if lacks else ()
-
-
-def rerun(kernel: str, vendor: str, line: str = "") -> str:
-    """Return the command that takes the id of a case to run it in the lab."""
-    added = f" --append {shlex.quote(line)}" if line else ""
-    return f"msrward lab run --kernel {shlex.quote(kernel)} --vendor {vendor}{added}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +66,7 @@ class Order:
     @property
     def rerun(self) -> str:
         """The command that takes the id of a case to run it again."""
-        return rerun(self.kernel.name, self.vendor, self.append)
+        return in_the_lab(self.kernel.name, self.vendor, self.append)
 
     def argv(self, recorded: Container[str] = ()) -> tuple[str, ...]:
         """Return the command that judges the kernel it runs on, by what is not ``recorded``."""
@@ -135,6 +127,7 @@ def check(order: Order, view: View, directory: Path | None = None, *, resume: bo
         if before and set(order.ids) <= set(before.cases):
             return inside.finish(None)
         listener = Listener(inside.line, inside.start, inside.tick)
+        damage, result = "", None
         argv = order.argv(before.cases if before else ())
         try:
             result = machine.boot(
@@ -146,8 +139,9 @@ def check(order: Order, view: View, directory: Path | None = None, *, resume: bo
             )
         except KeyboardInterrupt:
             inside.interrupted = True
-            return inside.finish(None)
-        return inside.finish(result)
+        except Damaged as error:
+            damage = str(error)
+        return inside.finish(result, damage)
 
 
 def _default(order: Order) -> Path:
@@ -168,11 +162,13 @@ class _Inside:
     desk: Desk | None = None
     boot_seconds: float | None = None
     first: Record = field(default_factory=dict)
-    end: Record = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.emulator = machine.emulator_of(self.order.vendor).title
         recorded = self.before.cases if self.before else {}
+        cases = self.order.chosen.cases
+        asked = [case for case in cases if case.id not in recorded]
+        self.claims = Claims(asked, self.order.options)
         self.done = sum(name in recorded for name in self.order.ids)
         self.progress = Progress(sys.stderr, len(self.order.ids))
         self.json = json_file(self.stack, self.view)
@@ -190,39 +186,41 @@ class _Inside:
             self.progress.note(f"{doing} {where}: {time.monotonic() - self.began:.0f} s")
 
     def line(self, text: str) -> None:
-        record = decode(text)
-        host = record.pop("host")
+        record, host = self.claims.take(text)
         match record["type"]:
             case "run":
                 whole = {"cases": len(self.order.ids), "resumed": self.done}
-                self._open({**record, **whole}, host)
+                self._open({**record, **whole, "catalogue": self.order.chosen.of}, host)
             case "case":
                 assert self.desk
-                files = {case.id: {"file": case.file} for case in self.order.chosen.saved}
-                where = files.get(record["id"], {})
-                record |= {"rerun": self.order.rerun, **where}
+                record |= self._file_of(record)
                 first = self.before.firsts.get(record["id"]) if self.before else None
                 self.desk.case(settle(first, record) if first else record)
             case "first":
                 assert self.desk
-                self.desk.first({**record, "rerun": self.order.rerun})
-            case "end":
-                self.end = record
+                self.desk.first({**record, **self._file_of(record)})
 
-    def finish(self, result: LabResult | None) -> int:
-        """File and print the end; Trouble says what went wrong in the guest."""
+    def _file_of(self, record: Record) -> Record:
+        files = {case.id: case.file for case in self.order.chosen.saved}
+        return {"file": files[record["id"]]} if record["id"] in files else {}
+
+    def finish(self, result: LabResult | None, damage: str = "") -> int:
+        """File and print the end; Trouble says what went wrong in the guest, or ``damage`` does."""
         if self.desk is None:
             known = self.before.host if self.before else {"release": self.order.kernel.release}
             self._open(self._planned(), known)
         desk = self.desk
         assert desk
-        end = self._ended(desk, result)
+        trouble = damage or (self.claims.doubt(result) if result else "")
+        end = self._ended(desk, trouble)
         if result:
             end["lab"] = self._account(result)
             self._say_seconds(desk, end["lab"])
+        elif damage:
+            end["lab"] = {"outcome": Outcome.LOST, "reason": damage}
         desk.finish(self.first, end)
-        if trouble := self._trouble(desk, result):
-            raise Trouble(f"{trouble}; the records are in {desk.results.path}")
+        if trouble := desk.failure or trouble:
+            raise Trouble(f"{trouble}; {desk.results.where}")
         return int(end["status"])
 
     def _open(self, first: Record, host: Mapping[str, Any]) -> None:
@@ -233,7 +231,8 @@ class _Inside:
         kept = Results(self.directory, facts, resume=self.before is not None)
         results = self.stack.enter_context(kept)
         self.first = first
-        self.desk = Desk(results, facts, self.order.ids, self.view, self.json)
+        view = replace(self.view, rerun=self.order.rerun)
+        self.desk = Desk(results, facts, self.order.ids, view, self.json)
         self.desk.start(first)
 
     def _lab(self) -> Record:
@@ -251,25 +250,19 @@ class _Inside:
         why = "the guest did not get that far"
         return {"type": "run", "started": round(time.time(), 3), **counts, "kernel_log": why}
 
-    def _ended(self, desk: Desk, result: LabResult | None) -> Record:
-        """Return the guest's last record, of all cases where this run continues another."""
-        if self.end and not self.before:
-            return self.end
-        if self.end:
-            kept = ("splats", "foreign", "lost", "interrupted")
-            told = {name: self.end[name] for name in kept if name in self.end}
-            excused = (Verdict.ERROR, Verdict.UNSTEADY)  # of these the cases tell themselves
-            trouble = self.end["status"] == Status.TROUBLE and not any(
-                self.end["counts"].get(verdict) for verdict in excused
-            )
-            return end_record(desk.cases, self.end["seconds"], trouble=trouble, **told)
-        seconds = time.monotonic() - self.began
-        cut = self.interrupted or result is not None
-        return end_record(desk.cases, seconds, interrupted=self.interrupted, trouble=cut)
+    def _ended(self, desk: Desk, trouble: str) -> Record:
+        """Return the end that all cases amount to, those of a run that was continued too."""
+        claimed = self.claims.end
+        told: dict[str, Any] = {name: claimed[name] for name in TOLD if name in claimed}
+        seconds = claimed["seconds"] if claimed else time.monotonic() - self.began
+        troubled = bool(trouble) or self.claims.is_troubled
+        return end_record(
+            desk.cases, seconds, interrupted=self.interrupted, trouble=troubled, **told
+        )
 
     def _account(self, result: LabResult) -> Record:
         boot = result.boot_seconds
-        told = {"console": list(result.console_tail)} if not self.end else {}
+        told = {} if self.claims.end else {"console": list(result.console_tail)}
         return {
             "outcome": result.outcome,
             "reason": result.reason,
@@ -282,19 +275,10 @@ class _Inside:
 
     def _say_seconds(self, desk: Desk, lab: Record) -> None:
         desk.progress.clear()
-        if self.end and self.view.is_text and not self.view.quiet:
+        if self.claims.end and self.view.is_text and not self.view.quiet:
             names = ("boot", "suite", "total")
             shown = ", ".join(f"{name} {lab[f'{name}_seconds']:.1f} s" for name in names)
             desk.out.lines([f"the lab took: {shown}"])
-
-    def _trouble(self, desk: Desk, result: LabResult | None) -> str:
-        if desk.failure or self.end or result is None:
-            return desk.failure
-        last = next((line for line in reversed(result.console_tail) if line.strip()), "silence")
-        if result.outcome is Outcome.DONE:
-            return f"the run in the guest ended with status {result.status}: {last}"
-        ran = f" after {len(desk.cases)} of {len(self.order.ids)} cases" if desk.cases else ""
-        return f"{result.reason}{ran}; the console ended with: {last}"
 
 
 def _rounded(seconds: float | None) -> float | None:

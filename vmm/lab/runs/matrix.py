@@ -8,16 +8,19 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from vmm.conformance.host import cpus
 from vmm.conformance.host.processes import memory_available
 from vmm.conformance.judge.check import Trouble
+from vmm.conformance.records import places
+from vmm.conformance.records.plain import plain
 from vmm.conformance.records.results import ResultsError
 from vmm.conformance.records.saved import Saved, load
 from vmm.conformance.report.desk import View
@@ -151,15 +154,22 @@ def _judge_alone(cell: Cell, order: check.Order) -> str:
 
 def judge(cell: Cell, order: check.Order) -> str:
     """Judge one cell; what a person would read goes to report.txt. Return why it has no verdict."""
-    cell.directory.mkdir(parents=True, exist_ok=True)
-    with (cell.directory / "report.txt").open("w") as report, Path(os.devnull).open("w") as nothing:
+    with _report(cell) as report, Path(os.devnull).open("w") as nothing:
         try:
             with redirect_stdout(report), redirect_stderr(nothing):
                 check.check(order, View(), cell.directory)
         except (Trouble, LabError, ResultsError) as error:
-            report.write(f"msrward: {error}\n")
+            report.write(f"msrward: {plain(str(error))}\n")
             return str(error)
     return ""
+
+
+@contextmanager
+def _report(cell: Cell) -> Iterator[TextIO]:
+    with places.directory(cell.directory) as held:
+        file = os.fdopen(places.create("report.txt", held), "w", errors="backslashreplace")
+        with file:
+            yield file
 
 
 def default_jobs() -> int:

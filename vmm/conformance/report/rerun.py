@@ -1,0 +1,32 @@
+"""The command that runs a case again: composed here, never taken from a record."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from vmm.conformance.records.schema import Record
+
+HERE = "msrward check"
+"""The command that takes the id of a case to judge it on this host."""
+
+
+def in_the_lab(kernel: str, vendor: str, append: str = "") -> str:
+    """Return the command that takes the id of a case to run it in the lab."""
+    added = f" --append {shlex.quote(append)}" if append else ""
+    return f"msrward lab run --kernel {shlex.quote(kernel)} --vendor {shlex.quote(vendor)}{added}"
+
+
+def of_run(host: Mapping[str, Any]) -> str:
+    """Return the command that takes the id of a case to run it as the run with these facts did."""
+    lab = host.get("lab")
+    if not lab:
+        return HERE
+    return in_the_lab(lab.get("kernel", ""), lab["vendor"], lab.get("append", ""))
+
+
+def line(command: str, case: Record) -> str:
+    """Return the command with the case's id, or the file that it was read from."""
+    name = str(case.get("file") or case["id"])
+    return f"{command} {shlex.quote(f'./{name}' if name.startswith('-') else name)}"

@@ -1,0 +1,118 @@
+"""What a guest says of its run, held against what was asked of it.
+
+The records are made by the kernel under test. Here it is decided what of them is believed: counts
+and status are computed anew, every case that was asked for is there exactly once, and the words of
+the contract are the host's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from vmm.conformance.language.case import Case
+from vmm.conformance.records.jsonl import decode
+from vmm.conformance.records.schema import Record
+from vmm.conformance.records.status import Status
+from vmm.conformance.records.summary import end_record
+from vmm.conformance.records.verdict import Verdict
+from vmm.lab.machines.machine import LabResult, Outcome
+
+OURS = ("file", "rerun", "cause")
+"""Fields of a case that no guest fills in."""
+TOLD = ("splats", "foreign", "lost")
+"""Fields of the end that only the guest knows."""
+
+
+class Damaged(Exception):
+    """What the guest says cannot be of a run of ours; the text is one line."""
+
+
+class Claims:
+    """The records of one guest, as they come. ``end`` is empty until it came, and agrees."""
+
+    def __init__(self, asked: Iterable[Case], options: Sequence[str]) -> None:
+        """Expect ``asked``, and failures as known only where the ``options`` name any."""
+        self.asked = {case.id: case for case in asked}
+        self.excuses = any(word.startswith(("--xfail", "--known")) for word in options)
+        self.cases: dict[str, Record] = {}
+        self.firsts: set[str] = set()
+        self.begun = False
+        self.end: Record = {}
+
+    def take(self, line: str) -> tuple[Record, Mapping[str, Any]]:
+        """Return the record of a line, as far as it is believed, and its host's facts."""
+        try:
+            record = decode(line)
+        except ValueError as error:
+            raise Damaged(f"the guest sent what is no record: {error}") from None
+        host = record.pop("host")
+        if self.end or self.begun is (record["type"] == "run"):
+            raise Damaged(f"the guest sent a record of type {record['type']} out of turn")
+        self.begun = True
+        if record["type"] in ("case", "first"):
+            return self._case(record), host
+        if record["type"] == "end":
+            self._end(record)
+        return record, host
+
+    def _case(self, record: Record) -> Record:
+        name = record["id"]
+        taken = self.cases if record["type"] == "case" else {*self.cases, *self.firsts}
+        if name not in self.asked or name in taken:
+            how = "twice" if name in taken else "unasked"
+            raise Damaged(f"the guest judged {name[:80]} {how}")
+        case = self.asked[name]
+        if record["verdict"] in (Verdict.XFAIL, Verdict.XPASS) and not self.excuses:
+            raise Damaged(f"the guest excuses {name}, and no failure was known")
+        if case.observes and record["verdict"] is Verdict.PASS and "observation" not in record:
+            raise Damaged(f"the guest passed {name}, which observes, and saw nothing")
+        believed = {field: value for field, value in record.items() if field not in OURS}
+        believed |= {"sentence": case.sentence, "requirements": list(case.requirements)}
+        if record["type"] == "first":
+            self.firsts.add(name)
+        else:
+            self.cases[name] = believed
+        return believed
+
+    def _end(self, end: Record) -> None:
+        """Take the end if it is what the cases amount to."""
+        if end["interrupted"]:
+            raise Damaged("the run in the guest was interrupted")
+        ours = self.summed(end["status"] == Status.TROUBLE, end)
+        for field in ("counts", "status", "fingerprint"):
+            if ours[field] != end[field]:
+                said = f"the guest says {field} {end[field]!r}, and its records {ours[field]!r}"
+                raise Damaged(said if len(said) < 400 else f"{said[:400]}...")
+        missing = [name for name in self.asked if name not in self.cases]
+        if missing and end["status"] != Status.TROUBLE:
+            raise Damaged(
+                f"{len(missing)} of {len(self.asked)} cases have no record, the first is"
+                f" {missing[0]}"
+            )
+        self.end = end
+
+    def summed(self, trouble: bool, end: Record) -> Record:
+        """Return the end that the cases amount to."""
+        told = {name: end[name] for name in TOLD if name in end}
+        return end_record(list(self.cases.values()), end["seconds"], trouble=trouble, **told)
+
+    @property
+    def is_troubled(self) -> bool:
+        """Whether the guest could not go on, which its cases do not tell."""
+        if not self.end or self.end["status"] != Status.TROUBLE:
+            return False
+        return bool(self.summed(False, self.end)["status"] != Status.TROUBLE)
+
+    def doubt(self, result: LabResult) -> str:
+        """Return why what came of the boot is no verdict, or ""."""
+        last = next((line for line in reversed(result.console_tail) if line.strip()), "silence")
+        if result.outcome is not Outcome.DONE:
+            some = f" after {len(self.cases)} of {len(self.asked)} cases" if self.cases else ""
+            return f"{result.reason}{some}; the console ended with: {last}"
+        if not self.end:
+            return f"the run in the guest ended with status {result.status}: {last}"
+        if result.status != self.end["status"]:
+            ended = f"ended with status {result.status}, and its records with {self.end['status']}"
+            return f"the run in the guest {ended:s}"
+        return ""
