@@ -26,6 +26,8 @@ NONE = {
     "KVM_SET_TSS_ADDR": 0x47,
     "KVM_CREATE_IRQCHIP": 0x60,
     "KVM_RUN": 0x80,
+    "KVM_NMI": 0x9A,
+    "KVM_SMI": 0xB7,
 }
 READ = {
     "KVM_GET_REGS": (0x81, "kvm_regs"),
@@ -42,7 +44,10 @@ WRITTEN = {
     "KVM_SET_SIGNAL_MASK": (0x8B, "kvm_signal_mask"),
     "KVM_SET_CPUID2": (0x90, "kvm_cpuid2"),
     "KVM_SET_MP_STATE": (0x99, "kvm_mp_state"),
+    "KVM_INTERRUPT": (0x86, "kvm_interrupt"),
     "KVM_SET_LAPIC": (0x8F, "kvm_lapic_state"),
+    "KVM_GET_ONE_REG": (0xAB, "kvm_one_reg"),
+    "KVM_SET_ONE_REG": (0xAC, "kvm_one_reg"),
     "KVM_SIGNAL_MSI": (0xA5, "kvm_msi"),
     "KVM_SET_GUEST_DEBUG": (0x9B, "kvm_guest_debug"),
     "KVM_SET_VCPU_EVENTS": (0xA0, "kvm_vcpu_events"),

@@ -32,6 +32,8 @@ from vmm.msr import MsrExitReason
 KICK = signal.SIGUSR1
 RDMSR, WRMSR = lib.KVM_EXIT_X86_RDMSR, lib.KVM_EXIT_X86_WRMSR
 IO = lib.KVM_EXIT_IO
+ONE_REG_MSR = 0x2030_0002_0000_0000
+"""``KVM_X86_REG_MSR(0)``: KVM_REG_X86, 64 bits, the type of MSRs; older headers do not have it."""
 MSR = struct.Struct("<QIIQ")
 """``kvm_run.msr``, at byte 32 (words 4 to 6): error and pad, reason, index, data."""
 
@@ -178,6 +180,17 @@ class Vcpu(KvmFile):
         """Set MSRs in order; return how many were set before the first that was refused."""
         return self.pointed(lib.KVM_SET_MSRS, msr_table(values), "KVM_SET_MSRS")
 
+    def get_msr_by_one_reg(self, index: int) -> int:
+        """Return an MSR's value (``KVM_GET_ONE_REG``, api.rst 4.69; 6.18 on)."""
+        value = ffi.new("uint64_t *")
+        self.pointed(lib.KVM_GET_ONE_REG, self._one_reg(index, value), "KVM_GET_ONE_REG")
+        return int(value[0])
+
+    def set_msr_by_one_reg(self, index: int, data: int) -> None:
+        """Set an MSR (``KVM_SET_ONE_REG``, api.rst 4.68; 6.18 on)."""
+        value = ffi.new("uint64_t *", fits("data", data, 64))
+        self.pointed(lib.KVM_SET_ONE_REG, self._one_reg(index, value), "KVM_SET_ONE_REG")
+
     def set_cpuid2(self, cpuid: Any) -> None:
         """Set the guest's CPUID (``struct kvm_cpuid2``)."""
         struct_of("struct kvm_cpuid2", cpuid, "KVM_SET_CPUID2")
@@ -247,6 +260,12 @@ class Vcpu(KvmFile):
         if reason == -errno.EBADF:
             return self._closed(name)
         return Busy(errno.EBUSY, name, "another thread is in this vCPU: kick it, or wait")
+
+    def _one_reg(self, index: int, value: Any) -> Any:
+        register = ffi.new("struct kvm_one_reg *")
+        register.id = ONE_REG_MSR | fits("index", index, 32)
+        register.addr = int(ffi.cast("uintptr_t", value))
+        return register
 
     def _set(self, kind: str, value: Any, name: str) -> None:
         self.pointed(getattr(lib, name), struct_of(kind, value, name), name)

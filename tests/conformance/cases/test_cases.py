@@ -72,7 +72,7 @@ NEEDS = {
     "ignore_msrs",
     "task_syscall",
     *(f"disable_exits_{name}" for name in script.DISABLE_EXITS),
-    *("shstk", "mediated_pmu", "spec_ctrl", "xfd", "lbr", "pt"),
+    *("one_reg", "shstk", "mediated_pmu", "spec_ctrl", "xfd", "lbr", "pt"),
     "nested",
     "nested_svm",
     "nested_vmx",
@@ -208,6 +208,7 @@ def test_needs_are_what_the_script_uses():
             "compat": any(getattr(each, "caller", "self") == "compat" for each in used),
             "single_step": any(getattr(each, "single_step", False) for each in used),
             "force_emulation_prefix": any(getattr(each, "emulated", False) for each in used),
+            "one_reg": any(getattr(each, "by", "") == "one_reg" for each in used),
             "smm": any(getattr(each, "mode", "long") == "smm" for each in used),
             "userfaultfd": any(
                 isinstance(each, Park) or getattr(each, "stall_at", None) is not None

@@ -152,6 +152,12 @@ def has_form(action: s.Action) -> bool:
     action = s.innermost(action)
     if isinstance(action, s.SetCpuid) and action.feature not in s.CPUID_BITS:
         return False
+    if isinstance(action, s.GetMsr | s.SetMsr) and action.by != "msrs":
+        return False
+    if isinstance(action, s.CreateVcpu) and action.no_fd:
+        return False
+    if isinstance(action, s.SetRegs) and action.rcx is not None:
+        return False
     return type(action) not in NO_FORM and getattr(action, "mode", "long") == "long"
 
 

@@ -307,7 +307,7 @@ _FIXES = (
         "",
         "INIT between exit and completion does not drop the completion",
         "",
-        "7.3",
+        "6.12..newest",
         "a vCPU that INIT resets is completed afterwards: its RIP and registers are wrong",
     ),
     Fix(

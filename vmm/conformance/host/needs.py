@@ -96,6 +96,11 @@ def no_smm(kvm: Kvm) -> str | None:
     return "no SMM: this kernel is built without CONFIG_KVM_SMM, or its KVM module has none"
 
 
+def no_one_reg(kvm: Kvm) -> str | None:
+    """Ask for ``KVM_CAP_ONE_REG``, by which 6.18 and later name MSRs one at a time."""
+    return None if kvm.check_extension(lib.KVM_CAP_ONE_REG) else "no KVM_GET_ONE_REG before 6.18"
+
+
 def no_disable_exits(bit: int) -> Probe:
     """Return the probe of one thing that a guest may be let do without an exit."""
 
@@ -169,6 +174,7 @@ PROBES: dict[str, Probe] = {
     "smm": no_smm,
     "single_step": lambda _: None,
     **{f"disable_exits_{name}": no_disable_exits(bit) for name, bit in DISABLE_EXITS.items()},
+    "one_reg": no_one_reg,
     "shstk": no_cpuid(7, 0, "ecx", 1 << 7, "SHSTK"),
     "mediated_pmu": no_mediated_pmu,
     "nested": no_nested,

@@ -12,6 +12,7 @@ from typing import Any, assert_never
 from vmm._native import lib
 from vmm.conformance.host.limits import raise_if_exhausted
 from vmm.conformance.kernel.levels import Levels
+from vmm.conformance.kernel.platform import change, cpuid_with, no_descriptor
 from vmm.conformance.kernel.pool import PooledVm
 from vmm.conformance.kernel.races import Race
 from vmm.conformance.kernel.single import answer, is_single
@@ -33,7 +34,7 @@ from vmm.conformance.language.script import (
 )
 from vmm.errors import KvmError
 from vmm.exits import Exit, InternalErrorExit, IoExit, OtherExit, RdmsrExit, WrmsrExit
-from vmm.kvm import Kvm, Vm
+from vmm.kvm import Vm
 from vmm.msr import Msr
 from vmm.placed import COMPAT, NATIVE, Missing, PlacedFilter, bad_address
 from vmm.vcpu import Vcpu
@@ -262,7 +263,14 @@ class Execution:
         return done
 
     def create_vcpu(self, action: words.CreateVcpu) -> Event:
-        self.vm.create_vcpu(action.vcpu)
+        if not action.no_fd:
+            self.vm.create_vcpu(action.vcpu)
+            return done
+        try:
+            with no_descriptor():
+                self.vm.create_vcpu(action.vcpu)
+        except KvmError as error:  # the limit is the script's own
+            return words.Rejected(error.errno or 0)
         return done
 
     def set_cpuid(self, action: words.SetCpuid) -> Event:
@@ -291,12 +299,26 @@ class Execution:
     # --- a vCPU -----------------------------------------------------------------------------
 
     def get_msr(self, action: words.GetMsr) -> Event:
+        if action.by == "one_reg":
+            return self._one_reg(lambda vcpu: vcpu.get_msr_by_one_reg(action.index), action.vcpu)
         value = self.vm.get_msr(action.vcpu, action.index)
         return refused if value is None else words.Got(value)
 
     def set_msr(self, action: words.SetMsr) -> Event:
-        count = self.vm.vcpu(action.vcpu).set_msrs({action.index: action.value})
+        index, value = action.index, action.value
+        if action.by == "one_reg":
+            return self._one_reg(lambda vcpu: vcpu.set_msr_by_one_reg(index, value), action.vcpu)
+        count = self.vm.vcpu(action.vcpu).set_msrs({index: value})
         return done if count else refused
+
+    def _one_reg(self, work: Callable[[Vcpu], int | None], vcpu: int) -> Event:
+        try:
+            value = work(self.vm.vcpu(vcpu))
+        except KvmError as error:
+            if error.errno == errno.EINVAL:
+                return refused
+            raise
+        return done if value is None else words.Got(value)
 
     def begin(self, action: words.Begin) -> Event:
         access = action.access
@@ -327,6 +349,7 @@ class Execution:
         regs.rip += action.rip
         regs.rax = regs.rax if action.rax is None else action.rax
         regs.rdx = regs.rdx if action.rdx is None else action.rdx
+        regs.rcx = regs.rcx if action.rcx is None else action.rcx
         if action.via == "sync":
             vcpu.sync_regs()[0] = regs[0]
             vcpu.kvm_run.kvm_dirty_regs = lib.KVM_SYNC_X86_REGS
@@ -390,50 +413,6 @@ def foreign(seen: Exit) -> Event:
             return words.OtherExit(seen.exit_reason)
         case _:
             return Lost(str(seen))
-
-
-BARE = {0x8000_0001: ("edx", 1 << 29 | 1 << 20 | 1 << 11)}
-"""What a vCPU in long mode cannot be without: LM, NX, SYSCALL."""
-NO_FEATURES = (0, 0x4000_0000, 0x8000_0000, 0x8000_0008)
-"""Leaves that say who made the CPU, which leaves there are, and how wide addresses are."""
-
-
-def without_features(cpuid: Any) -> Any:
-    """Take every feature out of ``struct kvm_cpuid2`` that the guest can do without."""
-    for entry in cpuid.entries[0 : cpuid.nent]:
-        kept, bits = BARE.get(entry.function, ("", 0))
-        for register in ("eax", "ebx", "ecx", "edx") if entry.function not in NO_FEATURES else ():
-            setattr(entry, register, getattr(entry, register) & (bits if register == kept else 0))
-    return cpuid
-
-
-def change(cpuid: Any, action: words.SetCpuidBits) -> None:
-    """Change ``struct kvm_cpuid2``, with a new entry where the leaf has none."""
-    found = [
-        each
-        for each in cpuid.entries[0 : cpuid.nent]
-        if (each.function, each.index) == (action.leaf, action.index)
-    ]
-    if not found:
-        found = [cpuid.entries[cpuid.nent]]
-        found[0].function, found[0].index = action.leaf, action.index
-        found[0].flags = lib.KVM_CPUID_FLAG_SIGNIFCANT_INDEX if action.index else 0
-        cpuid.nent += 1
-    rest = getattr(found[0], action.register) & ~action.bits
-    setattr(found[0], action.register, rest | action.bits * action.on)
-
-
-def cpuid_with(kvm: Kvm, feature: str, on: bool) -> Any:
-    """Return ``struct kvm_cpuid2`` with all that the host supports, but ``feature`` as given."""
-    if feature == "everything":
-        return kvm.get_supported_cpuid() if on else without_features(kvm.get_supported_cpuid())
-    leaf, register, bit = words.CPUID_BITS[feature]
-    cpuid = kvm.get_supported_cpuid()
-    for entry in cpuid.entries[0 : cpuid.nent]:
-        if entry.function == leaf:
-            rest = getattr(entry, register) & ~(1 << bit)
-            setattr(entry, register, rest | on << bit)
-    return cpuid
 
 
 def from_child(file: Any, number: int, address: int) -> None:

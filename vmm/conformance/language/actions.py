@@ -162,22 +162,28 @@ class CheckExtension(Word):
     on: Literal["system", "vm"] = "system"
 
 
+Way = Literal["msrs", "one_reg"]
+"""The ioctl that names an MSR to the host."""
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class GetMsr(Word):
-    """``KVM_GET_MSRS`` of one MSR."""
+    """``KVM_GET_MSRS`` of one MSR, or ``KVM_GET_ONE_REG`` (6.18 on)."""
 
     index: MsrIndex
     vcpu: VcpuId = 0
+    by: Way = "msrs"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SetMsr(Word):
-    """``KVM_SET_MSRS`` of one MSR."""
+    """``KVM_SET_MSRS`` of one MSR, or ``KVM_SET_ONE_REG`` (6.18 on)."""
 
     positional = 2
     index: MsrIndex
     value: u64
     vcpu: VcpuId = 0
+    by: Way = "msrs"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -187,9 +193,13 @@ class CreateIrqchip(Word):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class CreateVcpu(Word):
-    """``KVM_CREATE_VCPU``. A vCPU that no script creates exists from its first use."""
+    """``KVM_CREATE_VCPU``. A vCPU that no script creates exists from its first use.
+
+    ``no_fd`` has the process at its limit of descriptors, so that the last step of it fails.
+    """
 
     vcpu: VcpuId
+    no_fd: bool = False
 
 
 CPUID_BITS = {"tsc_deadline": (1, "ecx", 24)}
@@ -236,7 +246,7 @@ class GetRegs(Word):
 class SetRegs(Word):
     """``KVM_SET_REGS`` (or dirty sync regs, ``via="sync"``) between exit and completion (R67).
 
-    ``rax``/``rdx`` None leaves the register; ``rip`` is added to the current RIP, in bytes.
+    ``rax``/``rdx``/``rcx`` None leaves the register; ``rip`` is added to the current RIP, in bytes.
     """
 
     rax: u64 | None = None
@@ -244,6 +254,7 @@ class SetRegs(Word):
     rip: Annotated[int, Bits(32, signed=True)] = 0
     via: Literal["ioctl", "sync"] = "ioctl"
     vcpu: VcpuId = 0
+    rcx: u64 | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)

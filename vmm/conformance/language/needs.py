@@ -36,6 +36,8 @@ def _needs(action: Action) -> Iterator[str]:
         yield "nested"
     if isinstance(action, words.EnterL2):
         yield from _of_levels(action)
+    if isinstance(action, words.GetMsr | words.SetMsr) and action.by == "one_reg":
+        yield "one_reg"
     if isinstance(action, words.CreateIrqchip):
         yield "irqchip"
     if isinstance(action, words.Park) or getattr(action, "stall_at", None) is not None:

@@ -93,11 +93,11 @@ class ExitRules:
         if vcpu.stage is not Stage.EXITED:
             vcpu.stage, vcpu.regs = Stage.UNSURE, NO_REGS
             return s.done
-        given = {"rax": action.rax, "rdx": action.rdx}
+        given = {"rax": action.rax, "rdx": action.rdx, "rcx": action.rcx}
         new: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if action.via != "ioctl":  # the kernel takes them over only when it is entered
             new = dict.fromkeys(new, s.ANY)
-        vcpu.touched |= bool(new)
+        vcpu.touched |= bool(new.keys() & {"rax", "rdx"})
         vcpu.moved |= action.rip != 0
         vcpu.regs = replace(vcpu.regs, skew=s.ANY if vcpu.moved else vcpu.regs.skew, **new)
         return s.done

@@ -6,7 +6,7 @@ that a mistake can be planted by replacing one of them (``tests/conformance/orac
 
 from __future__ import annotations
 
-from errno import EEXIST, EFAULT, EINVAL, ENOTTY
+from errno import EEXIST, EFAULT, EINVAL, EMFILE, ENOTTY
 from typing import assert_never
 
 from vmm.conformance.language import script as s
@@ -405,9 +405,11 @@ class Model:
         return (s.done,)
 
     def create_vcpu(self, vm: VmState, action: s.CreateVcpu) -> s.Step:
-        """Return EEXIST for a number that is taken."""
+        """Return EEXIST for a number that is taken; a vCPU without a descriptor is none (R75)."""
         if action.vcpu in vm.vcpus:
             return (s.rejected(EEXIST),)
+        if action.no_fd:
+            return (s.rejected(EMFILE),)
         if not 0 <= action.vcpu <= MAX_SAFE_VCPU:
             return (s.whatever,)
         vm.vcpu(action.vcpu)
