@@ -14,6 +14,7 @@ from vmm.conformance.cases.words import DATA
 from vmm.conformance.contract.requirements import REQUIREMENTS
 from vmm.conformance.language import script
 from vmm.conformance.language.case import Case
+from vmm.conformance.language.needs import OF_INSTRUCTION
 from vmm.conformance.language.script import (
     AwaitInstall,
     AwaitMeanwhile,
@@ -22,6 +23,7 @@ from vmm.conformance.language.script import (
     CreateIrqchip,
     CreateVcpu,
     Done,
+    Execute,
     Fault,
     Install,
     Lost,
@@ -68,6 +70,7 @@ NEEDS = {
     "compat",
     "force_emulation_prefix",
     "smm",
+    *("guest_tsc", "rdtscp", "rdpid", "pmu", "sep", "fsgsbase", "xsaves"),
     "single_step",
     "ignore_msrs",
     "task_syscall",
@@ -229,6 +232,9 @@ def test_needs_are_what_the_script_uses():
         for name, bit in script.DISABLE_EXITS.items():
             has[f"disable_exits_{name}"] = any(each.args[0] & bit for each in disabled)
         needs = {need for need, there in has.items() if there}
+        for each in used:
+            if isinstance(each, Execute):
+                needs |= {*OF_INSTRUCTION.get(each.instruction, ())}
         assert set(case.all_needs) == needs | set(case.needs) <= NEEDS, case.id
         assert len(set(case.all_needs)) == len(case.all_needs), case.id
 

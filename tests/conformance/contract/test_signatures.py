@@ -167,5 +167,25 @@ def test_a_signature_explains_its_difference_and_no_near_miss(entry: str) -> Non
     assert [miss for miss in near if _explained(entry, miss)] == []
 
 
+_ALL = ("install(default_deny().allow(0x474f4f00)) -> done",)
+_SIDEWAYS = (
+    ("execute('rdpid', 0x7, emulated=True)", "executed(0x7)", "executed(0)", "executed(0x6)"),
+    ("execute('sysenter', 0x8, emulated=True)", "executed(0x8)", "gp", "Lost('HltExit()')"),
+    ("execute('rsm', 0x1000)", "executed(0x1000)", "Lost('ShutdownExit()')", "executed(0)"),
+    ("rdmsr(0x1, mode='smm')", "returned(0)", "Lost('RSM: ShutdownExit()')", "Lost('SMI: x')"),
+)
+
+
+@pytest.mark.parametrize("action, expected, seen, miss", _SIDEWAYS)
+def test_b06_is_what_the_emulator_does_under_a_filter_and_nothing_else(
+    action: str, expected: str, seen: str, miss: str
+) -> None:
+    assert _explained("B06", D(action, expected, seen, _ALL))
+    assert not _explained("B06", D(action, expected, miss, _ALL))
+    assert not _explained("B06", D(action, expected, seen))
+    native = action.replace(", emulated=True", "").replace(", mode='smm'", "")
+    assert native == action or not _explained("B06", D(native, expected, seen, _ALL))
+
+
 def test_every_signature_is_of_the_history() -> None:
     assert {row.id for row in SIGNATURES} <= set(HISTORY)

@@ -10,7 +10,8 @@ ACTIONS = {*get_args(s.Action)}
 
 
 def test_the_actions_are_accesses_and_what_host_and_races_do():
-    parts = [get_args(each) for each in (s.Access, s.HostAction, s.RaceAction, s.LevelAction)]
+    unions = (s.Access, s.HostAction, s.RaceAction, s.LevelAction)
+    parts = [(s.Execute,), *map(get_args, unions)]
     assert sorted(map(str, sum(parts, ()))) == sorted(map(str, ACTIONS))
 
 

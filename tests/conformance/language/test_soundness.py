@@ -11,6 +11,8 @@ A, OFF = 0x474F4F00, default_allow()
 STALL, BEGIN = s.begin_install(OFF.deny(A), 0), s.begin(s.rdmsr(A))
 
 SOUND = [
+    (s.enter_l2(), s.rdmsr(A), s.leave_l2(), s.rdmsr(A, mode="real")),
+    (s.enter_l2(), s.rdmsr(A, mode="real", vcpu=1)),
     (BEGIN, s.get_regs(), s.complete(), s.finish(), s.rdmsr(A)),
     (BEGIN, s.rdmsr(A, vcpu=1)),
     (s.park(1), s.rdmsr(A), s.release(1), s.rdmsr(A, vcpu=1)),
@@ -19,6 +21,10 @@ SOUND = [
     (s.meanwhile(s.install(OFF)), s.scribble_bitmaps(), s.await_meanwhile()),
 ]
 UNSOUND = [
+    (s.enter_l2(), s.rdmsr(A, mode="real")),
+    (s.enter_l2(), s.begin(s.rdmsr(A, mode="user"))),
+    (s.enter_l2(), s.execute("rsm", 1)),
+    (BEGIN, s.leave_l2()),
     (BEGIN, s.rdmsr(A)),
     (BEGIN, s.finish(), s.finish()),
     (BEGIN, s.get_regs(1)),

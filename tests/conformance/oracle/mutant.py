@@ -7,18 +7,27 @@ from typing import Any
 
 from vmm.conformance.language import script as s
 from vmm.conformance.language.case import Case
+from vmm.conformance.oracle.effects import EffectRules
 from vmm.conformance.oracle.exits import ExitRules
 from vmm.conformance.oracle.filters import FilterRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.races import RaceRules
 from vmm.conformance.oracle.sweeps import SweepRules
 
-Part = type[Model] | type[FilterRules] | type[ExitRules] | type[RaceRules] | type[SweepRules]
+Part = (
+    type[Model]
+    | type[FilterRules]
+    | type[ExitRules]
+    | type[RaceRules]
+    | type[SweepRules]
+    | type[EffectRules]
+)
 PARTS: dict[Part, str] = {
     FilterRules: "filters",
     ExitRules: "exits",
     RaceRules: "races",
     SweepRules: "sweeps",
+    EffectRules: "effects",
 }
 """The parts of a Model, each with the name under which the Model holds it."""
 

@@ -6,6 +6,7 @@ one case of the catalogue sees each; a mutant that survives is a case that is mi
 
 from __future__ import annotations
 
+from mutants_effects import EFFECTS
 from mutants_emulator import EMULATOR
 from mutants_exit import COMPLETING, EXITING, HOST, STOPPING
 from mutants_fastpath import FASTPATH
@@ -30,6 +31,7 @@ MUTANTS = (
     *FASTPATH,
     *RACES,
     *MODES,
+    *EFFECTS,
     *IGNORING,
     *SWEEPING,
 )

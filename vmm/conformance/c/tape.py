@@ -143,6 +143,7 @@ U64 = 0xFFFFFFFF_FFFFFFFF
 NO_FORM: tuple[type, ...] = (
     *(s.SetCpuidBits, s.SendInit, s.GetMpState),
     *(s.EnterL2, s.LeaveL2),
+    s.Execute,
 )
 """Words that have no form in C yet."""
 

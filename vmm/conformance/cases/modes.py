@@ -280,7 +280,7 @@ _SMM_CASES = (
         "R27 R28 R35",
         *play(
             TELL,
-            *((set_msr(msr, STORAGE[msr][0]), done) for msr in (Msr.FS_BASE, Msr.GS_BASE)),
+            *((wrmsr(msr, STORAGE[msr][0]), wrote) for msr in (Msr.FS_BASE, Msr.GS_BASE)),
             (rdmsr(Msr.FS_BASE, mode="smm"), returned(0)),
             (wrmsr(Msr.GS_BASE, _FS, mode="smm"), wrote),
             (rdmsr(Msr.GS_BASE, mode="smm"), returned(0)),
@@ -289,9 +289,11 @@ _SMM_CASES = (
             done_install(default_deny().allow(A)),
             _row("smm", denied(Msr.FS_BASE)),
             _row("smm", write_denied(Msr.GS_BASE, _OTHER_FS)),
-            (get_msr(Msr.FS_BASE), got(_FS)),
-            (get_msr(Msr.GS_BASE), got(STORAGE[Msr.GS_BASE][0])),
             denied(Msr.FS_BASE),
+            done_install(default_allow().deny(A)),
+            (rdmsr(Msr.FS_BASE), returned(_FS)),
+            (rdmsr(Msr.GS_BASE), returned(STORAGE[Msr.GS_BASE][0])),
+            denied(A),
         ),
     ),
 )

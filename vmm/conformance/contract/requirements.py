@@ -104,7 +104,6 @@ _SCOPE = (
         "instructions that use an MSR as a side effect (RDPID, CPUID, SYSENTER) are not filtered",
         "5.18",
         history=("B06",),
-        untested="no word executes an instruction that uses an MSR as a side effect",
     ),
     _R(
         "R36",

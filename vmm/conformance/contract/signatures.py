@@ -188,6 +188,38 @@ SIGNATURES = (
         vendor=VMX,
         lasts=True,
     ),
+    # The emulator goes on with what it could not read: 0, what lay on the stack, or a fault.
+    Signature(
+        "B06",
+        r"execute\('rd(?:tsc|pid)', .*emulated=True.*",
+        r"executed\(.*\)",
+        r"(?:executed\(0\)|Fault\(6\))",
+        install="deny",
+    ),
+    Signature(
+        "B06",
+        r"execute\('sys(?:call|enter|exit)', .*emulated=True.*",
+        r"executed\(.*\)",
+        r"(?:executed\([^()]*\)|Fault\(6\)|gp|Lost\('InternalErrorExit.*)",
+        install="deny",
+        lasts=True,
+    ),
+    Signature(
+        "B06",
+        r"execute\('rsm', .*",
+        r"executed\(.*\)",
+        r"Lost\('(?:InternalError|Shutdown)Exit.*",
+        install="deny",
+        lasts=True,
+    ),
+    Signature(
+        "B06",
+        r"(?:finish\(.*|(?:rd|wr)msr\(.*mode='smm'.*)",
+        r".*",
+        r"(?:.*, )?Lost\('RSM: (?:InternalError|Shutdown)Exit.*",
+        install="deny",
+        lasts=True,
+    ),
     Signature(
         "B35",
         _ENDS_L2,

@@ -165,6 +165,15 @@ def _why_not_nested() -> str:
     return f"{module} offers its guests neither SVM nor VMX"
 
 
+CPUID = {
+    "rdtscp": (0x8000_0001, 0, "edx", 1 << 27),
+    "rdpid": (7, 0, "ecx", 1 << 22),
+    "fsgsbase": (7, 0, "ebx", 1),
+    "xsaves": (0xD, 1, "eax", 1 << 3),
+    "sep": (1, 0, "edx", 1 << 11),
+}
+"""Instructions by leaf, subleaf, register and bit of CPUID."""
+
 PROBES: dict[str, Probe] = {
     "irqchip": no_irqchip,
     "vcpus": no_second_vcpu,
@@ -172,6 +181,7 @@ PROBES: dict[str, Probe] = {
     "compat": no_compat,
     "task_syscall": no_task_syscall,
     "smm": no_smm,
+    **{name: no_cpuid(*at, name) for name, at in CPUID.items()},
     "single_step": lambda _: None,
     **{f"disable_exits_{name}": no_disable_exits(bit) for name, bit in DISABLE_EXITS.items()},
     "one_reg": no_one_reg,

@@ -13,10 +13,20 @@ from typing import Self
 from vmm._native import lib
 from vmm.conformance.host.needs import PROBES
 from vmm.conformance.host.parameters import ignores_msrs
+from vmm.conformance.kernel.effects import counter_of
 from vmm.conformance.kernel.execution import Execution, needs_its_own_vm
 from vmm.conformance.kernel.pool import PooledVm
 from vmm.conformance.kernel.races import DisturbedError
-from vmm.conformance.language.script import Returned, Script, Trace, makes_vcpus, rdmsr, wrmsr
+from vmm.conformance.language.script import (
+    Returned,
+    Script,
+    Trace,
+    execute,
+    executed,
+    makes_vcpus,
+    rdmsr,
+    wrmsr,
+)
 from vmm.errors import KvmError
 from vmm.kvm import Kvm, Vm
 from vmm.msr import Msr
@@ -158,6 +168,22 @@ def _no_state(msr: int, value: int, what: str) -> Callable[[KvmBackend], str | N
     return probe
 
 
+def _no_pmu(backend: KvmBackend) -> str | None:
+    vm = PooledVm(backend.kvm, keep=False)
+    try:
+        if counter_of(vm.vcpu(0)):
+            return None
+    finally:
+        vm.close()
+    return "no PMU: this CPU, or its KVM for a guest, has no performance counters"
+
+
+def _no_guest_tsc(backend: KvmBackend) -> str | None:
+    if backend.run((execute("rdtsc", 0x1234),)) == (executed(0x1234),):
+        return None
+    return "guest_tsc: RDTSC does not show the TSC that KVM_SET_MSRS has set, without a filter too"
+
+
 BY_A_GUEST: dict[str, Callable[[KvmBackend], str | None]] = {
     "spec_ctrl": _no_state(Msr.IA32_SPEC_CTRL, 1, "SPEC_CTRL.IBRS"),
     "xfd": _no_state(Msr.IA32_XFD, 1 << 18, "XFD for AMX"),
@@ -165,5 +191,7 @@ BY_A_GUEST: dict[str, Callable[[KvmBackend], str | None]] = {
     "pt": _no_state(Msr.IA32_RTIT_CTL, 1, "RTIT_CTL.TraceEn"),
     "no_ignore_msrs": _ignores_msrs,
     "force_emulation_prefix": _no_forced_emulation,
+    "pmu": _no_pmu,
+    "guest_tsc": _no_guest_tsc,
 }
 """The probes of needs that take more than descriptors, beside those of ``host.needs``."""

@@ -11,6 +11,7 @@ from typing import Any, assert_never
 
 from vmm._native import lib
 from vmm.conformance.host.limits import raise_if_exhausted
+from vmm.conformance.kernel.effects import run_effect
 from vmm.conformance.kernel.levels import Levels
 from vmm.conformance.kernel.platform import change, cpuid_with, no_descriptor
 from vmm.conformance.kernel.pool import PooledVm
@@ -111,7 +112,12 @@ class Execution:
             action = self.script[at]
             batch = self._batch(at)
             self.race.patient = at < len(self.expected) and self.expected[at][-1] not in NOT_YET
-            seen = self._accesses(batch) if isinstance(action, words.Access) else [self.do(action)]
+            if isinstance(action, words.Access):
+                seen = self._accesses(batch)
+            elif isinstance(action, words.Execute):
+                seen = self._execute(action)
+            else:
+                seen = [self.do(action)]
             for event in seen:
                 self.lost = self.lost or isinstance(event, words.ENDS)
                 yield event
@@ -226,6 +232,14 @@ class Execution:
             if is_single(batch[0]):
                 return self.vm.single(batch[0].vcpu).run(batch[0])
             return self.vm.program(batch[0].vcpu).run(batch)
+        except KvmError as error:
+            raise_if_exhausted(error)
+            return [Lost(str(error))]
+
+    def _execute(self, action: words.Execute) -> list[Event]:
+        self.stopped.pop(action.vcpu, None)
+        try:
+            return run_effect(self.vm.single(action.vcpu), action)
         except KvmError as error:
             raise_if_exhausted(error)
             return [Lost(str(error))]

@@ -7,13 +7,14 @@ CPL0 again, as the programs of ``program`` find it.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from typing import Any
 
 from vmm import modes
 from vmm.conformance.host.limits import raise_if_exhausted
 from vmm.conformance.kernel.program import DONE_PORT
 from vmm.conformance.kernel.wire import FAULTED, operands, outcome_of
-from vmm.conformance.language.script import Access, Event, Lost, Rdmsr, Regs, Reply
+from vmm.conformance.language.script import Access, Event, Lost, Rdmsr, Regs, Reply, is_plain
 from vmm.errors import KvmError
 from vmm.exits import Exit, IoExit, RdmsrExit, WrmsrExit
 from vmm.guest import Guest, start_registers
@@ -28,7 +29,7 @@ MOST_EXITS = 16
 
 def is_single(access: Access) -> bool:
     """Say whether an access is executed by a stub, not by a program."""
-    return access.mode != "long"
+    return not is_plain(access)
 
 
 class Single:
@@ -41,12 +42,12 @@ class Single:
 
     def load(self, access: Access) -> Lost | None:
         """Set the vCPU to the start of ``access``; ``Lost`` if SMM could not be entered."""
-        if access.mode == "smm" and (lost := self._enter_smm()):
+        if access.mode == "smm" and (lost := self.enter_smm()):
             return lost
-        self._change(lambda sregs: modes.enter(sregs, access.mode, self.vcpu.vcpu_id))
+        self.change(lambda sregs: modes.enter(sregs, access.mode, self.vcpu.vcpu_id))
         rcx, rax, rdx = operands(access)
         mode = modes.MODES[access.mode]
-        self._start(
+        self.start(
             self._symbol(access),
             mode,
             rcx=rcx,
@@ -95,25 +96,30 @@ class Single:
             return Lost(str(seen))
         fault = rip = 0
         if seen.port == TRAP_PORT:
-            mode = modes.MODES[access.mode]
-            first = self.guest.symbols["traps"] - mode.code
-            vector = (regs.rip - first) // modes.TRAP_SIZE
-            frame = mode.frame(self.memory, self.vcpu.vcpu_id, regs.rsp, vector)
+            vector, frame = self.trap(modes.MODES[access.mode])
             fault, rip = (FAULTED | vector) << 32 | frame.error_code, frame.rip
         return outcome_of(access, regs.rax, regs.rdx, fault, rip - self.at(access))
 
+    def trap(self, mode: modes.Mode) -> tuple[int, modes.Frame]:
+        """Return the vector at whose stub the vCPU is, and what the exception pushed."""
+        regs = self.vcpu.get_regs()
+        first = self.guest.symbols["traps"] - mode.code
+        vector = (regs.rip - first) // modes.TRAP_SIZE
+        return vector, mode.frame(self.memory, self.vcpu.vcpu_id, regs.rsp, vector)
+
     def _leave(self, access: Access) -> Lost | None:
         if access.mode == "smm":
-            self._start("stub_rsm", modes.MODES["smm"])
+            self.start("stub_rsm", modes.MODES["smm"])
             seen = self.enter()
             if not isinstance(seen, IoExit) or seen.port != DONE_PORT:
                 return Lost(f"RSM: {seen}")
-        self._change(lambda sregs: modes.leave(sregs, self.vcpu.vcpu_id))
-        self._start("stub_done", modes.MODES["long"])
+        self.change(lambda sregs: modes.leave(sregs, self.vcpu.vcpu_id))
+        self.start("stub_done", modes.MODES["long"])
         return None
 
-    def _enter_smm(self) -> Lost | None:
-        self._start("stub_done", modes.MODES["long"])
+    def enter_smm(self) -> Lost | None:
+        """Have the vCPU stop in SMM, from where RSM leads to ``stub_done`` in 64-bit mode."""
+        self.start("stub_done", modes.MODES["long"])
         try:
             self.vm.map_in_smm(self.memory)
             self.vcpu.smi()
@@ -124,13 +130,15 @@ class Single:
         at_entry = isinstance(seen, IoExit) and seen.port == SMM_PORT
         return None if at_entry else Lost(f"SMI: {seen}")
 
-    def _start(self, symbol: str, mode: modes.Mode, **registers: int) -> None:
+    def start(self, symbol: str, mode: modes.Mode, **registers: int) -> None:
+        """Set all registers: RIP to ``symbol``, RSP to an empty stack, the rest as given, or 0."""
         vcpu_id = self.vcpu.vcpu_id
         entry = self.guest.symbols[symbol] - mode.code
         rsp = mode.stack(vcpu_id)
         self.vcpu.set_regs(start_registers(entry, vcpu_id, **{"rsp": rsp, **registers}))
 
-    def _change(self, change: Any) -> None:
+    def change(self, change: Callable[[Any], None]) -> None:
+        """Change ``struct kvm_sregs``."""
         sregs = self.vcpu.get_sregs()
         change(sregs)
         self.vcpu.set_sregs(sregs)

@@ -39,6 +39,26 @@ File = Literal["vm", "vcpu", "system"]
 Caller = Literal["self", "child", "compat"]
 Mode = Literal["long", "compat", "user", "protected", "real", "smm"]
 """64-bit code at CPL0; 32-bit code under it; 64-bit at CPL3; 32-bit without paging; 16-bit; SMM."""
+Instruction = Literal[
+    "rdtsc",
+    "rdtscp",
+    "rdpid",
+    "rdpmc",
+    "cpuid",
+    "syscall",
+    "sysretq",
+    "sysenter",
+    "sysexit",
+    "swapgs",
+    "rdfsbase",
+    "rdgsbase",
+    "wrfsbase",
+    "wrgsbase",
+    "xsaves",
+    "xrstors",
+    "rsm",
+]
+"""What uses MSRs without being RDMSR or WRMSR, as the assembler calls it."""
 Interrupter = Literal["immediate_exit", "signal"]
 
 

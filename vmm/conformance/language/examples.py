@@ -30,6 +30,8 @@ from vmm.conformance.language.script import (
     enter_l2,
     entered,
     entry_failed,
+    execute,
+    executed,
     fault,
     finish,
     get_mp_state,
@@ -106,6 +108,13 @@ EXAMPLES: tuple[Case, ...] = (
         "R33 R59",
         (_TELL, install(_DENY), rdmsr(_A, mode="real"), rdmsr(_A, mode="user")),
         (done, done, RdmsrExit(_A, FILTER), returned(REPLY), gp),
+    ),
+    Case(
+        "words.execute",
+        "An instruction that uses an MSR as a side effect is not filtered.",
+        "R35",
+        (_TELL, install(default_deny().allow(_A)), execute("swapgs", 0x5000)),
+        (done, done, executed(0x5000)),
     ),
     Case(
         "words.ioctls",

@@ -11,6 +11,19 @@ THREADS = (words.Meanwhile, words.BeginInstall, words.AwaitInstall, words.AwaitM
 """What may end as ``blocked``, which only /proc/self/task/TID/syscall tells."""
 
 
+OF_INSTRUCTION: dict[str, tuple[str, ...]] = {
+    "rdtsc": ("guest_tsc",),
+    "rdtscp": ("rdtscp",),
+    "rdpid": ("rdpid",),
+    "rdpmc": ("pmu",),
+    **dict.fromkeys(("rdfsbase", "rdgsbase", "wrfsbase", "wrgsbase"), ("fsgsbase",)),
+    **dict.fromkeys(("xsaves", "xrstors"), ("xsaves",)),
+    **dict.fromkeys(("sysenter", "sysexit"), ("sep",)),
+    "rsm": ("smm",),
+}
+"""What an instruction needs that not every x86-64 has."""
+
+
 def needs_of(script: Sequence[Action]) -> tuple[str, ...]:
     """Return the words of all that ``script`` needs, each once, in the order of the script.
 
@@ -38,6 +51,9 @@ def _needs(action: Action) -> Iterator[str]:
         yield from _of_levels(action)
     if isinstance(action, words.GetMsr | words.SetMsr) and action.by == "one_reg":
         yield "one_reg"
+    if isinstance(action, words.Execute):
+        yield from ["force_emulation_prefix"] * action.emulated
+        yield from OF_INSTRUCTION.get(action.instruction, ())
     if isinstance(action, words.CreateIrqchip):
         yield "irqchip"
     if isinstance(action, words.Park) or getattr(action, "stall_at", None) is not None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from vmm.conformance.language.actions import *
+from vmm.conformance.language.effects import *
 from vmm.conformance.language.events import *
 from vmm.conformance.language.levels import *
 from vmm.conformance.language.platform import *
@@ -59,7 +60,7 @@ RaceAction = (
     | CloseVcpu
 )
 LevelAction = EnterL2 | LeaveL2
-Action = Access | HostAction | RaceAction | LevelAction
+Action = Access | Execute | HostAction | RaceAction | LevelAction
 Script = tuple[Action, ...]
 Event = (
     RdmsrExit
@@ -73,6 +74,7 @@ Event = (
     | Fault
     | Regs
     | Swept
+    | Executed
     | Interrupted
     | Unfiltered
     | Either
@@ -104,6 +106,11 @@ def innermost(action: Action) -> Action:
     return action.access if isinstance(action, Begin) else action
 
 
+def is_plain(action: Access | Execute) -> bool:
+    """Say whether the guest does it as it is: the host changes nothing of the vCPU's mode."""
+    return isinstance(action, Rdmsr | Wrmsr) and action.mode == "long"
+
+
 def makes_vcpus(script: Iterable[Action]) -> bool:
     """Say whether the script itself decides when vCPUs come to be."""
     return any(isinstance(innermost(each), CreateVcpu | CreateIrqchip) for each in script)
@@ -118,8 +125,9 @@ BEFORE_AN_OUTCOME = RdmsrExit, WrmsrExit, Regs
 def steps(script: Sequence[Action], trace: Iterable[Event]) -> list[Step]:
     """Return the trace cut into one tuple of events for each action it has events for.
 
-    An access takes its exits (and the registers at an exit, noted only when they are not as the
-    access left them: R57) and the outcome after them; every other action takes one event.
+    An access (or ``execute``, which should have none) takes its exits (and the registers at an
+    exit, noted only when they are not as the access left them: R57) and the outcome after them;
+    every other action takes one event.
     Events beyond the script's end make a last, surplus step.
     """
     events, cut, at = tuple(trace), [], 0
@@ -127,7 +135,7 @@ def steps(script: Sequence[Action], trace: Iterable[Event]) -> list[Step]:
         if at == len(events):
             break
         end = at + 1
-        if isinstance(action, (Rdmsr, Wrmsr)):
+        if isinstance(action, (Rdmsr, Wrmsr, Execute)):
             while end < len(events) and isinstance(events[end - 1], BEFORE_AN_OUTCOME):
                 end += 1
         cut.append(events[at:end])

@@ -32,7 +32,8 @@ def is_sound(script: s.Script) -> bool:
 def first_unsound(script: s.Script) -> int | None:
     """Return the first action (from 0) that lacks what it goes on with, or whose vCPU is away.
 
-    A vCPU that stopped in an access, is parked or spins begins no other before that has ended.
+    A vCPU that stopped in an access, is parked or spins begins no other before that has ended; one
+    that was sent to L2 leaves it by ``leave_l2`` before the host puts it into another mode.
     """
     under_way: set[Thing] = set()
     for at, action in enumerate(script):
@@ -45,10 +46,17 @@ def first_unsound(script: s.Script) -> int | None:
 
 def _effect(action: s.Action) -> Effect:  # noqa: PLR0911 - one a kind of word
     match action:
-        case s.Rdmsr() | s.Wrmsr() | s.Sweep() | s.EnterL2() | s.LeaveL2():
+        case s.Rdmsr() | s.Wrmsr() | s.Execute():
+            return _starts(action.vcpu, in_l1=not s.is_plain(action))
+        case s.Sweep():
             return _starts(action.vcpu)
+        case s.EnterL2():
+            return _starts(action.vcpu, "l2")
+        case s.LeaveL2():
+            return Effect(bars=_starts(action.vcpu).bars, ends=frozenset({("l2", action.vcpu)}))
         case s.Begin() | s.Spin():
-            return _starts(action.access.vcpu, "access" if isinstance(action, s.Begin) else "spin")
+            what = "access" if isinstance(action, s.Begin) else "spin"
+            return _starts(action.access.vcpu, what, in_l1=not s.is_plain(action.access))
         case s.Park():
             return _starts(action.vcpu, "park")
         case s.Install() | s.BeginInstall() | s.Meanwhile():
@@ -67,8 +75,8 @@ def _effect(action: s.Action) -> Effect:  # noqa: PLR0911 - one a kind of word
             return Effect(needs=needs, bars=frozenset(waits), ends=ends)
 
 
-def _starts(vcpu: int, what: str = "") -> Effect:
-    bars = frozenset((each, vcpu) for each in AWAY)
+def _starts(vcpu: int, what: str = "", *, in_l1: bool = False) -> Effect:
+    bars = frozenset((each, vcpu) for each in (*AWAY, *["l2"] * in_l1))
     return Effect(bars=bars, begins=frozenset({(what, vcpu)} if what else ()))
 
 

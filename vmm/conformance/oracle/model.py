@@ -10,6 +10,7 @@ from errno import EEXIST, EFAULT, EINVAL, EMFILE, ENOTTY
 from typing import assert_never
 
 from vmm.conformance.language import script as s
+from vmm.conformance.oracle.effects import EffectRules
 from vmm.conformance.oracle.exits import ExitRules
 from vmm.conformance.oracle.filters import QUIRK, Errors, FilterRules, Installed
 from vmm.conformance.oracle.levels import LevelRules
@@ -76,6 +77,7 @@ class Model:
     races = RaceRules()
     sweeps = SweepRules()
     levels = LevelRules()
+    effects = EffectRules()
 
     def __init__(self, *, ignore_msrs: bool = False) -> None:
         self.ignore_msrs = ignore_msrs
@@ -98,11 +100,13 @@ class Model:
             return self.levels.step(self, vm, action)
         return self.races.may_wait(vm, action, self.alone(vm, action))
 
-    def alone(self, vm: VmState, action: s.Access | s.HostAction) -> s.Step:  # noqa: PLR0911, PLR0912
+    def alone(self, vm: VmState, action: s.Access | s.Execute | s.HostAction) -> s.Step:  # noqa: PLR0911, PLR0912
         """Return what an action leaves in a VM in which nothing is in flight: one rule a word."""
         match action:
             case s.Rdmsr() | s.Wrmsr():
                 return self.access(vm, action)
+            case s.Execute():
+                return self.execute(vm, action)
             case s.EnableCap():
                 return self.enable_cap(vm, action)
             case s.Install():
@@ -344,6 +348,14 @@ class Model:
     def ignored(self, vcpu: VcpuState, access: s.Access) -> s.Event:
         """R56: a read returns 0, and a write is dropped."""
         return s.wrote if isinstance(access, s.Wrmsr) else s.returned(0)
+
+    def execute(self, vm: VmState, action: s.Execute) -> s.Step:
+        """R35: no filter is asked, no MSR is another one afterwards, and nothing exits."""
+        vcpu = vm.vcpu(action.vcpu)
+        vcpu.has_run = True
+        if vcpu.stage is not IDLE and self.is_stuck(vcpu):
+            return (s.whatever,)
+        return self.effects.executed(vm, action)
 
     # --- stopping in the middle ----------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from vmm.conformance.language import script as s
 from vmm.conformance.language.domains import Mode, choices
+from vmm.conformance.language.soundness import is_sound
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import (
     EFER_RESERVED,
@@ -179,7 +180,8 @@ class _Writer:
         """Add an access; one in four is stopped in the middle, if it surely exits."""
         access = self.dice.pick((self.read, self.read, self.write))(vcpu)
         if self.dice.one_in(4):
-            access = replace(access, mode=self.dice.pick(MODES))
+            other = replace(access, mode=self.dice.pick(MODES))
+            access = other if is_sound((*self.script, other)) else access
         stop = s.begin(access)
         if self.dice.one_in(4) and self._exits(stop):
             self.stopped.add(vcpu)
