@@ -48,17 +48,33 @@ def tape(cases: Sequence[Case], *, timeout: float = 10.0) -> bytes:
 
     ``timeout`` is seconds for a case. ValueError names a case that has no form on a tape.
     """
+    records = [_written(entry, timeout) for entry in entries(cases)]
+    body = b"".join(records)
+    return HEADER.pack(MAGIC, VERSION, len(records), len(body), zlib.crc32(body)) + body
+
+
+Entry = Case | str | tuple[str, str]
+"""A record of a tape: a case, a need by its name, or a parameter and its value."""
+
+
+def entries(cases: Sequence[Case]) -> list[Entry]:
+    """Return the records of the tape of ``cases`` in their order, which the player numbers."""
     plain = [case for case in cases if spoiled.NEED not in case.needs]
     ignoring = [case for case in cases if spoiled.NEED in case.needs]
     needs = dict.fromkeys(need for case in cases for need in _needs(case))
-    records = [_record(NEED, need, b"") for need in needs]
-    records += [_case(case, timeout) for case in plain]
-    if ignoring:
-        records.append(_record(PARAMETER, "ignore_msrs", _text("1")))
-        records += [_case(case, timeout) for case in ignoring]
-        records.append(_record(PARAMETER, "ignore_msrs", _text("0")))
-    body = b"".join(records)
-    return HEADER.pack(MAGIC, VERSION, len(records), len(body), zlib.crc32(body)) + body
+    if not ignoring:
+        return [*needs, *plain]
+    return [*needs, *plain, ("ignore_msrs", "1"), *ignoring, ("ignore_msrs", "0")]
+
+
+def _written(entry: Entry, timeout: float) -> bytes:
+    match entry:
+        case Case():
+            return _case(entry, timeout)
+        case str():
+            return _record(NEED, entry, b"")
+        case (name, value):
+            return _record(PARAMETER, name, _text(value))
 
 
 def crc_of(tape: bytes) -> int:

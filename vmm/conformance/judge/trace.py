@@ -5,11 +5,14 @@ nothing is believed that was not asked for, and each case is judged here, by the
 its events alone. One line a thing::
 
     msrward-player VERSION CRC RECORDS   fact PATH TEXT        module NAME     capability NAME N
-    begin N NAME    step N K EVENTS      lacks N NEED WHY      without N NEED
-    log RECORD      lost                 taint N               parameter NAME VALUE
-    said N TEXT     beat                 done N MS HOW         over RECORDS    unwatched WHY
+    text M EVENTS        what a step left, from now on called M: 1, 2, 3 ...
+    begin N              done N MS HOW STEPS   HOW: ok, timeout, stuck, died-SIGNAL, exited-STATUS
+    lacks N NEED WHY     without N NEED
+    log RECORD           lost                  taint N               parameter NAME VALUE
+    said N TEXT          beat                  over RECORDS          unwatched WHY
 
-N is the number of a record of the tape; texts have what is no printable character as \\xNN.
+N is the number of a record of the tape, from 0; STEPS are numbers of texts, "4*3" for three in a
+row. Texts have what is no printable character as \xNN.
 """
 
 from __future__ import annotations
@@ -22,12 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from vmm.conformance.c.notation import read_events
+from vmm.conformance.c.tape import crc_of, entries, tape
 from vmm.conformance.host import facts as host_facts
 from vmm.conformance.host.klog import find_splats, kernel_message
 from vmm.conformance.judge.runner import Options, case_record
 from vmm.conformance.judge.worker import judge
 from vmm.conformance.language.case import Case
-from vmm.conformance.language.script import Script, Trace
+from vmm.conformance.language.script import Script, Step, Trace
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.verdict import Verdict
 
@@ -36,6 +40,8 @@ MOST_LINE, MOST_BYTES = 1 << 18, 1 << 26
 MOST_FACT = 1 << 15
 ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
 FACT = re.compile(r"/(?:proc/(?:sys/)?|sys/)[A-Za-z0-9_./-]{1,200}")
+STEPS = re.compile(r"(\d{1,5})(?:\*(\d{1,5}))?")
+MOST_TEXTS = 1 << 14
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 PARAMETER = "/sys/module/kvm/parameters/ignore_msrs"
 
@@ -46,14 +52,11 @@ class TraceError(ValueError):
 
 @dataclass
 class _Played:
-    """A case that has begun: what its steps left, and what else was said meanwhile."""
+    """A case that has begun, and what else was said meanwhile."""
 
     case: Case
     ignoring: bool
-    events: list[Any] = field(default_factory=list)
-    steps: int = 0
     said: list[str] = field(default_factory=list)
-    damage: str = ""
     splats: list[list[str]] = field(default_factory=list)
 
 
@@ -63,10 +66,11 @@ class Reading:
     ``host`` has the facts once ``has_host`` says so: before the first case has begun.
     """
 
-    def __init__(self, cases: Sequence[Case], options: Options, crc: int) -> None:
-        """Expect a trace of all ``cases``, and of no other tape than that of ``crc``."""
-        self.expected, self.crc = {case.id: case for case in cases}, crc
-        self.options, self.lacking = options, dict[str, str]()
+    def __init__(self, cases: Sequence[Case], options: Options) -> None:
+        """Expect a trace of the tape that has ``cases`` done, and of no other."""
+        self.entries, self.options = entries(cases), options
+        self.crc = crc_of(tape(cases, timeout=options.timeout))
+        self.lacking: dict[str, str] = {}
         self.host: dict[str, Any] = {}
         self.has_host = self.is_over = False
         self.lost, self.bytes = 0, 0
@@ -75,9 +79,9 @@ class Reading:
         self._facts: dict[str, str] = {}
         self._modules: list[str] = []
         self._capabilities: dict[str, int] = {}
-        self._names: dict[str, str] = {}
-        self._playing: dict[str, _Played] = {}
-        self._done: set[str] = set()
+        self._texts: list[Step | str] = []
+        self._playing: dict[int, _Played | None] = {}
+        self._done: set[int] = set()
         self._log: list[str] = []
         self._ignoring = False
         self._greeted = False
@@ -85,12 +89,16 @@ class Reading:
     @property
     def running(self) -> list[str]:
         """The ids of the cases that have begun and not ended."""
-        return [played.case.id for played in self._playing.values()]
+        return [played.case.id for played in self._playing.values() if played]
 
     @property
     def missing(self) -> list[str]:
-        """The ids of the cases of which nothing has been said yet."""
-        return [name for name in self.expected if name not in self._done]
+        """The ids of the cases that have no record yet."""
+        return [
+            entry.id
+            for number, entry in enumerate(self.entries)
+            if isinstance(entry, Case) and number not in self._done
+        ]
 
     def line(self, text: str) -> Iterator[Record]:
         """Take one line; yield the records that it completes. TraceError if it cannot be."""
@@ -156,50 +164,53 @@ class Reading:
 
     # --- what is said of the records of the tape ----------------------------------------------
 
-    def _begin(self, rest: str) -> None:
-        number, _, name = rest.partition(" ")
-        self._know_host()
-        if number in self._names or not number.isdecimal():
-            raise TraceError(f"record {_shown(number)} has begun twice")
-        self._names[number] = name
-        if name in self.expected and name not in self._done:
-            self._playing[number] = _Played(self.expected[name], self._ignoring)
-        elif not NAME.fullmatch(name) or "." in name:
-            raise TraceError(f"a case that was not asked for, or twice: {_shown(name)}")
+    def _number(self, text: str) -> int:
+        """Return the number of a record that has no end yet."""
+        number = int(text) if re.fullmatch(r"\d{1,7}", text) else len(self.entries)
+        if number >= len(self.entries) or number in self._done:
+            raise TraceError(f"a record that was not asked for, or twice: {_shown(text)}")
+        return number
 
-    def _step(self, rest: str) -> None:
-        number, _, step = rest.partition(" ")
-        at, _, text = step.partition(" ")
-        played = self._playing.get(number)
-        if played is None:
-            raise TraceError(f"a step of no case that runs: {_shown(rest)}")
-        played.steps += 1
-        if at != str(played.steps) or played.steps > len(played.case.actions):
-            played.damage = played.damage or f"step {_shown(at)} came where it was not due"
-            return
+    def _text(self, rest: str) -> None:
+        number, _, text = rest.partition(" ")
+        if number != str(len(self._texts) + 1) or len(self._texts) >= MOST_TEXTS:
+            raise TraceError(f"a text out of its turn: {_shown(rest)}")
         try:
-            played.events += read_events(_unescaped(text))
+            self._texts.append(read_events(_unescaped(text)))
         except ValueError as error:
-            played.damage = played.damage or f"step {played.steps}: {error}"
+            self._texts.append(str(error))
+
+    def _begin(self, rest: str) -> None:
+        number = self._number(rest)
+        self._know_host()
+        entry = self.entries[number]
+        if number in self._playing or isinstance(entry, tuple):
+            raise TraceError(f"what begins twice, or never: {_shown(rest)}")
+        played = _Played(entry, self._ignoring) if isinstance(entry, Case) else None
+        self._playing[number] = played
 
     def _lacks(self, rest: str) -> None:
-        number, need, why = (*rest.split(" ", 2), "", "")[:3]
-        if self._names.get(number) != need:
+        text, need, why = (*rest.split(" ", 2), "", "")[:3]
+        number = self._number(text)
+        if number not in self._playing or self.entries[number] != need:
             raise TraceError(f"a need that was not asked for: {_shown(rest)}")
-        self.lacking[need] = _unescaped(why)
+        self.lacking[need] = _unescaped(why) or "it is not there"
 
     def _without(self, rest: str) -> Iterator[Record]:
         """Take a case that was not played for want of what it needs."""
+        text, _, need = rest.partition(" ")
+        number = self._number(text)
+        case = self.entries[number]
         self._know_host()
-        name, _, need = rest.partition(" ")
-        case = self.expected.get(name)
-        if case is None or name in self._done or need not in self.lacking:
-            raise TraceError(f"a case that was not asked for, or twice: {_shown(rest)}")
-        yield self._record(_Played(case, self._ignoring), "ok", 0.0)
+        if not isinstance(case, Case) or need not in self.lacking or need not in case.all_needs:
+            raise TraceError(f"a case that lacks nothing: {_shown(rest)}")
+        self._done.add(number)
+        yield self._record(_Played(case, self._ignoring), "ok", 0.0, "")
 
     def _said(self, rest: str) -> None:
         number, _, text = rest.partition(" ")
-        if (played := self._playing.get(number)) and len(played.said) < 16:
+        played = self._playing.get(self._number(number))
+        if played and len(played.said) < 16:
             played.said.append(_unescaped(text)[:300])
 
     def _parameter(self, rest: str) -> None:
@@ -208,18 +219,17 @@ class Reading:
             self._ignoring = value == "1"
 
     def _done_line(self, rest: str) -> Iterator[Record]:
-        number, ms, how = (*rest.split(" ", 2), "", "")[:3]
-        name = self._names.get(number, "")
-        played = self._playing.get(number)
-        self._attribute()
-        if not name or not ms.isdecimal() or (name in self.expected and played is None):
+        text, ms, how, steps = (*rest.split(" ", 3), "", "", "")[:4]
+        number = self._number(text)
+        if number not in self._playing or not re.fullmatch(r"\d{1,9}", ms):
             raise TraceError(f"the end of what has not begun: {_shown(rest)}")
-        if played is None:
-            if how != "ok":  # a need that could not be found out
-                self.lacking[name] = f"the player ended when it tried: {_shown(how)}"
-            return
-        del self._playing[number]
-        yield self._record(played, how, float(ms))
+        self._attribute()
+        played = self._playing.pop(number)
+        self._done.add(number)
+        if played:
+            yield self._record(played, how, float(ms), steps)
+        elif how != "ok":  # a need that could not be found out
+            self.lacking[str(self.entries[number])] = f"the player {_shown(how)} when it tried"
 
     def _over(self, _: str) -> None:
         self._know_host()
@@ -242,32 +252,46 @@ class Reading:
     def _attribute(self) -> None:
         """Give what the kernel said to the cases that ran: one of them, or all, may be why."""
         for splat in find_splats(self._log):
-            for played in self._playing.values():
+            owners = [played for played in self._playing.values() if played]
+            for played in owners:
                 played.splats.append(list(splat.lines))
-            if not self._playing:
+            if not owners:
                 self.stray.append(list(splat.lines))
         self._log.clear()
 
     # --- a case -------------------------------------------------------------------------------
 
-    def _record(self, played: _Played, how: str, ms: float) -> Record:
-        self._done.add(played.case.id)
-        outcome = self._outcome(played, how)
+    def _record(self, played: _Played, how: str, ms: float, steps: str) -> Record:
         options = replace(self.options, vendor=str(self.host.get("vendor_module") or ""))
+        outcome = self._outcome(played, how, steps)
         return case_record(played.case, outcome, ms, played.splats, options)
 
-    def _outcome(self, played: _Played, how: str) -> Record:
+    def _outcome(self, played: _Played, how: str, steps: str) -> Record:
         if how in ("timeout", "stuck"):
             limit = f"killed at its deadline of {self.options.timeout:g} s"
             note = "; it is stuck in the kernel" * (how == "stuck")
             return {"verdict": Verdict.TIMEOUT, "error": limit + note}
-        if how != "ok" or played.damage:
+        trace, damage = self._trace(steps, len(played.case.actions))
+        if how != "ok" or damage:
+            error = damage or f"the player's worker {_shown(how)}"
             said = "; ".join(played.said)
-            error = played.damage or f"the player's worker {_shown(how)}"
             return {"verdict": Verdict.ERROR, "error": f"{error}: {said}" if said else error}
-        return judge(
-            played.case, _Seen(tuple(played.events), self.lacking), ignoring=played.ignoring
-        )
+        return judge(played.case, _Seen(trace, self.lacking), ignoring=played.ignoring)
+
+    def _trace(self, steps: str, most: int) -> tuple[Trace, str]:
+        """Return the events of the steps, and what is wrong with what should name them."""
+        events: list[Any] = []
+        for word in steps.split():
+            if not (ref := STEPS.fullmatch(word)):
+                return (), f"no steps: {_shown(steps)}"
+            text, times = int(ref[1]), int(ref[2] or 1)
+            if not 0 < text <= len(self._texts) or times > most:
+                return (), f"a step that nothing says: {_shown(word)}"
+            if isinstance(step := self._texts[text - 1], str):
+                return (), f"a step that no word leaves: {step}"
+            most -= times
+            events += step * times
+        return tuple(events), ""
 
 
 TAKES: dict[str, Any] = {
@@ -276,7 +300,7 @@ TAKES: dict[str, Any] = {
     "capability": Reading._capability,
     "unwatched": lambda reading, rest: setattr(reading, "unwatched", _unescaped(rest)),
     "begin": Reading._begin,
-    "step": Reading._step,
+    "text": Reading._text,
     "lacks": Reading._lacks,
     "without": Reading._without,
     "said": Reading._said,
