@@ -10,24 +10,20 @@ from vmm.conformance.language.case import Case
 from vmm.conformance.oracle.effects import EffectRules
 from vmm.conformance.oracle.exits import ExitRules
 from vmm.conformance.oracle.filters import FilterRules
+from vmm.conformance.oracle.levels import LevelRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.races import RaceRules
 from vmm.conformance.oracle.sweeps import SweepRules
 
-Part = (
-    type[Model]
-    | type[FilterRules]
-    | type[ExitRules]
-    | type[RaceRules]
-    | type[SweepRules]
-    | type[EffectRules]
-)
+Rules = FilterRules | ExitRules | RaceRules | SweepRules | EffectRules | LevelRules
+Part = type[Model] | type[Rules]
 PARTS: dict[Part, str] = {
     FilterRules: "filters",
     ExitRules: "exits",
     RaceRules: "races",
     SweepRules: "sweeps",
     EffectRules: "effects",
+    LevelRules: "levels",
 }
 """The parts of a Model, each with the name under which the Model holds it."""
 

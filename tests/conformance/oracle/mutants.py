@@ -12,6 +12,7 @@ from mutants_exit import COMPLETING, EXITING, HOST, STOPPING
 from mutants_fastpath import FASTPATH
 from mutants_filter import MATCHING, VALIDATION
 from mutants_ignored import IGNORING
+from mutants_level import LEVELS
 from mutants_modes import MODES
 from mutants_race import RACES
 from mutants_sweep import SWEEPING
@@ -33,5 +34,6 @@ MUTANTS = (
     *MODES,
     *EFFECTS,
     *IGNORING,
+    *LEVELS,
     *SWEEPING,
 )

@@ -160,25 +160,6 @@ SIGNATURES = (
         rf"{_EXIT}.*",
         r"Fault\(1\)",
     ),
-    Signature(
-        "B05",
-        _at(*_NESTED_BASES),
-        _FILTERED,
-        _NATIVE,
-        before=_IN_L2,
-        without=_INSTALL_IN_L2,
-        vendor=VMX,
-    ),
-    # What L1 once passed is never intercepted again: L2 goes on, where L1 should have got it.
-    Signature(
-        "B05",
-        _at(*_NESTED_BASES),
-        r"l1_exit\(.*",
-        _NATIVE,
-        before=_IN_L2,
-        vendor=VMX,
-        lasts=True,
-    ),
     # KVM loads PERF_GLOBAL_CTRL for L1 as if the guest wrote it: the filter makes the entry fail.
     Signature(
         "B06",
@@ -310,6 +291,27 @@ SIGNATURES = (
         vendor=VMX,
     ),
     Signature("B20", _at("[^,)]+"), _FILTERED, _NATIVE, before=_INSTALL_IN_L2),
+    # What L1 once passed is never intercepted again: L2 goes on, where L1 should have got it.
+    Signature(
+        "B05",
+        _at(*_NESTED_BASES),
+        r"l1_exit\(.*",
+        _NATIVE,
+        before=_IN_L2,
+        vendor=VMX,
+        lasts=True,
+    ),
+    # The hardware's bitmap of an L2 is L1's alone, at this entry and each that follows.
+    *(
+        Signature(
+            "B05", _at(*_NESTED_BASES), expected, seen, before=_IN_L2, vendor=VMX, lasts=lasts
+        )
+        for expected, seen, lasts in (
+            (_DENIED, r"returned\([^()]*\)", False),
+            (rf"{_EXIT}FILTER\), Fault\(1, .*", r"Fault\(1, skew=2\)", False),
+            (_DENIED, "wrote", True),
+        )
+    ),
     Signature(
         "B34",
         _at(*_AMD_LBR),

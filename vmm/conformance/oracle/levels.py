@@ -6,6 +6,7 @@ the ``Rest`` of the Model what filters say.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 from vmm.conformance.language import script as s
@@ -182,8 +183,7 @@ class LevelRules:
                 return self.unsure(vcpu)
             stored = (*stored, vcpu.msrs.get(each.index & U32, s.ANY))
         self.switch(vcpu, fields=l2.fields)
-        whole = s.L1Exit(event.reason, event.index, event.value, stored=stored)
-        return self.back(model, vm, number, l2, whole)
+        return self.back(model, vm, number, l2, replace(event, stored=stored))
 
     def back(self, model: Rest, vm: VmState, number: int, l2: s.EnterL2, event: s.Event) -> s.Step:
         """R37: load the list for L1, and go on there."""
