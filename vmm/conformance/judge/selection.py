@@ -73,9 +73,10 @@ def is_file(word: str) -> bool:
 def saved_case(file: Path) -> Case:
     """Return the case that ``file`` holds; UnknownCase if it holds none."""
     from vmm.conformance.language import codec
+    from vmm.conformance.records import places
 
     try:
-        return replace(codec.load(file.read_bytes()), file=str(file))
+        return replace(codec.load(places.read_regular(file)), file=str(file))
     except OSError as error:
         raise UnknownCase(f"cannot read {file}: {error.strerror}") from None
     except ValueError as error:

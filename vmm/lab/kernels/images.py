@@ -6,22 +6,25 @@ Documentation/arch/x86/boot.rst.
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
+import os
 import re
 import struct
-import subprocess
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmm.conformance.records import places
 from vmm.lab import cache
 from vmm.lab.errors import LabError
+from vmm.lab.kernels.compressed import Damaged, decompress
 
 _MAGIC_OFFSET, _MAGIC = 0x202, b"HdrS"
 _RELEASE_OFFSET = 0x20E
 _PAYLOAD_FIELDS = 0x248
+_HEADER = 0x268
+"""Bytes up to the end of the setup header, as far as it is read here."""
+_LARGEST = 512 << 20
+"""Bytes of a bzImage, at most; what it does not count itself is not read."""
+_NOTES = 64 << 10
 _PVH_ENTRY_NOTE = 18
 _PT_NOTE = 4
 
@@ -38,22 +41,33 @@ class BzImage:
 def read(path: Path) -> BzImage:
     """Take a bzImage apart; a :class:`LabError` when the file is not one."""
     try:
-        data = path.read_bytes()
+        descriptor = places.open_regular(path)
     except OSError as error:
         raise LabError(f"cannot read the kernel image {path}: {error.strerror}") from None
-    if data[_MAGIC_OFFSET : _MAGIC_OFFSET + 4] != _MAGIC:
-        raise LabError(f"{path} is not an x86 bzImage; name arch/x86/boot/bzImage of a built tree")
-    # A zero count of setup sectors means four: the oldest loaders wrote none.
-    split = ((data[0x1F1] or 4) + 1) * 512
-    expected = split + struct.unpack_from("<I", data, 0x1F4)[0] * 16
+    with os.fdopen(descriptor, "rb") as file:
+        data = file.read(_HEADER)
+        split, expected = _sizes(path, data)
+        data += file.read(expected - len(data))
     if len(data) < expected:
         raise LabError(f"{path} is cut short: {len(data)} of {expected} bytes")
     return BzImage(_release(data, path), data[:split], data[split:])
 
 
+def _sizes(path: Path, data: bytes) -> tuple[int, int]:
+    """Return where the setup ends, and where the whole does, by the image's header."""
+    if len(data) < _HEADER or data[_MAGIC_OFFSET : _MAGIC_OFFSET + 4] != _MAGIC:
+        raise LabError(f"{path} is not an x86 bzImage; name arch/x86/boot/bzImage of a built tree")
+    # A zero count of setup sectors means four: the oldest loaders wrote none.
+    split = ((data[0x1F1] or 4) + 1) * 512
+    expected = split + struct.unpack_from("<I", data, 0x1F4)[0] * 16
+    if expected > _LARGEST or split < _HEADER:
+        raise LabError(f"{path} says that it has {expected} bytes; is it damaged?")
+    return split, expected
+
+
 def _release(data: bytes, path: Path) -> str:
     (offset,) = struct.unpack_from("<H", data, _RELEASE_OFFSET)
-    found = re.match(rb"[\w.+~-]+", data[offset + 0x200 : offset + 0x280])
+    found = re.match(rb"\w[\w.+~-]*", data[offset + 0x200 : offset + 0x280])
     if not offset or not found:
         raise LabError(f"{path} names no kernel release in its header; is it damaged?")
     return found[0].decode()
@@ -67,7 +81,7 @@ def pvh(image: Path, work: Path) -> Path | None:
     """
     try:
         found = _directory(image, work) / "vmlinux"
-    except _CannotDecompress:
+    except Damaged:
         return None
     return found if found.stat().st_size else None
 
@@ -80,15 +94,11 @@ def _directory(image: Path, work: Path) -> Path:
     return work
 
 
-class _CannotDecompress(Exception):
-    pass
-
-
 def _extract(image: Path, into: Path) -> None:
     """Write vmlinux, or an empty file for a kernel without a PVH entry."""
-    content = _decompress(_payload(read(image)))
+    content = decompress(_payload(read(image)))
     if not content.startswith(b"\x7fELF"):
-        raise _CannotDecompress
+        raise Damaged("no ELF file is in it")
     (into / "vmlinux").write_bytes(content if has_pvh_entry(content) else b"")
 
 
@@ -97,38 +107,19 @@ def _payload(image: BzImage) -> bytes:
     return image.system[offset : offset + length]
 
 
-def _decompress(payload: bytes) -> bytes:
-    decompressors: dict[bytes, Callable[[bytes], bytes]] = {
-        b"\xfd7zXZ": lambda data: lzma.LZMADecompressor().decompress(data),
-        b"\x1f\x8b": lambda data: gzip.decompress(data[:-4]),
-        b"BZh": lambda data: bz2.BZ2Decompressor().decompress(data),
-        b"]\0\0": lambda data: lzma.LZMADecompressor(lzma.FORMAT_ALONE).decompress(data),
-        # The build appends the size of the content to these three.
-        b"\x28\xb5\x2f\xfd": lambda data: _pipe("zstd", data[:-4]),
-        b"\x02\x21\x4c\x18": lambda data: _pipe("lz4", data[:-4]),
-    }
-    for magic, decompress in decompressors.items():
-        if payload.startswith(magic):
-            try:
-                return decompress(payload)
-            except (OSError, EOFError, lzma.LZMAError, subprocess.CalledProcessError) as error:
-                raise _CannotDecompress from error
-    raise _CannotDecompress
-
-
-def _pipe(tool: str, data: bytes) -> bytes:
-    return subprocess.run([tool, "-dc"], input=data, capture_output=True, check=True).stdout
-
-
 def has_pvh_entry(elf: bytes) -> bool:
-    """Whether the ELF notes name a 32-bit PVH entry point (CONFIG_PVH)."""
-    (table,) = struct.unpack_from("<Q", elf, 0x20)
-    size, count = struct.unpack_from("<HH", elf, 0x36)
-    for header in range(table, table + size * count, size):
-        kind, _, offset, _, _, length = struct.unpack_from("<IIQQQQ", elf, header)
-        if kind == _PT_NOTE and _PVH_ENTRY_NOTE in _xen_notes(elf[offset : offset + length]):
-            return True
-    return False
+    """Whether the ELF notes name a 32-bit PVH entry point (CONFIG_PVH); Damaged if it has none."""
+    try:
+        (table,) = struct.unpack_from("<Q", elf, 0x20)
+        size, count = struct.unpack_from("<HH", elf, 0x36)
+        headers = [struct.unpack_from("<IIQQQQ", elf, table + size * n) for n in range(count)]
+    except (struct.error, OverflowError):
+        raise Damaged("its ELF headers lie beyond its end") from None
+    return any(
+        kind == _PT_NOTE
+        and _PVH_ENTRY_NOTE in _xen_notes(elf[offset : offset + min(length, _NOTES)])
+        for kind, _, offset, _, _, length in headers
+    )
 
 
 def _xen_notes(notes: bytes) -> set[int]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import re
 import struct
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from vmm.conformance.records import places
 from vmm.lab import vendors
 from vmm.lab.errors import LabError
+from vmm.lab.kernels import compressed
 
 WANTED = ("irqbypass", "kvm", *vendors.MODULES)
 _SIGNATURE_MAGIC = b"~Module signature appended~\n"
@@ -78,24 +77,10 @@ def _depends(module: bytes) -> list[str]:
 
 
 def _decompress(path: Path) -> bytes:
-    data = path.read_bytes()
     try:
-        match path.suffix:
-            case ".xz":
-                return lzma.decompress(data)
-            case ".gz":
-                return gzip.decompress(data)
-            case ".zst":
-                return _zstd(data)
-    except (lzma.LZMAError, OSError, EOFError, subprocess.CalledProcessError) as error:
+        data = places.read_regular(path, compressed.MOST)
+        return data if path.suffix == ".ko" else compressed.decompress(data)
+    except compressed.NoTool as error:
+        raise LabError(f"this kernel's modules need it: {error}; apt-get install zstd") from None
+    except (OSError, compressed.Damaged) as error:
         raise LabError(f"cannot decompress the module {path}: {error}") from None
-    return data
-
-
-def _zstd(data: bytes) -> bytes:
-    try:
-        return subprocess.run(
-            ["zstd", "-dc"], input=data, stdout=subprocess.PIPE, check=True
-        ).stdout
-    except FileNotFoundError:
-        raise LabError("this kernel's modules need zstd: apt-get install zstd") from None
