@@ -400,3 +400,75 @@ def test_a_run_imports_nothing_heavy(state):
     heavy = {"hypothesis", "psutil", "multiprocessing", "asyncio", "ctypes", "importlib.metadata"}
     assert "vmm.conformance.kernel.backend" in loaded
     assert not loaded & (heavy | {"difflib", "traceback", "subprocess", "logging"})
+
+
+# --- whatever stdout is --------------------------------------------------------------------------
+
+
+SAVED = "rollback.no_flags_in_slot_0"
+COMMANDS = [
+    *(["--help"], ["--version"], ["list", "R01"], ["show", "R01"], ["doctor"], ["lab", "config"]),
+    *(["check", "--help"], ["check", "--list", "R01"], ["export", "--json", SAVED]),
+    *(["export", SAVED], ["lab", "run", "--list", "-k", "x", "R01"]),
+]
+JUDGING = [
+    *(["check", "R01"], ["check", "R01", "-q"], ["check", "R01", "--tap"], ["check", "R01", "-v"]),
+    *(["check", "--json", "R01"], ["run", "plumbing.capability_msr_filter"]),
+    *(["fuzz", "--examples", "2"], ["fuzz", "--bulk", "--examples", "2"]),
+]
+
+
+@pytest.fixture(params=[*COMMANDS, *JUDGING], ids=" ".join)
+def command(request):
+    """A command that prints; those that judge only where there is a kernel to judge."""
+    if request.param in JUDGING:
+        request.getfixturevalue("has_kvm")
+    return request.param
+
+
+def test_a_stdout_that_cannot_be_written_is_one_line_and_status_2(start, command):
+    with open("/dev/full", "w") as full:
+        process = start(*command, stdout=full)
+        _, err = process.communicate(timeout=60)
+    assert_one_clear_line((process.returncode, "", err), "No space left on device")
+    process = start(*command, preexec_fn=lambda: os.close(1))
+    _, err = process.communicate(timeout=60)
+    assert_one_clear_line((process.returncode, "", err), "stdout is closed")
+
+
+def test_a_closed_stdin_and_stderr_do_no_harm(start, tmp_path):
+    def close():
+        os.close(0)
+        os.close(2)
+
+    process = start("list", "R01", preexec_fn=close)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and out
+
+
+# --- one line, whatever the words are ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["check", "--json=--", "R01"], ["check", "--output=--", "R01"], ["list", "a\nb"]),
+        *(["list", "\x1b[2J"], ["check", "--timeout=a\nb"], ["show", "a\nb"], ["no\nsuch"]),
+        *(["run", "/dev/zero"], ["diff", "/dev/zero", "/dev/zero"], ["diff", "/proc", "a\nb"]),
+        *(["lab", "run", "-k", "/dev/zero"], ["lab", "matrix", "--kernels=x", "-o", "/proc/x"]),
+        *(["lab", "matrix", "--kernels=x", "-o", "/proc"], ["docs", "/proc/x"]),
+    ],
+    ids=repr,
+)
+def test_odd_words_are_one_line_of_complaint(msrward, command):
+    answer = msrward(*command)
+    assert_one_clear_line(answer)
+    assert "Errno" not in answer[2] and "\x1b" not in answer[2]
+
+
+def test_the_example_of_the_help_is_a_case(msrward):
+    import re
+
+    _, out, _ = msrward("check", "--help")
+    (glob,) = re.findall(r"'(\w+\.\*)'", " ".join(out.split()))
+    assert msrward("list", glob)[0] == 0

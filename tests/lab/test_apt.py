@@ -169,3 +169,12 @@ def test_a_full_disk_is_called_by_its_name(mirror, monkeypatch):
     full.returncode = 100
     with pytest.raises(LabError, match="no space left on device"):
         root.search("anything")
+
+
+@pytest.mark.parametrize("uris", ["", "URIs:\n", "URIs:   \n"])
+def test_a_source_without_an_address_is_no_source(tmp_path, uris):
+    (tmp_path / "sources.list.d").mkdir()
+    stanza = f"Types: deb\n{uris}Suites: bookworm\nComponents: main\n"
+    (tmp_path / "sources.list.d/a.sources").write_text(stanza)
+    with pytest.raises(LabError, match="name no Debian archive"):
+        find_mirror(tmp_path)

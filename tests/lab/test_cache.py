@@ -1,4 +1,6 @@
+import errno
 import multiprocessing
+import os
 
 import pytest
 
@@ -93,3 +95,13 @@ def test_a_cache_in_use_is_not_emptied(cache_root):
     assert (cache_root / "kernels").exists()
     cache.clean()
     assert not list(cache_root.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_cache_of_somebody_else_is_not_mended_by_more_space(cache_root, number):
+    def fill(into):
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(LabError, match="set MSRWARD_CACHE to a directory that you may") as caught:
+        cache.entry("kind", "key", fill)
+    assert "space" not in str(caught.value)

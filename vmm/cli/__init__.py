@@ -18,6 +18,7 @@ from vmm.cli.output import StdoutFailed, complain, say
 from vmm.cli.parser import Parser, add_command
 from vmm.conformance.host.limits import limit_of
 from vmm.conformance.records.status import DONE, Status, epilog
+from vmm.errors import KvmError
 
 
 class _Version(argparse.Action):
@@ -33,8 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     status: int = Status.TROUBLE
     try:
-        status = _guarded(words)
-        sys.stdout.flush()
+        status = _guarded(words) if _has_stdout() else complain("stdout is closed: give it one")
+        if sys.stdout:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         status = Status.INTERRUPTED
     except OSError:  # the failure has been reported; Python must not find it again when it exits
@@ -42,6 +44,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     from vmm.cli import bisect
 
     return bisect.status(words, status)
+
+
+def _has_stdout() -> bool:
+    """Say whether stdout is open; stdin and stderr are, after this.
+
+    A file that is opened later must not become one of the three.
+    """
+    import fcntl
+
+    for fd in (0, 1, 2):
+        try:
+            fcntl.fcntl(fd, fcntl.F_GETFD)
+        except OSError:
+            if fd == 1:
+                return False
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
+    return True
 
 
 def _guarded(argv: list[str]) -> int:
@@ -56,7 +75,14 @@ def _guarded(argv: list[str]) -> int:
             import traceback
 
             traceback.print_exc()
-        return complain(str(error) or type(error).__name__)
+        return complain(_line(error))
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, KvmError):
+        place = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        return f"{place}{error.strerror}"
+    return str(error) or type(error).__name__
 
 
 def _is_expected(error: Exception) -> bool:
@@ -70,6 +96,8 @@ def _is_expected(error: Exception) -> bool:
 def _command(argv: list[str]) -> int:
     if argv[:1] in (["check"], ["lab"]):  # a bare --json is stdout; argparse takes a GLOB for FILE
         argv = ["--json=-" if word == "--json" else word for word in argv]
+    if odd := [word for word in argv if word.startswith("--") and word.endswith("=--")]:
+        return complain(f"{odd[0]} names nothing; a file of that name is ./--")
     args = command_line().parse_args(argv)
     status: int = args.call(args)
     return status

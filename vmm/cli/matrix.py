@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def _matrix(args: argparse.Namespace) -> int:
     how = (args.limit, args.append)
     orders = check.Orders(chosen, check.options(timeout=args.timeout), *how)
     directory = args.output or matrix.default_directory()
+    _is_ours(directory)
     missing: list[str] = []
     cells = matrix.cells(
         *(args.kernels, args.vendors, directory),
@@ -91,9 +93,27 @@ def _matrix(args: argparse.Namespace) -> int:
 
 
 def _say_cell(cell: Any, trouble: str) -> None:
-    report = (cell.directory / "report.txt").read_text().splitlines()
-    said = f"no verdict: {trouble}" if trouble else (report or [""])[-1]
+    said = f"no verdict: {trouble}" if trouble else _last_line(cell.directory / "report.txt")
     say(f"{cell.kernel.release} {cell.title}: {said}")
+
+
+def _last_line(report: Path) -> str:
+    from vmm.conformance.records import places
+
+    return (places.read_regular(report).decode(errors="replace").splitlines() or [""])[-1]
+
+
+def _is_ours(directory: Path) -> None:
+    """Make the directory, before anything is booted; Trouble where that cannot be."""
+    from vmm.conformance.judge.check import Trouble
+    from vmm.conformance.records import places
+
+    try:
+        with places.directory(directory) as held:
+            os.close(places.create("index.html", held))
+    except OSError as error:
+        why = f"cannot write to the output directory {directory}: {error.strerror}"
+        raise Trouble(f"{why}; give another with -o DIR") from None
 
 
 def _write_page(columns: Any, directory: Path) -> Path:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 GLOB_HELP = (
-    "a case id or requirement, wildcards allowed: 'match.*', R14; or a saved case: FILE.json"
+    "a case id or requirement, wildcards allowed: 'matching.*', R14; or a saved case: FILE.json"
     " (default: every case but the long ones)"
 )
 

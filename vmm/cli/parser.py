@@ -6,6 +6,7 @@ import argparse
 from typing import Any, NoReturn
 
 from vmm.cli.output import say
+from vmm.conformance.records.plain import plain
 from vmm.conformance.records.status import Status
 
 
@@ -14,7 +15,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message and end with the status of trouble."""
-        self.exit(Status.TROUBLE, f"msrward: {message}; see '{self.prog} --help'\n")
+        self.exit(Status.TROUBLE, f"msrward: {plain(message)}; see '{self.prog} --help'\n")
 
     def print_help(self, file: Any = None) -> None:
         """Print the help to stdout."""

@@ -86,11 +86,12 @@ def _deb822(text: str) -> list[tuple[str, str, str]]:
     found = []
     for stanza in re.split(r"\n\s*\n", text):
         fields = dict(re.findall(r"^([\w-]+):[ \t]*(.*)$", stanza, re.MULTILINE))
-        if "deb" in fields.get("Types", "").split() and "main" in fields.get("Components", ""):
+        archive = fields.get("URIs", "").split()
+        is_binary = "deb" in fields.get("Types", "").split()
+        if archive and is_binary and "main" in fields.get("Components", "").split():
             key = fields.get("Signed-By", "")
             options = f"[signed-by={key}] " if key.startswith("/") else ""
-            uri = fields.get("URIs", "").split()[0]
-            found += [(uri, suite, options) for suite in fields.get("Suites", "").split()]
+            found += [(archive[0], suite, options) for suite in fields.get("Suites", "").split()]
     return found
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from vmm.lab.errors import LabError
 
 MANIFEST = "manifest.json"
+_OWN = "set MSRWARD_CACHE to a directory that you may write to"
 _LOCKS, _IN_USE = "locks", "in-use"
 
 
@@ -33,10 +34,9 @@ class NoSpace(LabError):
     """The cache cannot be written: its disk is full, or not ours to write."""
 
     def __init__(self, number: int = errno.ENOSPC) -> None:
-        super().__init__(
-            f"cannot write the cache {root()}: {os.strerror(number).lower()}; "
-            "free some space (`msrward lab clean`) or set MSRWARD_CACHE"
-        )
+        full = number in (errno.ENOSPC, errno.EDQUOT)
+        mend = "free some space (`msrward lab clean`) or set MSRWARD_CACHE" if full else _OWN
+        super().__init__(f"cannot write the cache {root()}: {os.strerror(number).lower()}; {mend}")
 
 
 @contextmanager
@@ -147,6 +147,6 @@ def no_space_in_one_line() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
             raise
         raise NoSpace(error.errno or 0) from error

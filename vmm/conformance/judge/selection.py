@@ -93,7 +93,7 @@ def select(
     """Return the cases that any of ``globs`` matches and no ``exclude`` does.
 
     Without ``globs`` those are all but the long ones, and with ``thorough`` these too. A glob
-    matches a case's id ("match.*") or one of its requirements ("R14"). One that matches nothing
+    matches a case's id ("matching.*") or one of its requirements ("R14"). One that matches nothing
     raises UnknownCase, so that a slip of the pen never tests less than was meant.
     """
     wanted, refused = list(globs), list(exclude)
