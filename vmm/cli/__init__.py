@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from vmm.cli import listing, options
+from vmm.cli import listing, options, reports
 from vmm.cli.output import StdoutFailed, complain, say
 from vmm.cli.parser import Parser, add_command
 from vmm.conformance.host.limits import limit_of
@@ -118,6 +118,7 @@ def command_line() -> argparse.ArgumentParser:
     )
     judged = add_command(commands, "check", _check, "judge the kernel of this host", epilog())
     options.judging(judged, jobs="one a core of the cgroup's quota, at most 16", timeout=10.0)
+    reports.requests(judged)
     lists = add_command(commands, "list", listing.listed, "list the cases")
     options.choice(lists)
     lists.add_argument(
@@ -133,6 +134,7 @@ def command_line() -> argparse.ArgumentParser:
     lab.add(commands)
     player.add(commands)
     races.add(commands)
+    reports.add(commands)
     scripts.add(commands)
     doctor = add_command(commands, "doctor", _doctor, "find out what this host allows to test")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
@@ -158,7 +160,7 @@ def _check(args: argparse.Namespace) -> int:
     chosen = choose(CASES, args.globs, args.exclude, args.xfail, thorough=args.thorough)
     jobs = min(args.jobs or default_jobs(), len(chosen.cases))
     how = Options(jobs, args.timeout, tuple(args.xfail), args.known)
-    view = View(args.json, args.tap, args.verbose, args.quiet)
+    view = View(args.json, args.tap, args.verbose, args.quiet, then=reports.then(args.report))
     return check(chosen.cases, chosen.of, how, view, directory=args.output, resume=args.resume)
 
 

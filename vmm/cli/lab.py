@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from vmm.cli import listing, matrix, options
+from vmm.cli import listing, matrix, options, reports
 from vmm.cli.guarded import Call, in_one_line
 from vmm.cli.output import complain, say
 from vmm.cli.parser import add_command
@@ -26,6 +26,7 @@ def add(commands: Any) -> None:
     run.add_argument("--limit", type=options.seconds, default=900.0, metavar="S", help=limit)
     options.append(run)
     options.judging(run, jobs="two a CPU of the guest", timeout=60.0)
+    reports.requests(run)
     matrix.add(inner)
     listing = _command(inner, "kernels", _kernels, "list the kernels that can be had by name")
     listing.add_argument("--refresh", action="store_true", help="ask the mirror for news first")
@@ -57,7 +58,7 @@ def _run(args: argparse.Namespace) -> int:
     words = inner_options(args.xfail, args.known, jobs=args.jobs, timeout=args.timeout)
     kernel = kernels.resolve(args.kernel)
     order = Order(kernel, args.vendor, chosen, words, args.limit, args.append)
-    view = View(args.json, args.tap, args.verbose, args.quiet)
+    view = View(args.json, args.tap, args.verbose, args.quiet, then=reports.then(args.report))
     return check(order, view, args.output, resume=args.resume)
 
 

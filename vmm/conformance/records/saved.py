@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from vmm.conformance.records.status import Status
 class Saved:
     """The records of one run; ``end`` is empty where it was cut short.
 
-    ``firsts`` has what cases left that were to be judged once more, and were not.
+    ``firsts`` has what cases left that were to be judged once more, and were not; ``run`` opened
+    the run last.
     """
 
     path: Path
@@ -26,6 +27,7 @@ class Saved:
     cases: Mapping[str, Record]
     end: Record
     firsts: Mapping[str, Record] = field(default_factory=dict)
+    run: Record = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -57,8 +59,28 @@ def load(place: Path) -> Saved:
     if not records:
         raise ResultsError(f"{path} is empty: no run has written to it")
     cases, firsts = by_case(records)
-    end = next((record for record in records[::-1] if record["type"] == "end"), {})
-    return Saved(path, records[-1]["host"], cases, end, firsts)
+    run, end = (
+        next((record for record in records[::-1] if record["type"] == type_), {})
+        for type_ in ("run", "end")
+    )
+    return Saved(path, records[-1]["host"], cases, end, firsts, run)
+
+
+def load_all(places: Iterable[Path]) -> list[Saved]:
+    """Read the runs of directories and files; a directory of runs, as a matrix is, stands for all.
+
+    ResultsError says what is wrong with the first that cannot be read.
+    """
+    return [load(found) for place in places for found in _found(place)]
+
+
+def _found(place: Path) -> Sequence[Path]:
+    if not place.is_dir() or (place / FILE).exists():
+        return [place]
+    inner = sorted(path.parent for path in place.glob(f"*/{FILE}"))
+    if not inner:
+        raise ResultsError(f"{place} has no records: neither {FILE} nor directories with one")
+    return inner
 
 
 def _lines(text: str) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TextIO
 
 from vmm.conformance.records.causes import FAILED, causes, explains
@@ -20,7 +21,8 @@ class View:
     """What the user wants to see; ``json`` is None, "-" (stdout) or a path.
 
     ``verbose`` 1 shows every case as it ends and all observations, 2 traces and tracebacks too.
-    ``rerun`` is the command that takes a case's id to run it again.
+    ``rerun`` is the command that takes a case's id to run it again. ``then`` gets the path of the
+    records when the last is filed.
     """
 
     json: str | None = None
@@ -28,6 +30,7 @@ class View:
     verbose: int = 0
     quiet: bool = False
     rerun: str = rerun.HERE
+    then: Callable[[Path], None] | None = None
 
     @property
     def is_text(self) -> bool:
@@ -124,13 +127,18 @@ class Desk:
             self.progress.tick(running)
 
     def finish(self, run: Record, end: Record) -> None:
-        """Show the report, then file the ``end`` record (ResultsError if the disk is full)."""
+        """Show the report, file the ``end`` record, and do what is to be done then.
+
+        ResultsError says that the disk is full, or what is wrong with ``View.then``.
+        """
         self.progress.clear()
         if self.view.tap:
             self.out.lines(tap.end_lines(end))
         elif self.view.is_text:
             self.out.lines(self._report(run, end))
         self._file(end)
+        if self.view.then:
+            self.view.then(self.results.path)
 
     def _file(self, record: Record) -> None:
         line = self.results.write(record)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
+from typing import Any
 
 from vmm.conformance.contract.requirements import REQUIREMENTS, explain
 from vmm.conformance.records.saved import Saved
@@ -51,6 +52,30 @@ class Column:
     def trouble(self) -> str:
         """Why it has no verdict, or ""."""
         return self.saved.trouble if self.saved else "nothing is on record"
+
+
+def columns(runs: Iterable[Saved]) -> list[Column]:
+    """Return a column for each run: machines side by side, the kernels of each in their order."""
+    found = [Column(str(saved.host.get("release")), _machine(saved.host), saved) for saved in runs]
+    return sorted(found, key=_place)
+
+
+def _machine(host: Mapping[str, Any]) -> str:
+    if lab := host.get("lab"):
+        return f"{lab['vendor']} {lab.get('append', '')}".rstrip()
+    vendor, name = host.get("vendor_module") or "kvm", host.get("hostname")
+    return f"{vendor} {name}" if name else str(vendor)
+
+
+def _place(column: Column) -> tuple[str, object, object]:
+    return column.vendor, _order(column.version), _order(column.release)
+
+
+def _order(version: str) -> list[tuple[int, str]]:
+    """Return what sorts versions as numbers: 5.10 after 5.9, 7.0-rc2 before 7.0."""
+    parts = re.findall(r"\d+|rc|[^\d.-]+", version)
+    key = [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+    return [*key, (0, "")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vmm.conformance.records.saved import Saved
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.verdict import Verdict
+from vmm.conformance.report.account import account, titles
 from vmm.conformance.report.text import kernel
 
 SHOWN = (
@@ -25,6 +27,20 @@ SHOWN = (
     "splats",
 )
 """The fields of a case record that its YAML block has."""
+
+
+def render(runs: Sequence[Saved]) -> str:
+    """Return one stream for all runs; of many, a test's name begins with its run's."""
+    names = titles(runs) if len(runs) > 1 else [""]
+    cases = [account(saved) for saved in runs]
+    lines = ["TAP version 13", f"1..{sum(map(len, cases))}"]
+    number = 0
+    for saved, name, those in zip(runs, names, cases, strict=True):
+        lines.append(f"# {kernel(saved.host)}")
+        for case in those:
+            number += 1
+            lines += case_lines({**case, "id": f"{name}.{case['id']}"} if name else case, number)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def header(total: int, host: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,117 @@
+"""``msrward report``, and ``--report`` of the commands that leave records."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from vmm.cli import main, reports
+from vmm.conformance.records.results import Results
+from vmm.conformance.records.verdict import Verdict
+from vmm.conformance.report.formats import FORMATS
+
+HOST = {"release": "6.1", "hostname": "box", "vendor_module": "kvm_intel"}
+ABOUT = {"type": "case", "sentence": "It is.", "requirements": ["R14"], "ms": 1.0}
+CASE = {**ABOUT, "id": "match.x", "verdict": Verdict.PASS}
+END = {"type": "end", "status": 0, "splats": [], "interrupted": False, "counts": {"PASS": 1}}
+END |= {"seconds": 1.0, "lost": 0, "fingerprint": "", "foreign": []}
+RUN = {"type": "run", "started": 1.0, "cases": 1, "catalogue": 1, "resumed": 0, "jobs": 1}
+RUN |= {"timeout": 10.0, "kernel_log": "watched"}
+
+
+@pytest.fixture
+def records(tmp_path):
+    """A directory of two runs, as a matrix leaves it."""
+    for name in ("6.1-svm", "6.1-vmx"):
+        with Results(tmp_path / "many" / name, {**HOST, "hostname": name}) as results:
+            for record in (RUN, CASE, END):
+                results.write(record)
+    return tmp_path / "many"
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_each_format_of_one_run_and_of_a_directory_of_runs(records, capsys, format_, monkeypatch):
+    monkeypatch.setenv("MSRWARD_KCIDB", "origin=me")
+    assert main(["report", str(records / "6.1-svm"), "--format", format_]) == 0
+    one = capsys.readouterr().out
+    assert main(["report", str(records), "--format", format_]) == 0
+    many = capsys.readouterr().out
+    assert len(many) > len(one) > 10
+
+
+def test_a_report_goes_to_a_file_and_options_add_to_the_environment(records, tmp_path, monkeypatch):
+    monkeypatch.setenv("MSRWARD_KCIDB", "origin=me tree_name=a")
+    file = tmp_path / "out.json"
+    words = ["--format=kcidb", "--kcidb", "tree_name=b compiler='gcc 14'", "-o", str(file)]
+    assert main(["report", str(records), *words]) == 0
+    data = json.loads(file.read_text())
+    assert data["checkouts"][0]["tree_name"] == "b" and data["builds"][0]["compiler"] == "gcc 14"
+    assert len(data["tests"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--format", "xml"], "not one of html, junit"),
+        (["--format", "kcidb"], "origin=NAME"),
+        (["--format", "kcidb", "--kcidb", "a=b"], "not NAME=VALUE"),
+        (["--format", "md", "-o", "/nowhere/x"], "cannot write /nowhere/x: No such file"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(records, capsys, monkeypatch, words, why):
+    monkeypatch.delenv("MSRWARD_KCIDB", raising=False)
+    assert main(["report", str(records), *words]) == 2
+    said = capsys.readouterr().err
+    assert why in said and said.count("\n") == 1
+
+
+def test_a_directory_without_records_is_no_empty_report(tmp_path, capsys):
+    assert main(["report", str(tmp_path), "--format", "junit"]) == 2
+    assert "has no records" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("xml=x", "not one of"),
+        ("junit", "names no file"),
+        ("junit=/nowhere/x", "is no file in a directory that exists"),
+        ("kcidb=x", "origin=NAME"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_anything_is_judged(
+    tmp_path, capsys, monkeypatch, words, why
+):
+    monkeypatch.delenv("MSRWARD_KCIDB", raising=False)
+    monkeypatch.setattr("vmm.conformance.judge.check.check", None)  # calling it would raise
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", "R14", "--report", words]) == 2
+    said = capsys.readouterr().err
+    assert why in said and said.count("\n") == 1
+
+
+def test_check_writes_the_reports_that_it_is_asked_for(has_kvm, tmp_path, capsys):
+    junit, tap = tmp_path / "j.xml", tmp_path / "t.tap"
+    glob = "plumbing.capability_*"
+    wanted = [f"--report=junit={junit}", f"--report=tap={tap}"]
+    status = main(["check", glob, "-q", "-j1", f"-o{tmp_path / 'dir'}", *wanted])
+    root = ElementTree.parse(junit).getroot()
+    lines = (tmp_path / "dir" / "results.jsonl").read_text().splitlines()
+    cases = [line for line in lines if json.loads(line)["type"] == "case"]
+    assert status in (0, 1, 4) and int(root.get("tests")) == len(cases) > 0
+    assert f"1..{len(cases)}" in tap.read_text()
+
+
+def test_a_case_of_the_catalogue_has_its_program():
+    from vmm.conformance.cases import CASES
+
+    name = CASES[0].id
+    assert "int main(void)" in reports._program({"id": name})
+    with pytest.raises(ValueError, match="no such case"):
+        reports._program({"id": "no.such"})
+    with pytest.raises(ValueError, match="cannot read"):
+        reports._program({"id": "x", "file": "/nowhere.json"})
+
+
+def test_the_help_names_every_format():
+    assert all(name in reports.FORMAT_HELP for name in FORMATS)
