@@ -25,6 +25,7 @@ def add(commands: Any) -> None:
     limit = "seconds the whole guest may take (900)"
     run.add_argument("--limit", type=options.seconds, default=900.0, metavar="S", help=limit)
     options.append(run)
+    options.executor(run)
     options.judging(run, jobs="two a CPU of the guest", timeout=60.0)
     reports.requests(run)
     matrix.add(inner)
@@ -51,13 +52,12 @@ def _run(args: argparse.Namespace) -> int:
     from vmm.conformance.judge.selection import choose
     from vmm.conformance.report.desk import View
     from vmm.lab.kernels import kernels
-    from vmm.lab.runs.check import Order, check
-    from vmm.lab.runs.check import options as inner_options
+    from vmm.lab.runs.check import Inner, Order, check
 
     chosen = choose(CASES, args.globs, args.exclude, args.xfail, thorough=args.thorough)
-    words = inner_options(args.xfail, args.known, jobs=args.jobs, timeout=args.timeout)
+    inner = Inner(tuple(args.xfail), tuple(args.known), args.jobs, args.timeout)
     kernel = kernels.resolve(args.kernel)
-    order = Order(kernel, args.vendor, chosen, words, args.limit, args.append)
+    order = Order(kernel, args.vendor, chosen, inner, args.limit, args.append, args.executor)
     view = View(args.json, args.tap, args.verbose, args.quiet, then=reports.then(args.report))
     return check(order, view, args.output, resume=args.resume)
 

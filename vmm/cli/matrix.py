@@ -41,6 +41,7 @@ def add(commands: Any) -> None:
         help=f"of {','.join(VENDORS)} (svm)",
     )
     options.append(matrix)
+    options.executor(matrix)
     add(
         "-j",
         "--jobs",
@@ -73,8 +74,8 @@ def _matrix(args: argparse.Namespace) -> int:
     from vmm.lab.runs import check, matrix
 
     chosen = choose(CASES, args.globs, args.exclude, thorough=args.thorough)
-    how = (args.limit, args.append)
-    orders = check.Orders(chosen, check.options(timeout=args.timeout), *how)
+    how = (args.limit, args.append, args.executor)
+    orders = check.Orders(chosen, check.Inner(timeout=args.timeout), *how)
     directory = args.output or matrix.default_directory()
     _is_ours(directory)
     missing: list[str] = []

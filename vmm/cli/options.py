@@ -51,6 +51,13 @@ def viewing(parser: argparse.ArgumentParser) -> None:
     add("-q", "--quiet", action="store_true", help="show only failures' names and the verdict")
 
 
+def executor(parser: argparse.ArgumentParser) -> None:
+    """Add what says who does the cases in a guest of the lab."""
+    text = "who does the cases in the guest (auto: the player, where it can do them all)"
+    choices = ("auto", "player", "python")
+    parser.add_argument("--executor", choices=choices, default="auto", help=text)
+
+
 def append(parser: argparse.ArgumentParser) -> None:
     """Add what adds to the command line of a kernel in the lab."""
     text = "add to the kernel's command line: 'kvm.ignore_msrs=1 kvm_intel.preemption_timer=0'"

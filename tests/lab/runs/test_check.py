@@ -77,13 +77,14 @@ def guest(monkeypatch):
 
 @pytest.fixture
 def order(tmp_path):
-    return check.Order(Kernel("debian:6.6", "6.6.6", tmp_path), "svm", CHOSEN)
+    kernel = Kernel("debian:6.6", "6.6.6", tmp_path)
+    return check.Order(kernel, "svm", CHOSEN, executor="python")
 
 
 def test_the_whole_catalogue_is_asked_for_without_naming_it(guest, order):
     assert order.argv() == (*check.CHECK, "-j4")
     assert order.argv({"plumbing.b"}) == (*check.CHECK, "-j4", "plumbing.a", "plumbing.c")
-    chosen = replace(order, vendor="vmx", options=check.options(jobs=7))
+    chosen = replace(order, vendor="vmx", options=check.Inner(jobs=7))
     assert chosen.argv() == (*check.CHECK, "-j2", "-j7"), "the last one counts"
 
 

@@ -44,7 +44,7 @@ def first(verdict):
 def feed(records, options=()):
     claims = Claims(CASES, options)
     for record in records:
-        claims.take(json.dumps({"schema": 1, **record, "host": HOST}))
+        list(claims.take(json.dumps({"schema": 1, **record, "host": HOST})))
     return claims
 
 
@@ -130,7 +130,8 @@ def judged(tmp_path, monkeypatch, capsys):
             return result
 
         monkeypatch.setattr(machine, "boot", boot)
-        order = check.Order(Kernel("k", "6.6.6", tmp_path), "svm", Chosen(CASES, 3, ()))
+        kernel = Kernel("k", "6.6.6", tmp_path)
+        order = check.Order(kernel, "svm", Chosen(CASES, 3, ()), executor="python")
         try:
             return check.check(order, View(), tmp_path / "o")
         except Trouble as error:

@@ -20,7 +20,7 @@ from vmm.lab.machines.machine import LabResult, Outcome
 from vmm.lab.runs import check, matrix
 
 CHOSEN = Chosen([Case("plumbing.x", "S.", "R01", (), ())], 1)
-ORDERS = check.Orders(CHOSEN, (), 5.0)
+ORDERS = check.Orders(CHOSEN, check.Inner(), 5.0, executor="python")
 
 
 def cell(tmp_path, release, vendor):
@@ -107,7 +107,7 @@ def test_cells_that_differ_by_the_command_line_are_told_apart(tmp_path, bzimage)
     assert len({cell.directory for cell in made}) == 3
     assert [cell.title for cell in made] == ["svm", *(f"svm {line}" for line in lines[1:])]
     assert ORDERS.of(made[0].kernel, "svm").append == ""
-    added = check.Orders(CHOSEN, (), 5.0, lines[1])
+    added = check.Orders(CHOSEN, check.Inner(), 5.0, lines[1], "python")
     assert added.of(made[1].kernel, "svm").append == lines[1]
 
 
@@ -150,7 +150,7 @@ def boot(kernel, vendor, argv, *, timeout, append, files, listener):
 machine.boot, machine.emulator_of, initramfs.base = boot, lambda vendor: Emulator, lambda: b""
 cells = [matrix.Cell(Kernel(n, n, place), "svm", place / n) for n in "abcd"]
 chosen = Chosen([Case("plumbing.x", "S.", "R01", (), ())], 1)
-orders = check.Orders(chosen, (), 5.0)
+orders = check.Orders(chosen, check.Inner(), 5.0, executor="python")
 try:
     matrix.run(cells, orders, on_cell=lambda *_: None, jobs=2)
 except KeyboardInterrupt:

@@ -38,7 +38,7 @@ def build(
     The modules get what the command line `line` has for them; `files` are there by their paths.
     """
     return b"".join(
-        (base(), _module_archive(kernel, vendor, line), _payload(argv), _files(files or {}))
+        (base(), module_archive(kernel, vendor, line), _payload(argv), _files(files or {}))
     )
 
 
@@ -107,7 +107,8 @@ def _newest(packages: list[Package]) -> list[Package]:
     return packages[:1]
 
 
-def _module_archive(kernel: Kernel, vendor: str, line: str) -> bytes:
+def module_archive(kernel: Kernel, vendor: str, line: str) -> bytes:
+    """Return the modules of the vendor's KVM, in the order of loading, and their arguments."""
     others = {*vendors.MODULES} - {vendors.of(vendor).module}
     wanted = [path for path in kernel.modules if modules.name_of(path) not in others]
     files = [cpio.file(f"modules/{path.name}", path.read_bytes()) for path in wanted]

@@ -15,6 +15,8 @@ from vmm.conformance.host.processes import is_alive
 from vmm.conformance.records.plain import plain
 from vmm.lab import cache, vendors
 from vmm.lab.initramfs import archive as initramfs
+from vmm.lab.initramfs import player
+from vmm.lab.initramfs.player import Playing
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import bochs, nesting, qemu
 from vmm.lab.machines.console import FLOOD, Console, Records
@@ -88,12 +90,46 @@ def boot(
     told more than `on_line`, and goes before it.
     Raises :class:`LabError` where nothing can be booted at all.
     """
+
+    def what() -> Boot:
+        archive = initramfs.build(kernel, vendor, argv, append, files)
+        return _of(kernel, vendor, archive, append, smp)
+
+    told = listener or (Listener(on_line) if on_line else Listener())
+    return _boot(vendor, what, timeout, told)
+
+
+def play(
+    kernel: Kernel,
+    vendor: str,
+    playing: Playing,
+    *,
+    timeout: float = 300.0,
+    append: str = "",
+    smp: int | None = None,
+    listener: Listener | None = None,
+) -> LabResult:
+    """Boot `kernel` as :func:`boot` does, with nothing in it but the player and its tape.
+
+    `status` of the result is the player's, `lines` are those of its trace.
+    """
+
+    def what() -> Boot:
+        archive = player.build(kernel, vendor, playing, append)
+        return _of(kernel, vendor, archive, append, smp)
+
+    return _boot(vendor, what, timeout, listener or Listener())
+
+
+def _of(kernel: Kernel, vendor: str, archive: bytes, append: str, smp: int | None) -> Boot:
+    cpus = smp or vendors.of(vendor).cpus
+    return Boot(kernel, vendor, archive, f"{_COMMAND_LINE} {append}", cpus)
+
+
+def _boot(vendor: str, boot: Callable[[], Boot], timeout: float, told: Listener) -> LabResult:
     emulator_of(vendor)
     with cache.in_use(), cache.no_space_in_one_line(), _work_directory() as work:
-        archive = initramfs.build(kernel, vendor, argv, append, files)
-        cpus = smp or vendors.of(vendor).cpus
-        what = Boot(kernel, vendor, archive, f"{_COMMAND_LINE} {append}", cpus)
-        told = listener or (Listener(on_line) if on_line else Listener())
+        what = boot()
         command, emulator = _prepare(what, work)
         first = _attempt(command, work, emulator, timeout, told)
         if first.outcome not in (Outcome.PANIC, Outcome.HANG, Outcome.LOST) or _started(first):

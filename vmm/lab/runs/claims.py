@@ -7,7 +7,7 @@ the contract are the host's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vmm.conformance.language.case import Case
@@ -40,8 +40,11 @@ class Claims:
         self.begun = False
         self.end: Record = {}
 
-    def take(self, line: str) -> tuple[Record, Mapping[str, Any]]:
-        """Return the record of a line, as far as it is believed, and its host's facts."""
+    running: tuple[str, ...] = ()
+    """The guest does not say what runs."""
+
+    def take(self, line: str) -> Iterator[tuple[Record, Mapping[str, Any]]]:
+        """Yield the record of a line, as far as it is believed, and its host's facts."""
         try:
             record = decode(line)
         except ValueError as error:
@@ -51,10 +54,10 @@ class Claims:
             raise Damaged(f"the guest sent a record of type {record['type']} out of turn")
         self.begun = True
         if record["type"] in ("case", "first"):
-            return self._case(record), host
-        if record["type"] == "end":
+            record = self._case(record)
+        elif record["type"] == "end":
             self._end(record)
-        return record, host
+        yield record, host
 
     def _case(self, record: Record) -> Record:
         name = record["id"]

@@ -16,7 +16,7 @@ from vmm.lab.errors import LabError
 from vmm.lab.kernels import kernels
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.runs import matrix
-from vmm.lab.runs.check import Order
+from vmm.lab.runs.check import Inner, Order
 from vmm.lab.runs.matrix import Cell
 from vmm.lab.search.verdict import Evidence, Question, Step, combine, judge
 
@@ -42,8 +42,8 @@ class Place:
 
     def order(self, question: Question, kernel: Kernel) -> Order:
         """Return what is to be run of `kernel`."""
-        how = ((), self.limit, self.append)
-        return Order(kernel, self.vendor, _chosen(question), *how)
+        how = (Inner(), self.limit, self.append)
+        return Order(kernel, self.vendor, _chosen(question), *how, again=False)
 
     def records(self, name: str, number: int = 0) -> Path:
         """Return the directory of one boot of what is called `name`."""

@@ -1,0 +1,140 @@
+"""A guest that plays a tape, seen from outside; this host's own player stands for the machine."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vmm.conformance.cases import CASES
+from vmm.conformance.judge.check import Trouble
+from vmm.conformance.judge.selection import Chosen
+from vmm.conformance.records.saved import load
+from vmm.conformance.records.verdict import Verdict
+from vmm.conformance.report.desk import View
+from vmm.lab.errors import LabError
+from vmm.lab.kernels.kernels import Kernel
+from vmm.lab.machines import machine
+from vmm.lab.machines.machine import LabResult, Outcome
+from vmm.lab.runs import check
+from vmm.lab.runs.played import lacks_of
+
+PLAYER = Path(sys.executable).with_name("msrward-player")
+SOME = [case for case in CASES if case.id.startswith(("slots.", "quirks.short"))][:8]
+RACE = next(case for case in CASES if case.id.startswith("stalled."))
+
+
+class Emulator:
+    title = "qemu 11"
+    accelerated = False
+
+
+class Guest:
+    """Plays each tape here; ``wrong`` says which text is turned into which, boot by boot."""
+
+    def __init__(self):
+        self.tapes, self.wrong, self.dies_after = [], [], None
+
+    def play(self, kernel, vendor, playing, *, timeout, append, listener):
+        self.tapes.append(playing)
+        ran = subprocess.run([PLAYER, "-"], input=playing.tape, capture_output=True, timeout=120)
+        old, new = self.wrong.pop(0) if self.wrong else ("", "")
+        listener.start(1.0)
+        for number, line in enumerate(ran.stdout.decode().splitlines()):
+            if self.dies_after is not None and line.startswith("done"):
+                self.dies_after -= 1
+                if self.dies_after < 0:
+                    return LabResult(
+                        Outcome.PANIC, None, (), ("oops",), 1.0, 2.0, "q", 1, "it died"
+                    )
+            listener.line(line.replace(old, new) if old and line.startswith("text") else line)
+            assert number < 10_000
+        return LabResult(Outcome.DONE, ran.returncode, (), ("tail",), 1.0, 2.0, "qemu")
+
+
+@pytest.fixture
+def guest(has_kvm, monkeypatch):
+    if not PLAYER.exists():
+        pytest.skip("no msrward-player: there was no static libc to link it with")
+    guest = Guest()
+    monkeypatch.setattr(machine, "play", guest.play)
+    monkeypatch.setattr(machine, "emulator_of", lambda vendor: Emulator)
+    return guest
+
+
+def order_of(cases, tmp_path, **how):
+    kernel = Kernel("debian:6.6", "6.6.6", tmp_path)
+    return check.Order(kernel, "svm", Chosen(cases, len(CASES)), **how)
+
+
+def verdicts(directory):
+    return {name: record["verdict"] for name, record in load(directory).cases.items()}
+
+
+def test_what_is_played_is_judged_and_filed(guest, tmp_path, capsys):
+    assert check.check(order_of(SOME, tmp_path), View(), tmp_path / "o") == 0
+    assert {*verdicts(tmp_path / "o").values()} == {Verdict.PASS}
+    saved = load(tmp_path / "o")
+    assert saved.host["lab"]["executor"] == "player" and saved.end["lab"]["outcome"] == "done"
+    assert saved.host["release"] and len(saved.cases) == len(SOME) and len(guest.tapes) == 1
+    assert "0 failed" in capsys.readouterr().out
+
+
+WRONG = ("FILTER", "UNKNOWN")
+
+
+def test_what_fails_is_played_once_more_alone(guest, tmp_path):
+    guest.wrong = [WRONG, WRONG]
+    assert check.check(order_of(SOME, tmp_path), View(), tmp_path / "o") == 1
+    failed = [name for name, verdict in verdicts(tmp_path / "o").items() if verdict == Verdict.FAIL]
+    assert failed and len(guest.tapes) == 2 and guest.tapes[1].jobs == 1
+    assert all(load(tmp_path / "o").cases[name]["again"]["verdict"] == "FAIL" for name in failed)
+
+
+def test_what_does_not_repeat_is_unsteady(guest, tmp_path):
+    guest.wrong = [WRONG]
+    assert check.check(order_of(SOME, tmp_path), View(), tmp_path / "o") == 2
+    assert Verdict.UNSTEADY in verdicts(tmp_path / "o").values()
+    assert Verdict.FAIL not in verdicts(tmp_path / "o").values()
+
+
+def test_a_search_asks_once(guest, tmp_path):
+    guest.wrong = [WRONG]
+    assert check.check(order_of(SOME, tmp_path, again=False), View(), tmp_path / "o") == 1
+    assert len(guest.tapes) == 1
+
+
+def test_a_guest_that_dies_is_no_verdict_and_goes_on_later(guest, tmp_path):
+    guest.dies_after = 3
+    order = order_of(SOME, tmp_path)
+    with pytest.raises(Trouble, match=r"it died after 3 of 8 cases, while [a-z0-9_.]+ ran; "):
+        check.check(order, View(), tmp_path / "o")
+    guest.dies_after = None
+    assert check.check(order, View(), tmp_path / "o", resume=True) == 0
+    assert len(verdicts(tmp_path / "o")) == len(SOME)
+
+
+def test_what_the_machine_lacks_is_not_tried(guest, tmp_path, monkeypatch):
+    monkeypatch.setattr(check.Order, "lacks", {"userfaultfd": "it would end the emulator"})
+    assert check.check(order_of([*SOME, RACE], tmp_path), View(), tmp_path / "o") == 0
+    record = load(tmp_path / "o").cases[RACE.id]
+    assert (record["verdict"], record["reason"]) == (Verdict.SKIP, "it would end the emulator")
+    assert RACE.id.encode() not in guest.tapes[0].tape
+
+
+def test_who_does_the_cases(guest, tmp_path):
+    unplayable = replace(SOME[0], id="a.b", needs=("moonlight",))
+    assert order_of(SOME, tmp_path).is_played
+    assert not order_of([*SOME, unplayable], tmp_path).is_played
+    assert not order_of(SOME, tmp_path, executor="python").is_played
+    with pytest.raises(LabError, match=r"^1 cases have no form in C yet, the first is a\.b"):
+        assert order_of([unplayable], tmp_path, executor="player").is_played
+
+
+def test_what_a_vendor_lacks_is_read_as_it_is_written():
+    assert lacks_of("single_step=Bochs ends;pt=it is none") == {
+        "single_step": "Bochs ends",
+        "pt": "it is none",
+    }
+    assert lacks_of("") == {}

@@ -1,0 +1,60 @@
+"""The initramfs of a lab guest that plays a tape: the player as its first process, and modules."""
+
+from __future__ import annotations
+
+import shutil
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmm.lab.errors import LabError
+from vmm.lab.initramfs import cpio
+from vmm.lab.initramfs.archive import module_archive
+from vmm.lab.kernels.kernels import Kernel
+
+NAME = "msrward-player"
+
+
+@dataclass(frozen=True, slots=True)
+class Playing:
+    """What the player is to do: the bytes of a tape, and how many cases at once."""
+
+    tape: bytes
+    jobs: int = 1
+
+
+def _found() -> Path | None:
+    beside = Path(sysconfig.get_path("scripts")) / NAME
+    found = shutil.which(NAME)
+    return beside if beside.exists() else Path(found) if found else None
+
+
+def is_there() -> bool:
+    """Say whether a player came with msrward."""
+    return _found() is not None
+
+
+def player() -> Path:
+    """Return the player that came with msrward; LabError if none did."""
+    if found := _found():
+        return found
+    raise LabError(
+        f"no {NAME} came with this msrward: install a static libc (libc6-dev has one) and build"
+        " again, or give --executor python"
+    )
+
+
+def build(kernel: Kernel, vendor: str, playing: Playing, line: str = "") -> bytes:
+    """Return the initramfs that boots `kernel`, loads the vendor's KVM and plays the tape.
+
+    The modules get what the command line `line` has for them.
+    """
+    own = [
+        cpio.file("init", player().read_bytes(), executable=True),
+        *(cpio.directory(name) for name in ("dev", "proc", "sys", "modules")),
+        # The kernel opens it for init before anything can mount a file system on /dev.
+        cpio.character_device("dev/console", 5, 1),
+        cpio.file("suite.tape", playing.tape),
+        cpio.file("jobs", str(playing.jobs).encode()),
+    ]
+    return cpio.pack(own) + module_archive(kernel, vendor, line)

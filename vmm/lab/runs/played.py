@@ -1,0 +1,99 @@
+"""A tape that was played in a guest: what its trace amounts to, as it comes.
+
+Verdicts are made here, from the events alone. It stands where ``claims`` does for a guest that has
+its own msrward, whose records are believed only as far as they agree.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from vmm.conformance.c.tape import tape
+from vmm.conformance.judge.runner import Options, case_record
+from vmm.conformance.judge.trace import Reading, TraceError
+from vmm.conformance.language.case import Case
+from vmm.conformance.records.schema import Record
+from vmm.conformance.records.status import Status
+from vmm.conformance.records.verdict import Verdict
+from vmm.lab.machines.machine import LabResult, Outcome
+from vmm.lab.runs.claims import Damaged
+
+Told = tuple[Record, Mapping[str, Any]]
+"""A record, and the facts of its host."""
+
+
+class Played:
+    """The trace of one guest. ``end`` is empty until the trace is over, with a record a case."""
+
+    is_troubled = False
+
+    def __init__(self, asked: Sequence[Case], options: Options, lacks: Mapping[str, str]) -> None:
+        """Expect a trace of ``asked``, but for those that need what the machine ``lacks``."""
+        self.options, self.lacks = options, lacks
+        self.skipped = [case for case in asked if {*case.all_needs} & lacks.keys()]
+        self.cases = [case for case in asked if case not in self.skipped]
+        self.reading = Reading(self.cases, options)
+        self.asked = len(asked)
+        self.done = 0
+        self.begun = False
+        self.end: Record = {}
+        self._began = time.monotonic()
+
+    @property
+    def tape(self) -> bytes:
+        """The tape to be played."""
+        return tape(self.cases, timeout=self.options.timeout)
+
+    @property
+    def running(self) -> list[str]:
+        """The ids of the cases that run now."""
+        return self.reading.running
+
+    def take(self, line: str) -> Iterator[Told]:
+        """Yield the records that a line completes; Damaged if it cannot be of this tape."""
+        try:
+            records = list(self.reading.line(line))
+        except TraceError as error:
+            raise Damaged(f"the guest's trace: {error}") from None
+        host = self.reading.host
+        if self.reading.has_host and not self.begun:
+            self.begun = True
+            yield self._run(), host
+            for case in self.skipped:
+                yield self._skip(case), host
+        for record in records:
+            self.done += 1
+            yield record, host
+        if self.reading.is_over:
+            seconds = round(time.monotonic() - self._began, 3)
+            told = {"splats": self.reading.stray, "foreign": [], "lost": self.reading.lost}
+            self.end = {"seconds": seconds, **told}
+
+    def _run(self) -> Record:
+        log = self.reading.unwatched or "watched"
+        how = {"jobs": self.options.jobs, "timeout": self.options.timeout, "kernel_log": log}
+        return {"type": "run", "started": round(time.time(), 3), **how}
+
+    def _skip(self, case: Case) -> Record:
+        need = next(each for each in case.all_needs if each in self.lacks)
+        outcome = {"verdict": Verdict.SKIP, "need": need, "reason": self.lacks[need]}
+        return case_record(case, outcome, 0.0, [], self.options)
+
+    def doubt(self, result: LabResult) -> str:
+        """Return why what came of the boot is no verdict, or ""."""
+        last = next((line for line in reversed(result.console_tail) if line.strip()), "silence")
+        while_ = f", while {', '.join(self.running[:3])} ran" if self.running else ""
+        if result.outcome is not Outcome.DONE:
+            some = f" after {self.done} of {self.asked} cases{while_}" if self.begun else ""
+            return f"{result.reason}{some}; the console ended with: {last}"
+        if not self.end or result.status != Status.CONFORMS:
+            return f"the player ended with status {result.status}{while_}: {last}"
+        return ""
+
+
+def lacks_of(told: str) -> dict[str, str]:
+    """Return the needs of ``need=reason;need=reason``, as a vendor's row has them."""
+    pairs = (each.partition("=") for each in told.split(";"))
+    return {need: reason for need, equals, reason in pairs if equals}
