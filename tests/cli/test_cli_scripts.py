@@ -40,8 +40,9 @@ def test_a_saved_case_is_run_and_can_fail(has_kvm, tmp_path):
     document["trace"].pop()
     file.write_text(json.dumps(document))
     failed = msrward("run", file)
-    assert failed.returncode == 1, failed.stdout
-    assert "does not keep the contract" in failed.stdout
+    assert failed.returncode == 2, failed.stdout
+    assert "the expectation is wrong, not the kernel: at step " in failed.stdout
+    assert "no verdict on kernel" in failed.stdout
     assert f"  rerun: msrward run {file}\n" in failed.stdout
 
 
@@ -76,7 +77,7 @@ def test_check_judges_a_file_beside_the_catalogue(has_kvm, saved):
     document["trace"].pop()
     saved.write_text(json.dumps(document))
     failed = msrward("check", saved)
-    assert failed.returncode == 1 and f"  rerun: msrward check {saved}\n" in failed.stdout
+    assert failed.returncode == 2 and f"  rerun: msrward check {saved}\n" in failed.stdout
 
 
 def test_bisect_takes_a_file_to_where_git_runs_it():

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from vmm.conformance.host.limits import limit_of
 from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.language.case import Case
-from vmm.conformance.language.script import Script, Trace, differences, steps
+from vmm.conformance.language.script import ENDS, Script, Trace, differences, steps
 from vmm.conformance.oracle import spoiled
 from vmm.conformance.oracle.refused import refused_here
 from vmm.conformance.records.schema import Record
@@ -145,7 +145,8 @@ def judge(case: Case, backend: Backend, *, ignoring: bool = False) -> Record:
     """
     began = time.perf_counter()
     try:
-        outcome = _spoiled(case, ignoring) or _skip(case, backend) or _seen(case, backend)
+        outcome = _spoiled(case, ignoring) or _skip(case, backend)
+        outcome = outcome or _seen(case, backend, ignoring)
     except Exception as error:
         outcome = _error(error)
     if ignoring:
@@ -227,14 +228,25 @@ def _skip(case: Case, backend: Backend) -> Record | None:
     return None
 
 
-def _seen(case: Case, backend: Backend) -> Record:
+def _seen(case: Case, backend: Backend, ignoring: bool) -> Record:
     expected = None if case.observes else case.expected
     trace = backend.run(case.actions, expected=expected)
     outcome = _compare(case, trace)
+    if outcome["verdict"] is Verdict.PASS and trace and isinstance(trace[-1], ENDS):
+        why = f"the guest died, which is no pass, whatever was expected: {trace[-1]!r}"
+        return {"verdict": Verdict.ERROR, "error": why}
+    if outcome["verdict"] is Verdict.FAIL and case.file:
+        return _whose_fault(case, trace, ignoring) or outcome
     if outcome["verdict"] is Verdict.PASS and not case.observes:
         refused = refused_here(case, trace, lambda access: backend.run((access,)))
         return _pointless(refused) if refused else outcome
     return outcome
+
+
+def _whose_fault(case: Case, trace: Trace, ignoring: bool) -> Record | None:
+    from vmm.conformance.judge.expectation import expected_wrongly  # seldom needed
+
+    return expected_wrongly(case, trace, ignoring=ignoring)
 
 
 def _compare(case: Case, trace: Trace) -> Record:
