@@ -54,6 +54,7 @@ def disagreement(case: Case, model: Model) -> int | None:
 
     The Model may say more than the human, who may write a pattern or ANY, but never less.
     """
+    model.has_lbr = "lbr" in case.needs
     want = s.steps(case.actions, case.expected)
     have = s.steps(case.actions, model.predict(case.actions))
     for number in range(max(len(want), len(have))):

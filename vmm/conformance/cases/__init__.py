@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vmm.conformance.cases import (
+    between,
     bitmaps,
     callers,
     compat,
@@ -78,6 +79,7 @@ THEMES = (
     sweep,
     conditions,
     init,
+    between,
     named,
     levels,
     l2,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from vmm.conformance.cases.running import exits, runs, spins, stops
 from vmm.conformance.cases.words import (
+    TELL,
     TELL_FILTER,
     A,
     Row,
@@ -18,7 +19,7 @@ from vmm.conformance.cases.words import (
     write_denied,
 )
 from vmm.conformance.language.case import Case
-from vmm.conformance.language.script import rdmsr, unfiltered, wrmsr
+from vmm.conformance.language.script import ANY, rdmsr, returned, unfiltered, wrmsr, wrote
 from vmm.filter import default_allow, default_deny
 from vmm.msr import Msr
 
@@ -74,6 +75,21 @@ CASES = (
             *(denied(msr) for msr in LBR),
             on(),
             *(denied(msr) for msr in LBR),
+        ),
+        needs=NEEDS,
+    ),
+    Case(
+        "lbr.allowed_after_they_were_denied",
+        "Branch records that were denied while they came on work once they are allowed.",
+        "R72 R27 R70",
+        *play(
+            TELL,
+            done_install(default_allow().deny(*LBR)),
+            on(),
+            *(denied(msr) for msr in LBR),
+            done_install(default_allow()),
+            *((rdmsr(msr), returned(ANY)) for msr in LBR),
+            *((wrmsr(msr, 0), wrote) for msr in LBR),
         ),
         needs=NEEDS,
     ),

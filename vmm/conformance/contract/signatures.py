@@ -267,7 +267,7 @@ SIGNATURES = (
     Signature(
         "B10",
         _at(*_BASES),
-        rf"(?:unfiltered|{_NATIVE})",
+        rf"(?:unfiltered|{_NATIVE}|either\(.*)",
         _FAILS,
         before=rf"\bpark\(|-> blocked|{_INSTALL_IN_L2}",
         vendor=SVM,

@@ -78,11 +78,17 @@ class ExitRules:
         if len(events) > 1:
             vcpu.stage, vcpu.regs = Stage.EXITED, self.regs_at_exit(access)
             vcpu.touched = vcpu.moved = False
-        elif events == (s.whatever,) or (events == (s.unfiltered,) and mask & (INVAL | UNKNOWN)):
+        elif self.may_exit(events[0], mask):
             # It may have exited for a reason of KVM's own, and then it has not ended.
             vcpu.stage = Stage.UNSURE
             return s.whatever
         return events[0]
+
+    def may_exit(self, event: s.Event, mask: int) -> bool:
+        """Say whether an access that left ``event``, a pattern, may have exited for some reason."""
+        if event == s.unfiltered:
+            return mask & (INVAL | UNKNOWN) != 0
+        return event == s.whatever or isinstance(event, s.Either)
 
     def regs_at_exit(self, access: s.Access) -> s.Regs:
         """R57: at the instruction, as the guest had them."""

@@ -19,6 +19,7 @@ from vmm.conformance.oracle.state import (
     APIC_BASES,
     EFER_RESERVED,
     IDLE,
+    LBR_MSRS,
     NO_REGS,
     SMM_OWN,
     U32,
@@ -31,7 +32,7 @@ from vmm.conformance.oracle.state import (
     is_unknown_to_kvm,
 )
 from vmm.conformance.oracle.sweeps import SweepRules
-from vmm.filter import MsrFilter
+from vmm.filter import READ, WRITE, MsrFilter
 from vmm.msr import (
     FILTER,
     INVAL,
@@ -67,7 +68,8 @@ MAX_SAFE_VCPU = 254
 class Model:
     """Predicts traces from the contract alone; ``predict`` keeps nothing between calls.
 
-    ``ignore_msrs`` is what the host's KVM module parameter of that name says (R56).
+    ``ignore_msrs`` is what the host's KVM module parameter of that name says (R56); ``has_lbr``
+    that a guest there can turn the last branch records on, and then has them to itself.
     Where the contract leaves a value to the host, the trace has ANY; where it only says that no
     filter stopped the access, ``unfiltered``; where it is silent or names a quirk, ``whatever``.
     """
@@ -79,8 +81,8 @@ class Model:
     levels = LevelRules()
     effects = EffectRules()
 
-    def __init__(self, *, ignore_msrs: bool = False) -> None:
-        self.ignore_msrs = ignore_msrs
+    def __init__(self, *, ignore_msrs: bool = False, has_lbr: bool = False) -> None:
+        self.ignore_msrs, self.has_lbr = ignore_msrs, has_lbr
 
     def predict(self, script: s.Script) -> s.Trace:
         """Return the trace (a pattern, for ``first_difference``) that ``script`` must leave."""
@@ -257,7 +259,28 @@ class Model:
         reason = self.reason(vm, vcpu, access)
         if isinstance(reason, MsrExitReason):
             return self.failing(vm, access, reason)
+        if reason is Unsure.WHATEVER and self.is_between(vm, access):
+            return (self.between(vm, vcpu, access),)
         return (self.perform(vcpu, access, reason),)
+
+    def is_between(self, vm: VmState, access: s.Access) -> bool:
+        """R70: a filter is published and on its way to the vCPU, and the one before is known."""
+        is_known = bool(vm.waits) and not vm.rivals and vm.filter is not None
+        return is_known and vm.vcpu(access.vcpu).l2 is None
+
+    def between(self, vm: VmState, vcpu: VcpuState, access: s.Access) -> s.Event:
+        """R70: as under the old filter or as under the new, whichever of them denies it."""
+        kind = WRITE if isinstance(access, s.Wrmsr) else READ
+        denied = _endings(self.failing(vm, access, self.denied(access)))
+        failure = self.failure(vcpu, access)
+        if isinstance(failure, MsrExitReason):
+            allowed = _endings(self.failing(vm, access, failure))
+        else:
+            allowed = _endings((self.perform(vcpu, access, failure),))
+        if kind == WRITE:
+            vcpu.forget(access.index & U32)
+        is_now = self.filters.allows(self.filter_of(vm, access.vcpu), access.index & U32, kind)
+        return s.either(denied, allowed) if is_now else s.either(allowed, denied)
 
     def is_privileged(self, access: s.Access) -> bool:
         """R59: at CPL3 the CPU itself raises #GP, whatever MSR it is, and nobody is asked."""
@@ -297,11 +320,15 @@ class Model:
             return None if self.is_ignored(index) else self.unknown()
         if isinstance(access, s.Wrmsr):
             is_bad = index == Msr.EFER and access.value & EFER_RESERVED != 0
-            is_sure = vcpu.can_hold(index, access.value & U64)
+            is_sure = vcpu.can_hold(index, access.value & U64) or self.is_lbr(vcpu, index)
         else:
             is_bad = index == Msr.APIC_ID and vcpu.x2apic is False
-            is_sure = vcpu.can_read(index)
+            is_sure = vcpu.can_read(index) or self.is_lbr(vcpu, index)
         return self.invalid() if is_bad else None if is_sure else Unsure.UNFILTERED
+
+    def is_lbr(self, vcpu: VcpuState, index: int) -> bool:
+        """R27: records that are on can be read and written, and change by themselves."""
+        return self.has_lbr and vcpu.has_lbr_on and index in LBR_MSRS
 
     def is_ignored(self, index: int) -> bool:
         """R56: ignore_msrs silences UNKNOWN, and nothing else."""
@@ -333,8 +360,11 @@ class Model:
         if access.mode == "smm" and index in SMM_OWN and reason is None:
             return self.exits.done(access, self.set_aside(access))
         if isinstance(access, s.Wrmsr):
+            if index == Msr.IA32_DEBUGCTLMSR:
+                vcpu.has_lbr_on = access.value & 1 != 0
             if reason is None:
-                vcpu.msrs[index] = access.value & U64
+                if index not in LBR_MSRS:
+                    vcpu.msrs[index] = access.value & U64
                 return self.exits.done(access, s.wrote)
             vcpu.forget(index)
         elif reason is None:
@@ -451,6 +481,10 @@ class Model:
         """R33: no filter asks what a guest's CPUID says; only before the vCPU first runs."""
         vcpu = vm.vcpu(action.vcpu)
         return (s.whatever if vcpu.has_run or vcpu.stage is not IDLE else s.done,)
+
+
+def _endings(step: s.Step) -> tuple[s.Ending, ...]:
+    return tuple(each for each in step if isinstance(each, s.Ending))
 
 
 def _has_our_number(action: s.Install) -> bool:

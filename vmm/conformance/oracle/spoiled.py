@@ -14,7 +14,7 @@ NEED = "ignore_msrs"
 
 def model_of(case: Case) -> Model:
     """Return the Model of the host that the case is written for."""
-    return Model(ignore_msrs=NEED in case.needs)
+    return Model(ignore_msrs=NEED in case.needs, has_lbr="lbr" in case.needs)
 
 
 def is_spoiled(case: Case) -> bool:

@@ -122,6 +122,9 @@ X2APIC_READABLE = frozenset({Msr.APIC_ID, Msr.APIC_TASKPRI})
 """The same for an APIC in x2APIC mode."""
 
 
+LBR_MSRS = range(0x1DB, 0x1DF)
+"""The last branch and exception records of a CPU without a stack of them."""
+
 APIC_BASES = frozenset({0xFEE0_0800, 0xFEE0_0900, 0xFEE0_0C00, 0xFEE0_0D00})
 """IA32_APICBASE: enabled at its usual place, in xAPIC or x2APIC mode, boot processor or not."""
 X2APIC_ENABLE = 1 << 10
@@ -166,6 +169,8 @@ class VcpuState:
     has_run: bool = False
     has_init: bool = False
     """An INIT is pending, or has reset the vCPU."""
+    has_lbr_on: bool = False
+    """The guest turned the last branch records on, where they are there."""
     moved: bool = False
     """Userspace changed RIP there (R67): nobody knows where the guest goes on."""
     x2apic: bool | None = False
