@@ -14,6 +14,10 @@ import pytest
 
 import vmm
 from vmm._native import ffi
+from vmm.conformance.kernel.backend import KvmBackend
+from vmm.conformance.kernel.pool import PooledVm
+from vmm.conformance.kernel.threads import Spinner
+from vmm.conformance.language.script import rdmsr
 from vmm.errors import Busy, Closed, KvmError
 from vmm.filter import default_allow
 from vmm.guest import Guest
@@ -347,6 +351,48 @@ def test_what_is_out_of_range_is_refused(vm):
             use()
     with pytest.raises(TypeError):
         PlacedFilter(b"")
+
+
+@pytest.mark.parametrize("low", [False, True])
+def test_a_placed_filter_that_is_closed_has_no_address(low):
+    placed = PlacedFilter(default_allow().deny(Msr.STAR), low=low)
+    assert placed.address
+    for _ in range(2):
+        placed.close()
+        for use in (lambda: placed.address, placed.scribble):
+            with pytest.raises(Closed, match="this filter is closed: place it anew"):
+                use()
+
+
+def test_native_code_and_a_run_do_not_enter_a_vcpu_at_once(vm):
+    vcpu = Guest.load("read_msr").boot(vm, rcx=Msr.STAR)
+    with vcpu.entered():
+        for use in (vcpu.run, vcpu.get_regs, lambda: vcpu.entered().__enter__()):
+            with pytest.raises(Busy):
+                use()
+    vcpu.run()
+    with pytest.raises(ZeroDivisionError), vcpu.entered():
+        1 / 0  # noqa: B018
+    vcpu.get_regs()
+    vcpu.close()
+    with pytest.raises(Closed), vcpu.entered():
+        pass
+
+
+def test_a_batch_or_a_look_at_a_vcpu_that_spins_is_refused(vm):
+    with KvmBackend() as backend:
+        pooled = PooledVm(backend.kvm, keep=False)
+        pooled.create_vcpu(0)
+        program = pooled.program(0)
+        program.load_loop(rdmsr(Msr.STAR))
+        spinner = Spinner(program.vcpu, program.rounds, 0)
+        assert spinner.until(lambda: program.rounds() > 0, 10)
+        for use in (lambda: program.run([rdmsr(Msr.STAR)]), program.enter, program.vcpu.run):
+            with pytest.raises(Busy):
+                use()
+        assert spinner.stop(10)
+        assert program.run([rdmsr(Msr.STAR)])
+        pooled.close()
 
 
 def test_an_allow_is_an_allow_in_whatever_its_bits_came(vm):

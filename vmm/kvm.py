@@ -169,7 +169,9 @@ class Vm(KvmFile):
 
     def signal_msi(self, address: int, data: int) -> int:
         """Send a message to in-kernel APICs (api.rst 4.70); return how many took it."""
-        msi = ffi.new("struct kvm_msi *", {"address_lo": address, "data": data})
+        fields = {"address_lo": fits("signal_msi: address", address, 32)}
+        fields["data"] = fits("signal_msi: data", data, 32)
+        msi = ffi.new("struct kvm_msi *", fields)
         return self.pointed(lib.KVM_SIGNAL_MSI, msi, "KVM_SIGNAL_MSI")
 
     def set_tss_addr(self, address: int) -> None:

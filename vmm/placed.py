@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 from typing import Any, NamedTuple
 
 from vmm._native import ffi
+from vmm.errors import Closed
 from vmm.filter import AtEdge, MsrFilter, MsrRange, Pointer, bitmap_size
 from vmm.memory import PAGE, Mapping
 from vmm.msr import KVM_MSR_FILTER_MAX_RANGES
@@ -55,10 +57,11 @@ class PlacedFilter:
         if not isinstance(filter_, MsrFilter):
             raise TypeError(f"a filter is a MsrFilter, not {filter_!r}")
         self._mappings: list[Mapping] = []
+        self._is_open = True
         self._low, self._missing, self._struct_size = low, missing, layout.size
         bitmaps = [bitmap_bytes(each) for each in filter_.ranges]
         self.size = layout.size + sum(map(len, bitmaps))
-        self.data, self.address = self._storage()
+        self.data, self._address = self._storage()
         layout.header.pack_into(self.data, 0, filter_.flags)
         slot_at, bitmap_at = layout.header.size, layout.size
         for slot, (each, bits) in enumerate(zip(filter_.ranges, bitmaps, strict=True)):
@@ -70,14 +73,26 @@ class PlacedFilter:
 
     def scribble(self) -> None:
         """Invert every byte of the bitmaps (R29)."""
+        self._must_be_open("scribble")
         bitmaps = bytes(self.data[self._struct_size : self.size])
         self.data[self._struct_size : self.size] = bytes(each ^ 0xFF for each in bitmaps)
 
     def close(self) -> None:
-        """Unmap what had to be mapped."""
+        """Unmap what had to be mapped; a second call does nothing."""
+        self._is_open = False
         for mapping in self._mappings:
             mapping.close()
         self._mappings.clear()
+
+    @property
+    def address(self) -> int:
+        """Where the kernel finds it; ``Closed`` once it is closed."""
+        self._must_be_open("address")
+        return self._address
+
+    def _must_be_open(self, name: str) -> None:
+        if not self._is_open:
+            raise Closed(errno.EBADF, name, "this filter is closed: place it anew")
 
     def _storage(self) -> tuple[Any, int]:
         if self._low:
@@ -97,7 +112,7 @@ class PlacedFilter:
             return bad_address(each.bitmap)
         if isinstance(each.bitmap, AtEdge):
             return self._at_edge(each.bitmap.bits)
-        return self.address + bitmap_at
+        return self._address + bitmap_at
 
     def _at_edge(self, bits: bytes) -> int:
         pages = -(-len(bits) // PAGE) * PAGE

@@ -8,7 +8,8 @@ import os
 import signal
 import struct
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from vmm._native import ffi, lib
@@ -228,6 +229,25 @@ class Vcpu(KvmFile):
         if is_open:
             self._words.release()
             lib.mw_blank(self._area, self._run_size)
+
+    def entered(self) -> AbstractContextManager[None]:
+        """Within: this thread alone is in the vCPU, for native code that enters it by ``fd``.
+
+        ``Busy`` while another thread is in it, ``Closed`` once it is closed.
+        """
+        self._must_be_open("KVM_RUN")
+        return self._claimed()
+
+    @contextmanager
+    def _claimed(self) -> Iterator[None]:
+        claimed = lib.mw_claim(self._entry)
+        if claimed < 0:
+            raise self._unclaimed(claimed, "KVM_RUN")
+        try:
+            yield
+        finally:
+            if lib.mw_unclaim(self._entry):
+                self._let_go()
 
     # --- inside -----------------------------------------------------------------------------
 

@@ -134,7 +134,8 @@ class Program:
         replies = b"".join([pack_reply(each.reply) for each in accesses])
         ffi.memmove(self._replies, replies, len(replies))
         self._batch.n_replies, self._batch.log_size = len(accesses), len(accesses) + SPARE_EXITS
-        end = lib.mw_drain(self._batch)
+        with self.vcpu.entered():
+            end = lib.mw_drain(self._batch)
         log = bytes(ffi.buffer(self._log, self._batch.n_exits * EXIT.size))
         exits = read_exits(log, accesses, self.instructions)
         outcomes = [self.outcome(access, number) for number, access in enumerate(accesses)]
@@ -170,4 +171,5 @@ class Program:
 
     def enter(self) -> int:
         """Enter the guest once; return the exit reason or -errno, for ``how_ended``."""
-        return int(lib.mw_run(self.vcpu.fd, self.vcpu.kvm_run))
+        with self.vcpu.entered():
+            return int(lib.mw_run(self.vcpu.fd, self.vcpu.kvm_run))

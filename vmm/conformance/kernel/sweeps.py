@@ -59,7 +59,8 @@ def _chunk(program: Program, action: Sweep, first: int, count: int) -> Iterator[
     request.exit_reason = WRMSR if is_write else RDMSR
     request.data, request.reply = action.value if is_write else 0, REPLY
     request.reasons = reasons
-    end = lib.mw_sweep(request)
+    with program.vcpu.entered():
+        end = lib.mw_sweep(request)
     if left := program.left(end):
         raise _LeftError(left)
     if how := program.how_ended(end):

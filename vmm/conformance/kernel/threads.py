@@ -166,7 +166,8 @@ class Spinner:
         return self.task.close(0)
 
     def _run(self) -> Event:
-        result = lib.mw_spin(self._spin)
+        with self._vcpu.entered():
+            result = lib.mw_spin(self._spin)
         if limit := exhausted(-result, "KVM_RUN"):
             raise limit
         return Lost(f"the spinning vCPU ended with {result}") if result else stopped
