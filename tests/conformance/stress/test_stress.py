@@ -4,10 +4,22 @@ import signal
 
 import pytest
 
-from vmm.conformance.language.script import Rdmsr, Wrmsr, gp, returned, unfiltered, whatever, wrote
+from vmm.conformance.host import parameters
+from vmm.conformance.language.script import (
+    Rdmsr,
+    Wrmsr,
+    enable_exits,
+    gp,
+    rdmsr,
+    returned,
+    unfiltered,
+    whatever,
+    wrote,
+)
 from vmm.conformance.oracle.filters import FilterRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import STORABLE
+from vmm.conformance.stress import stress as racing
 from vmm.conformance.stress.plan import (
     COMPLETED,
     FAULTED,
@@ -21,7 +33,7 @@ from vmm.conformance.stress.plan import (
     possible,
 )
 from vmm.exits import RdmsrExit
-from vmm.msr import FILTER, Msr
+from vmm.msr import FILTER, UNKNOWN, Msr
 
 A = 0x474F4F00
 
@@ -380,3 +392,23 @@ def test_counts_that_cannot_be(stress, wrong):
 def test_every_msr_that_the_host_fills_holds_the_reply_on_every_cpu():
     assert set(STORED) == set(STORABLE)
     assert all(fits(REPLY) for fits in STORABLE.values())
+
+
+@pytest.mark.parametrize(("told", "unknown_read"), [("N", {"UNKNOWN"}), ("Y", {"completed"})])
+def test_a_stress_is_told_what_the_host_does_with_unknown_msrs(
+    told, unknown_read, tmp_path, monkeypatch
+):
+    (tmp_path / "ignore_msrs").write_text(f"{told}\n")
+    monkeypatch.setattr(parameters, "IGNORE_MSRS", tmp_path / "ignore_msrs")
+
+    class Drawn(Exception):
+        pass
+
+    def drawn(seed, *, model):
+        (_, seen, *_) = model.predict((enable_exits(UNKNOWN), rdmsr(0x474F4F00)))
+        raise Drawn("UNKNOWN" if isinstance(seen, RdmsrExit) else "completed")
+
+    monkeypatch.setattr(racing, "plan", drawn)
+    with pytest.raises(Drawn) as found:
+        racing.run(1.0, 1, 1, 7)
+    assert {str(found.value)} == unknown_read

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.host.watch import Watch
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.stress.arena import Arena
@@ -92,13 +93,14 @@ def run(
     """Race for ``seconds`` and return what came of it; stops at the first impossible observation.
 
     ``vcpus`` are threads, each with a vCPU in every VM (0: one for each CPU); ``seed`` None draws
-    one. ``on_progress`` is called about twice a second. ``model`` is the oracle. ``KvmError`` when
-    the host has no usable KVM, ValueError for counts and durations that cannot be.
+    one. ``on_progress`` is called about twice a second. ``model`` is the oracle (None:
+    one that is told what ``kvm.ignore_msrs`` is). ``KvmError`` when the host has no usable KVM,
+    ValueError for counts and durations that cannot be.
     """
     vcpus = vcpus or min(os.cpu_count() or 1, MAX_VCPUS)
     _check(seconds, vcpus, installers)
     seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
-    drawn = plan(seed, model=model)
+    drawn = plan(seed, model=model or Model(ignore_msrs=ignores_msrs()))
     vms = min(MAX_VMS, VMS_PER_INSTALLER * installers)
     with Watch() as watch, Arena(drawn, vcpus, installers, vms) as arena:
         start = time.monotonic()
