@@ -26,6 +26,7 @@ def add(commands: Any) -> None:
     run.add_argument("--limit", type=options.seconds, default=900.0, metavar="S", help=limit)
     options.append(run)
     options.executor(run)
+    options.cpu(run)
     options.judging(run, jobs="two a CPU of the guest", timeout=60.0)
     reports.requests(run)
     matrix.add(inner)
@@ -57,7 +58,8 @@ def _run(args: argparse.Namespace) -> int:
     chosen = choose(CASES, args.globs, args.exclude, args.xfail, thorough=args.thorough)
     inner = Inner(tuple(args.xfail), tuple(args.known), args.jobs, args.timeout)
     kernel = kernels.resolve(args.kernel)
-    order = Order(kernel, args.vendor, chosen, inner, args.limit, args.append, args.executor)
+    where = (args.limit, args.append, args.executor)
+    order = Order(kernel, args.vendor, chosen, inner, *where, cpu=args.cpu)
     view = View(args.json, args.tap, args.verbose, args.quiet, then=reports.then(args.report))
     return check(order, view, args.output, resume=args.resume)
 

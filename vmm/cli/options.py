@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 GLOB_HELP = (
@@ -62,6 +63,18 @@ def append(parser: argparse.ArgumentParser) -> None:
     """Add what adds to the command line of a kernel in the lab."""
     text = "add to the kernel's command line: 'kvm.ignore_msrs=1 kvm_intel.preemption_timer=0'"
     parser.add_argument("--append", type=_line, default="", metavar="WORDS", help=text)
+
+
+def cpu(parser: argparse.ArgumentParser) -> None:
+    """Add what chooses an emulator's CPU model."""
+    text = "another CPU model of the emulator: 'broadwell_ult' of Bochs, 'EPYC' of QEMU"
+    parser.add_argument("--cpu", type=_model, default="", metavar="MODEL", help=text)
+
+
+def _model(text: str) -> str:
+    if not text or re.fullmatch(r"\w[\w.,=+-]*", text, re.ASCII):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is no name of a CPU model")
 
 
 def _line(text: str) -> str:

@@ -9,7 +9,10 @@ import pytest
 import vmm.lab.machines
 from vmm.lab.errors import LabError
 from vmm.lab.kernels.images import BzImage
+from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import bochs, bochs_disk, machine
+from vmm.lab.machines.emulation import Boot
+from vmm.lab.machines.emulators import Emulator
 
 KERNEL = BzImage("6.0", bytes(0x4000), b"S" * 100_000)
 
@@ -54,6 +57,15 @@ def test_the_boot_sector_has_room_for_the_table():
 def test_a_long_command_line_is_refused():
     with pytest.raises(LabError, match=re.escape("too large for Bochs")):
         bochs_disk.disk(KERNEL, b"", "x" * 5000)
+
+
+@pytest.mark.parametrize(("cpu", "model"), [("", "corei7_haswell_4770"), ("ryzen", "ryzen")])
+def test_bochs_has_the_cpu_that_was_asked_for(cpu, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(bochs.images, "read", lambda image: KERNEL)
+    emulator = Emulator("bochs", (3, 0), ("bochs",), Path("/"))
+    boot = Boot(Kernel("k", "6.6", tmp_path), "vmx", b"", "quiet", 1, cpu)
+    bochs.command(emulator, boot, tmp_path)
+    assert f"\ncpu: model={model}, " in (tmp_path / "bochsrc").read_text()
 
 
 def test_why_bochs_gave_up_is_in_its_own_words(tmp_path):

@@ -1,10 +1,12 @@
 """The host's own nesting instead of emulation: when it is chosen, and what is asked of QEMU."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from vmm.lab import vendors
+from vmm.lab.errors import LabError
 from vmm.lab.kernels import images
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import machine, nesting, qemu
@@ -68,3 +70,13 @@ def test_qemu_is_asked_for_what_the_host_offers(
     assert emulator.title == title
     assert argv[argv.index("-cpu") + 1] == cpu
     assert argv[argv.index("-accel") + 1].startswith("kvm" if cpu == "host" else "tcg")
+    if cpu != "host":
+        argv = qemu.command(emulator, replace(guest, cpu="EPYC"), tmp_path).argv
+        assert argv[argv.index("-cpu") + 1] == "EPYC"
+
+
+def test_another_cpu_is_refused_where_kvm_does_the_work(host, tmp_path, monkeypatch):
+    host(kvm_amd="1")
+    monkeypatch.setattr(machine, "find", lambda name: Emulator(name, (10, 0), (name,), Path("/")))
+    with pytest.raises(LabError, match="MSRWARD_EMULATE=1"):
+        machine.boot(Kernel("k", "6.6", tmp_path), "svm", ["true"], cpu="EPYC")

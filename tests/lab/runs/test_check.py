@@ -12,6 +12,7 @@ from vmm.conformance.language.case import Case
 from vmm.conformance.records.results import ResultsError
 from vmm.conformance.records.saved import load
 from vmm.conformance.report.desk import View
+from vmm.conformance.report.rerun import of_run
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import machine
 from vmm.lab.machines.machine import LabResult, Outcome
@@ -37,10 +38,10 @@ class Guest:
         self.asked, self.dies_before, self.fails, self.host = [], None, None, HOST
         self.dies_after = None
 
-    def boot(self, kernel, vendor, argv, *, timeout, append, files, listener):
+    def boot(self, kernel, vendor, argv, *, timeout, append, cpu, files, listener):
         names = [name for name in IDS if name in " ".join(argv)] or IDS
         self.asked.append(tuple(names))
-        self.append, self.files = append, files
+        self.append, self.cpu, self.files = append, cpu, files
         listener.start(1.0)
         ran = []
         run = {"cases": len(names), "catalogue": 3, "resumed": 0, "kernel_log": "watched"}
@@ -168,6 +169,29 @@ def test_what_is_added_to_the_command_line_reaches_the_guest_and_the_records(
     said = capsys.readouterr().out
     assert f"rerun: {rerun} plumbing.a" in said
     assert f"in the lab (qemu 11, {line})" in said
+
+
+def test_another_cpu_reaches_the_guest_and_is_told_apart(
+    guest, order, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    added = replace(order, vendor="vmx", cpu="broadwell_ult", append="quiet")
+    guest.dies_before = "plumbing.b"
+    with pytest.raises(Trouble):
+        check.check(added, View(), tmp_path / "o")
+    assert guest.cpu == "broadwell_ult"
+    saved, said = load(tmp_path / "o"), capsys.readouterr().out
+    assert saved.host["lab"]["cpu"] == "broadwell_ult"
+    assert "(vmx, broadwell_ult, quiet)" in saved.name
+    assert "in the lab (qemu 11, broadwell_ult, quiet)" in said
+    words = "--vendor vmx --cpu broadwell_ult --append quiet"
+    assert of_run(saved.host).endswith(words)
+    with pytest.raises(ResultsError, match=r"lab\.cpu 'broadwell_ult', here ''"):
+        check.check(replace(added, cpu=""), View(), tmp_path / "o", resume=True)
+    guest.dies_before = None
+    for model in ("", "a", "b"):
+        assert check.check(replace(order, cpu=model), View()) == 0
+    assert len(list(tmp_path.glob("state/msrward/lab-6.6.6-svm*"))) == 3
 
 
 def test_runs_that_differ_by_it_are_not_continued_by_each_other(guest, order, tmp_path):

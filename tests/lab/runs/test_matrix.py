@@ -39,7 +39,7 @@ def records(release):
         yield json.dumps({"schema": 1, **record, "host": host})
 
 
-def pretend(kernel, vendor, argv, *, timeout, append, files, listener):
+def pretend(kernel, vendor, argv, *, timeout, append, cpu, files, listener):
     """Stands for a boot."""
     if vendor == "vmx":
         return LabResult(Outcome.HANG, None, (), ("stuck", ""), None, timeout, "bochs", 2, "hung")
@@ -140,7 +140,7 @@ class Emulator:
     title = "qemu 11"
     accelerated = False
 
-def boot(kernel, vendor, argv, *, timeout, append, files, listener):
+def boot(kernel, vendor, argv, *, timeout, append, cpu, files, listener):
     (place / f"{kernel.release}.pid").write_text(str(os.getpid()))
     try:
         time.sleep(300)

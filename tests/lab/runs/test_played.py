@@ -36,7 +36,7 @@ class Guest:
     def __init__(self):
         self.tapes, self.wrong, self.dies_after = [], [], None
 
-    def play(self, kernel, vendor, playing, *, timeout, append, listener):
+    def play(self, kernel, vendor, playing, *, timeout, append, cpu, listener):
         self.tapes.append(playing)
         ran = subprocess.run([PLAYER, "-"], input=playing.tape, capture_output=True, timeout=120)
         old, new = self.wrong.pop(0) if self.wrong else ("", "")

@@ -20,7 +20,7 @@ from vmm.conformance.records.schema import Record
 FILE = "results.jsonl"
 SAME_HOST = ("release", "version", "hostname", "vendor_module", "cpu_model")
 """The host facts that must not have changed for a run to go on with ``--resume``: these, the
-parameters of KVM's modules, and what was added to the command line of a kernel in the lab."""
+parameters of KVM's modules, and of the lab the CPU and what was added to the command line."""
 
 
 class ResultsError(Exception):
@@ -197,6 +197,6 @@ def _identity(host: Mapping[str, Any]) -> dict[str, Any]:
     modules = host.get("parameters") or {}
     return {
         **{fact: host.get(fact) for fact in SAME_HOST},
-        "lab.append": host.get("lab", {}).get("append", ""),
+        **{f"lab.{name}": host.get("lab", {}).get(name, "") for name in ("append", "cpu")},
         **{f"{m}.{name}": value for m in modules for name, value in modules[m].items()},
     }

@@ -14,6 +14,12 @@ from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import Status
 
 
+def added_in(lab: Record | None) -> str:
+    """Return ", MODEL, WORDS": the CPU and the command line that a machine of the lab was given."""
+    told = [(lab or {}).get(name) for name in ("cpu", "append")]
+    return "".join(f", {each}" for each in told if each)
+
+
 @dataclass(frozen=True, slots=True)
 class Saved:
     """The records of one run; ``end`` is empty where it was cut short.
@@ -34,8 +40,7 @@ class Saved:
         """The kernel, the vendor's KVM module or the lab's machine, what its command line adds."""
         lab = self.host.get("lab")
         where = lab["vendor"] if lab else self.host.get("vendor_module") or "kvm"
-        added = f", {lab['append']}" if lab and lab.get("append") else ""
-        return f"{self.host.get('release')} ({where}{added})"
+        return f"{self.host.get('release')} ({where}{added_in(lab)})"
 
     @property
     def trouble(self) -> str:

@@ -21,7 +21,8 @@ that fell in no case, ``foreign`` (one line each: splats that surely are other p
 change no status), and ``lost`` (kernel log records that were overwritten unread).
 
 In the lab ``host`` has ``lab`` as well: ``kernel`` (what the user called it), ``vendor``,
-``emulator``, ``append`` (what its command line has besides), ``boot_seconds``; ``end`` has
+``emulator``, ``cpu`` (its model, if it is not the vendor's own), ``append`` (what its command line
+has besides), ``boot_seconds``; ``end`` has
 ``lab``: ``outcome``, ``reason``, ``attempts``, seconds, and the ``console``'s end when it matters.
 """
 

@@ -114,7 +114,7 @@ _MAY: Mapping[str, Fields] = MappingProxyType(
             **{"outcome": _text, "reason": _text, "attempts": _count, "console": _texts},
             **{f"{name}_seconds": _maybe_number for name in ("boot", "suite", "total")},
         },
-        "lab": {"kernel": _text, "append": _text, "boot_seconds": _maybe_number},
+        "lab": {"kernel": _text, "append": _text, "cpu": _text, "boot_seconds": _maybe_number},
         "host": {
             **dict.fromkeys(
                 (

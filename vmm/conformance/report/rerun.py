@@ -12,9 +12,10 @@ HERE = "msrward check"
 """The command that takes the id of a case to judge it on this host."""
 
 
-def in_the_lab(kernel: str, vendor: str, append: str = "") -> str:
+def in_the_lab(kernel: str, vendor: str, append: str = "", cpu: str = "") -> str:
     """Return the command that takes the id of a case to run it in the lab."""
-    added = f" --append {shlex.quote(append)}" if append else ""
+    added = f" --cpu {shlex.quote(cpu)}" if cpu else ""
+    added += f" --append {shlex.quote(append)}" if append else ""
     return f"msrward lab run --kernel {shlex.quote(kernel)} --vendor {shlex.quote(vendor)}{added}"
 
 
@@ -23,7 +24,8 @@ def of_run(host: Mapping[str, Any]) -> str:
     lab = host.get("lab")
     if not lab:
         return HERE
-    return in_the_lab(lab.get("kernel", ""), lab["vendor"], lab.get("append", ""))
+    told = (lab.get(name, "") for name in ("append", "cpu"))
+    return in_the_lab(lab.get("kernel", ""), lab["vendor"], *told)
 
 
 def line(command: str, case: Record) -> str:

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from vmm.conformance.contract.requirements import explain
 from vmm.conformance.records.causes import Cause
+from vmm.conformance.records.saved import added_in
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import Status
 from vmm.conformance.records.verdict import Verdict
@@ -48,8 +49,7 @@ def header(run: Record, host: Mapping[str, Any]) -> list[str]:
 def kernel(host: Mapping[str, Any]) -> str:
     """Return "kernel 6.12.9 (kvm_amd)", and that it ran in the lab if it did."""
     lab = host.get("lab")
-    added = f", {lab['append']}" if lab and lab.get("append") else ""
-    where = f" in the lab ({lab['emulator']}{added})" if lab else ""
+    where = f" in the lab ({lab['emulator']}{added_in(lab)})" if lab else ""
     return f"kernel {host.get('release')} ({host.get('vendor_module') or 'kvm'}){where}"
 
 

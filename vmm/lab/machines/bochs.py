@@ -43,7 +43,7 @@ def command(emulator: Emulator, boot: Boot, work: Path) -> Command:
             memory=MEMORY_MIB,
             share=emulator.root / "usr/share",
             log=LOG,
-            model=vendors.of(boot.vendor).cpu,
+            model=boot.cpu or vendors.of(boot.vendor).cpu,
             speed=_SPEED,
         )
     )

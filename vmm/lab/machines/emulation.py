@@ -24,13 +24,17 @@ _TICK = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """What an emulator is to boot: a kernel, its initramfs, its command line, its CPUs."""
+    """What an emulator is to boot: a kernel, its initramfs, its command line, its CPUs.
+
+    ``cpu`` is the emulator's CPU model, "" for the vendor's own.
+    """
 
     kernel: Kernel
     vendor: str
     initramfs: bytes
     cmdline: str
     smp: int
+    cpu: str = ""
 
 
 @dataclass(frozen=True, slots=True)

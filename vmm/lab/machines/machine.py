@@ -14,6 +14,7 @@ from pathlib import Path
 from vmm.conformance.host.processes import is_alive
 from vmm.conformance.records.plain import plain
 from vmm.lab import cache, vendors
+from vmm.lab.errors import LabError
 from vmm.lab.initramfs import archive as initramfs
 from vmm.lab.initramfs import player
 from vmm.lab.initramfs.player import Playing
@@ -78,6 +79,7 @@ def boot(
     append: str = "",
     files: Mapping[str, bytes] | None = None,
     smp: int | None = None,
+    cpu: str = "",
     listener: Listener | None = None,
 ) -> LabResult:
     """Boot `kernel` with the vendor's virtualization extensions and run `argv` inside.
@@ -86,14 +88,15 @@ def boot(
     wall time per attempt; a boot that is lost before the payload starts is repeated once.
     `append` is added to the kernel's command line, and given to the modules it is for; `files`
     are in the guest, by their paths;
-    `smp` is the number of QEMU's CPUs. `listener` is
+    `smp` is the number of QEMU's CPUs, `cpu` the emulator's CPU model ("" for the vendor's own).
+    `listener` is
     told more than `on_line`, and goes before it.
     Raises :class:`LabError` where nothing can be booted at all.
     """
 
     def what() -> Boot:
         archive = initramfs.build(kernel, vendor, argv, append, files)
-        return _of(kernel, vendor, archive, append, smp)
+        return _of(kernel, vendor, archive, append, smp, cpu)
 
     told = listener or (Listener(on_line) if on_line else Listener())
     return _boot(vendor, what, timeout, told)
@@ -107,6 +110,7 @@ def play(
     timeout: float = 300.0,
     append: str = "",
     smp: int | None = None,
+    cpu: str = "",
     listener: Listener | None = None,
 ) -> LabResult:
     """Boot `kernel` as :func:`boot` does, with nothing in it but the player and its tape.
@@ -116,20 +120,25 @@ def play(
 
     def what() -> Boot:
         archive = player.build(kernel, vendor, playing, append)
-        return _of(kernel, vendor, archive, append, smp)
+        return _of(kernel, vendor, archive, append, smp, cpu)
 
     return _boot(vendor, what, timeout, listener or Listener())
 
 
-def _of(kernel: Kernel, vendor: str, archive: bytes, append: str, smp: int | None) -> Boot:
+def _of(  # noqa: PLR0917 - what a boot is made of
+    kernel: Kernel, vendor: str, archive: bytes, append: str, smp: int | None, cpu: str
+) -> Boot:
     cpus = smp or vendors.of(vendor).cpus
-    return Boot(kernel, vendor, archive, f"{_COMMAND_LINE} {append}", cpus)
+    return Boot(kernel, vendor, archive, f"{_COMMAND_LINE} {append}", cpus, cpu)
 
 
 def _boot(vendor: str, boot: Callable[[], Boot], timeout: float, told: Listener) -> LabResult:
-    emulator_of(vendor)
+    accelerated = emulator_of(vendor).accelerated
     with cache.in_use(), cache.no_space_in_one_line(), _work_directory() as work:
         what = boot()
+        if what.cpu and accelerated:
+            why = "--cpu is for an emulator, and here KVM does the work: set MSRWARD_EMULATE=1"
+            raise LabError(why)
         command, emulator = _prepare(what, work)
         first = _attempt(command, work, emulator, timeout, told)
         if first.outcome not in (Outcome.PANIC, Outcome.HANG, Outcome.LOST) or _started(first):

@@ -19,7 +19,7 @@ def command(emulator: Emulator, boot: Boot, work: Path) -> Command:
     image = images.pvh(boot.kernel.image, work) or boot.kernel.image
     firmware = [w for place in _FIRMWARE for w in ("-L", str(emulator.root / place))]
     accelerated = ("host", "kvm")
-    emulated = (vendors.of(boot.vendor).cpu, "tcg,thread=multi")
+    emulated = (boot.cpu or vendors.of(boot.vendor).cpu, "tcg,thread=multi")
     cpu, accelerator = accelerated if emulator.accelerated else emulated
     return Command(
         (

@@ -77,7 +77,8 @@ class Order:
 
     `options` are those of the check, `timeout` is seconds for the guest, `append` is added to its
     command line. `executor` is what does the cases there: "player", "python", or "auto" for the
-    player where it can do all of them. `again` has what failed judged once more.
+    player where it can do all of them. `again` has what failed judged once more;
+    `cpu` is the emulator's CPU model ("" for the vendor's own).
     """
 
     kernel: Kernel
@@ -88,6 +89,7 @@ class Order:
     append: str = ""
     executor: str = "auto"
     again: bool = True
+    cpu: str = ""
 
     @property
     def is_played(self) -> bool:
@@ -126,7 +128,7 @@ class Order:
     @property
     def rerun(self) -> str:
         """The command that takes the id of a case to run it again."""
-        return in_the_lab(self.kernel.name, self.vendor, self.append)
+        return in_the_lab(self.kernel.name, self.vendor, self.append, self.cpu)
 
     def argv(self, recorded: Container[str] = ()) -> tuple[str, ...]:
         """Return the command that judges the kernel it runs on, by what is not ``recorded``."""
@@ -186,7 +188,8 @@ def check(order: Order, view: View, directory: Path | None = None, *, resume: bo
 
 
 def _default(order: Order) -> Path:
-    name = f"lab-{order.kernel.release}-{order.vendor}{append.suffix(order.append)}"
+    cpu = f"-{order.cpu}" if order.cpu else ""
+    name = f"lab-{order.kernel.release}-{order.vendor}{cpu}{append.suffix(order.append)}"
     return default_directory().with_name(name)
 
 
@@ -228,6 +231,7 @@ class _Inside:
         how: dict[str, Any] = {
             "timeout": self.order.timeout,
             "append": self.order.append,
+            "cpu": self.order.cpu,
             "listener": Listener(self.line, self.start, self.tick),
         }
         where = (self.order.kernel, self.order.vendor)
@@ -337,6 +341,7 @@ class _Inside:
             "emulator": self.emulator,
             "append": self.order.append,
             "executor": "player" if self.is_played else "python",
+            "cpu": self.order.cpu,
             "boot_seconds": _rounded(self.boot_seconds),
         }
 
