@@ -146,6 +146,7 @@ class Vm(KvmFile):
 
         ``KVM_CAP_MULTI_ADDRESS_SPACE`` (api.rst 4.35); a second time changes nothing.
         """
+        self._must_be_open("map_in_smm")
         slot = SMM_ADDRESS_SPACE | self.memories.index(memory)
         if slot not in self._given:
             self.set_user_memory_region(slot, memory)
