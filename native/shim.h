@@ -24,6 +24,9 @@ typedef MW_MEMBER(mmio) mw_mmio;
 typedef MW_MEMBER(internal) mw_internal;
 typedef MW_MEMBER(debug) mw_debug;
 typedef MW_MEMBER(msr) mw_msr;
+typedef __typeof__(((struct kvm_vcpu_events *)0)->exception) mw_exception;
+typedef __typeof__(((struct kvm_vcpu_events *)0)->interrupt) mw_interrupt;
+typedef __typeof__(((struct kvm_vcpu_events *)0)->nmi) mw_nmi;
 
 /* Where a page fault message has its address: inside a union that cffi cannot name. */
 #define MW_FAULT_ADDRESS offsetof(struct uffd_msg, arg.pagefault.address)

@@ -30,6 +30,7 @@ class Frame:
 
     error_code: int
     rip: int
+    rflags: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +52,11 @@ class Mode:
     def frame(self, memory: GuestMemory, vcpu_id: int, rsp: int, vector: int) -> Frame:
         """Return what exception ``vector`` has pushed, up to ``rsp``."""
         linear = rsp + (_top(vcpu_id) - x86.STACK_SIZE if self.code else 0)
-        words = struct.Struct(f"<2{self.word}")
-        first, second = words.unpack(memory.read(linear, words.size))
-        pushed = vector in PUSH_AN_ERROR and not self.code
-        return Frame(first, second) if pushed else Frame(0, first)
+        words = struct.Struct(f"<4{self.word}")
+        pushed = words.unpack(memory.read(linear, words.size))
+        has_error = vector in PUSH_AN_ERROR and not self.code
+        error, rest = (pushed[0], pushed[1:]) if has_error else (0, pushed)
+        return Frame(error, rip=rest[0], rflags=rest[2])
 
 
 def write_traps(memory: GuestMemory, traps: int) -> None:

@@ -171,6 +171,31 @@ class Vcpu(KvmFile):
         """Set ``struct kvm_lapic_state``."""
         self._set("struct kvm_lapic_state", lapic, "KVM_SET_LAPIC")
 
+    def nmi(self) -> None:
+        """Queue a non-maskable interrupt (``KVM_NMI``, api.rst 4.64)."""
+        self.ioctl(lib.KVM_NMI, 0, "KVM_NMI")
+
+    def interrupt(self, vector: int) -> None:
+        """Queue an interrupt (``KVM_INTERRUPT``, api.rst 4.16); ENXIO behind an in-kernel PIC."""
+        request = ffi.new("struct kvm_interrupt *", {"irq": fits("vector", vector, 32)})
+        self.pointed(lib.KVM_INTERRUPT, request, "KVM_INTERRUPT")
+
+    def get_debugregs(self) -> Any:
+        """Return ``struct kvm_debugregs`` (a copy)."""
+        return self._get("struct kvm_debugregs *", "KVM_GET_DEBUGREGS")
+
+    def set_debugregs(self, debugregs: Any) -> None:
+        """Set ``struct kvm_debugregs``."""
+        self._set("struct kvm_debugregs", debugregs, "KVM_SET_DEBUGREGS")
+
+    def get_xcrs(self) -> Any:
+        """Return ``struct kvm_xcrs`` (a copy)."""
+        return self._get("struct kvm_xcrs *", "KVM_GET_XCRS")
+
+    def set_xcrs(self, xcrs: Any) -> None:
+        """Set ``struct kvm_xcrs``."""
+        self._set("struct kvm_xcrs", xcrs, "KVM_SET_XCRS")
+
     def get_msrs(self, indices: Iterable[int]) -> dict[int, int]:
         """Return the values of the MSRs up to the first that this host refuses."""
         msrs = msr_table(dict.fromkeys(indices, 0))

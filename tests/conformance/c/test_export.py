@@ -207,7 +207,7 @@ def test_every_case_but_those_of_some_themes_has_a_form_in_c():
     assert len(EXPORTABLE) > 1300 and all(map(c_source, EXPORTABLE))
     without = {case.id.partition(".")[0] for case in CASES if case not in EXPORTABLE}
     nested = {"levels", "l2", "lists", "inside"}
-    assert without <= {"modes", "effects", "conditions", "init", "lbr", "named"} | nested
+    assert without <= {"modes", "effects", "shadows", "conditions", "init", "lbr", "named"} | nested
 
 
 @pytest.mark.parametrize(

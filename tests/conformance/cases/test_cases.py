@@ -70,6 +70,7 @@ NEEDS = {
     "compat",
     "force_emulation_prefix",
     "smm",
+    "put_off_debug",
     *("guest_tsc", "rdtscp", "rdpid", "pmu", "sep", "fsgsbase", "xsaves"),
     "single_step",
     "ignore_msrs",
@@ -212,6 +213,9 @@ def test_needs_are_what_the_script_uses():
             "single_step": any(getattr(each, "single_step", False) for each in used),
             "force_emulation_prefix": any(getattr(each, "emulated", False) for each in used),
             "one_reg": any(getattr(each, "by", "") == "one_reg" for each in used),
+            "put_off_debug": any(
+                getattr(each, "after", "") == "mov_ss" and each.single_step for each in used
+            ),
             "smm": any(getattr(each, "mode", "long") == "smm" for each in used),
             "userfaultfd": any(
                 isinstance(each, Park) or getattr(each, "stall_at", None) is not None

@@ -64,3 +64,16 @@ def test_every_case_is_sound():
 def test_a_loop_in_another_mode_is_refused_when_it_is_written():
     with pytest.raises(ValueError, match="no loop in mode 'real'"):
         s.spin(s.rdmsr(A, mode="real"))
+
+
+@pytest.mark.parametrize(
+    "access", [s.rdmsr(A), s.rdmsr(A, mode="user"), s.rdmsr(A, mode="smm", after="sti")]
+)
+def test_nothing_is_injected_where_no_handler_only_returns(access):
+    assert first_unsound((s.begin(access), s.inject("nmi"))) == 1
+
+
+def test_what_is_injected_goes_to_an_access_that_is_under_way():
+    begin = s.begin(s.rdmsr(A, after="sti_nop"))
+    assert first_unsound((begin, s.inject("nmi"), s.finish(), s.get_taken())) is None
+    assert first_unsound((begin, s.finish(), s.inject("nmi"))) == 2

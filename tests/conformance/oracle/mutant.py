@@ -13,9 +13,10 @@ from vmm.conformance.oracle.filters import FilterRules
 from vmm.conformance.oracle.levels import LevelRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.races import RaceRules
+from vmm.conformance.oracle.shadows import ShadowRules
 from vmm.conformance.oracle.sweeps import SweepRules
 
-Rules = FilterRules | ExitRules | RaceRules | SweepRules | EffectRules | LevelRules
+Rules = FilterRules | ExitRules | RaceRules | SweepRules | EffectRules | LevelRules | ShadowRules
 Part = type[Model] | type[Rules]
 PARTS: dict[Part, str] = {
     FilterRules: "filters",
@@ -24,6 +25,7 @@ PARTS: dict[Part, str] = {
     SweepRules: "sweeps",
     EffectRules: "effects",
     LevelRules: "levels",
+    ShadowRules: "shadows",
 }
 """The parts of a Model, each with the name under which the Model holds it."""
 

@@ -15,6 +15,7 @@ from mutants_ignored import IGNORING
 from mutants_level import LEVELS
 from mutants_modes import MODES
 from mutants_race import RACES
+from mutants_shadows import SHADOWS
 from mutants_sweep import SWEEPING
 from mutants_vm import ACCESSING, INSTALLING, MASKING
 
@@ -33,6 +34,7 @@ MUTANTS = (
     *RACES,
     *MODES,
     *EFFECTS,
+    *SHADOWS,
     *IGNORING,
     *LEVELS,
     *SWEEPING,

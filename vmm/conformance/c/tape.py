@@ -160,6 +160,7 @@ NO_FORM: tuple[type, ...] = (
     *(s.SetCpuidBits, s.SendInit, s.GetMpState),
     *(s.EnterL2, s.LeaveL2),
     s.Execute,
+    *(s.GetVcpuEvents, s.Rewrite, s.Inject, s.GetTaken),
 )
 """Words that have no form in C yet."""
 
@@ -175,7 +176,9 @@ def has_form(action: s.Action) -> bool:
         return False
     if isinstance(action, s.SetRegs) and action.rcx is not None:
         return False
-    return type(action) not in NO_FORM and getattr(action, "mode", "long") == "long"
+    if isinstance(action, s.Rdmsr | s.Wrmsr) and not s.is_plain(action):
+        return False
+    return type(action) not in NO_FORM
 
 
 def is_playable(case: Case) -> bool:

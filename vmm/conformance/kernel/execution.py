@@ -189,6 +189,14 @@ class Execution:
                 return self.set_cpuid_bits(action)
             case words.SendInit():
                 return self.send_init(action)
+            case words.GetVcpuEvents():
+                return self.get_vcpu_events(action)
+            case words.Rewrite():
+                return self.rewrite(action)
+            case words.Inject():
+                return self.inject(action)
+            case words.GetTaken():
+                return self.vm.single(action.vcpu).taken
             case words.GetMpState():
                 return words.Got(self.vm.vcpu(action.vcpu).get_mp_state())
             case words.Sweep():
@@ -369,6 +377,22 @@ class Execution:
             vcpu.kvm_run.kvm_dirty_regs = lib.KVM_SYNC_X86_REGS
         else:
             vcpu.set_regs(regs)
+        return done
+
+    def get_vcpu_events(self, action: words.GetVcpuEvents) -> Event:
+        events = self.vm.vcpu(action.vcpu).get_vcpu_events()
+        exception = events.exception
+        queued = exception.injected or exception.pending
+        return words.VcpuEvents(bool(events.interrupt.shadow), exception.nr if queued else None)
+
+    def rewrite(self, action: words.Rewrite) -> Event:
+        vcpu = self.vm.vcpu(action.vcpu)
+        getattr(vcpu, f"set_{action.what}")(getattr(vcpu, f"get_{action.what}")())
+        return done
+
+    def inject(self, action: words.Inject) -> Event:
+        if action.vcpu in self.stopped:  # else nothing of the guest is there to take it
+            self.vm.single(action.vcpu).inject(action.kind)
         return done
 
     def complete(self, action: words.Complete) -> Event:

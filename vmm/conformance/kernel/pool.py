@@ -27,6 +27,7 @@ class PooledVm:
         self.guest = Guest.load("access")
         self.memory: GuestMemory = self.guest.prepare(self.vm)
         self._programs: dict[int, Program] = {}
+        self._singles: dict[int, Single] = {}
         self._states: dict[int, tuple[Any, Any]] = {}
 
     def reset(self) -> None:
@@ -58,7 +59,9 @@ class PooledVm:
 
     def single(self, vcpu_id: int) -> Single:
         """Return what executes single accesses on the vCPU, creating it at its first use."""
-        return Single(self.vm, self.vcpu(vcpu_id), self.memory)
+        if vcpu_id not in self._singles:
+            self._singles[vcpu_id] = Single(self.vm, self.vcpu(vcpu_id), self.memory)
+        return self._singles[vcpu_id]
 
     def vcpu(self, vcpu_id: int) -> Vcpu:
         """Return the vCPU, creating it at its first use."""

@@ -7,6 +7,7 @@ CPL0 again, as the programs of ``program`` find it.
 from __future__ import annotations
 
 import errno
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,18 @@ from vmm import modes
 from vmm.conformance.host.limits import raise_if_exhausted
 from vmm.conformance.kernel.program import DONE_PORT
 from vmm.conformance.kernel.wire import FAULTED, operands, outcome_of
-from vmm.conformance.language.script import Access, Event, Lost, Rdmsr, Regs, Reply, is_plain
+from vmm.conformance.language.script import (
+    INTERRUPT,
+    NMI,
+    Access,
+    Event,
+    Lost,
+    Rdmsr,
+    Regs,
+    Reply,
+    Taken,
+    is_plain,
+)
 from vmm.errors import KvmError
 from vmm.exits import Exit, IoExit, RdmsrExit, WrmsrExit
 from vmm.guest import Guest, start_registers
@@ -23,6 +35,8 @@ from vmm.memory import GuestMemory
 from vmm.vcpu import Vcpu
 
 TRAP_PORT, SMM_PORT = 0xD1, 0xD2
+LOOPS = 4
+"""How often the guest goes round at its end for an interrupt that is still to come."""
 MOST_EXITS = 16
 """Exits of one access after which it is taken to come back for ever."""
 
@@ -39,9 +53,11 @@ class Single:
         """Use the stubs of the ``access`` guest in ``memory``."""
         self.vm, self.vcpu, self.memory = vm, vcpu, memory
         self.guest = Guest.load("access")
+        self.taken, self.injected = Taken(None), 0
 
     def load(self, access: Access) -> Lost | None:
         """Set the vCPU to the start of ``access``; ``Lost`` if SMM could not be entered."""
+        self.taken, self.injected = Taken(None), 0
         if access.mode == "smm" and (lost := self.enter_smm()):
             return lost
         self.change(lambda sregs: modes.enter(sregs, access.mode, self.vcpu.vcpu_id))
@@ -50,6 +66,7 @@ class Single:
         self.start(
             self._symbol(access),
             mode,
+            rbx=self.vcpu.get_sregs().ss.selector,
             rcx=rcx,
             rax=rax,
             rdx=rdx,
@@ -77,7 +94,7 @@ class Single:
 
     def outcome(self, access: Access, seen: Exit) -> Event:
         """Return what the access has left when ``seen`` ended it, and leave its mode."""
-        event = self._outcome(access, seen)
+        event = self._outcome(access, self._past_interrupts(access, seen))
         return (not isinstance(event, Lost) and self._leave(access)) or event
 
     def enter(self) -> Exit:
@@ -99,6 +116,38 @@ class Single:
             vector, frame = self.trap(modes.MODES[access.mode])
             fault, rip = (FAULTED | vector) << 32 | frame.error_code, frame.rip
         return outcome_of(access, regs.rax, regs.rdx, fault, rip - self.at(access))
+
+    def _past_interrupts(self, access: Access, seen: Exit) -> Exit:
+        """Return from each interrupt that the guest took, and go on to what ends the access."""
+        mode, patience = modes.MODES[access.mode], LOOPS
+        while isinstance(seen, IoExit):
+            vector, frame = self.trap(mode) if seen.port == TRAP_PORT else (None, None)
+            if frame and vector in (NMI, INTERRUPT):
+                self.injected -= 1
+                self.taken = Taken(vector, frame.rip - self.at(access))
+                self._return(mode, frame)
+            elif self.injected < 1 or not (patience := patience - 1):
+                break
+            seen = self.enter()
+        return seen
+
+    def inject(self, kind: str) -> None:
+        """Queue an NMI, or an interrupt that must find RFLAGS.IF set."""
+        self.vcpu.nmi() if kind == "nmi" else self.vcpu.interrupt(INTERRUPT)
+        self.injected += 1
+
+    def _return(self, mode: modes.Mode, frame: modes.Frame) -> None:
+        """Have the handler of an interrupt return; KVM's emulator has no IRET in protected mode."""
+        regs = self.vcpu.get_regs()
+        if mode.word == "Q":
+            regs.rip = self.guest.symbols["stub_iretq"]
+        else:
+            regs.rip, regs.rflags = frame.rip, frame.rflags
+            regs.rsp += 3 * struct.calcsize(mode.word)
+            events = self.vcpu.get_vcpu_events()
+            events.nmi.masked = 0
+            self.vcpu.set_vcpu_events(events)
+        self.vcpu.set_regs(regs)
 
     def trap(self, mode: modes.Mode) -> tuple[int, modes.Frame]:
         """Return the vector at whose stub the vCPU is, and what the exception pushed."""
@@ -145,7 +194,8 @@ class Single:
 
     def _symbol(self, access: Access) -> str:
         name = "rdmsr" if isinstance(access, Rdmsr) else "wrmsr"
-        return f"stub_{'emulated_' * access.emulated}{name}"
+        before = "" if access.after == "nothing" else f"after_{access.after}_"
+        return f"stub_{before}{'emulated_' * access.emulated}{name}"
 
     def _changed(self, access: Access) -> list[Event]:
         """Return the registers at an exit if they are not as the access left them (R57)."""

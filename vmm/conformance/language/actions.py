@@ -9,7 +9,16 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from vmm.bits import Bits, MsrIndex, u8, u32, u64
-from vmm.conformance.language.domains import Caller, Cap, File, Interrupter, Mode, Most, VcpuId
+from vmm.conformance.language.domains import (
+    After,
+    Caller,
+    Cap,
+    File,
+    Interrupter,
+    Mode,
+    Most,
+    VcpuId,
+)
 from vmm.conformance.language.word import Word
 from vmm.filter import MsrFilter, Pointer
 from vmm.msr import KVM_CAP_X86_USER_SPACE_MSR, MsrExitReason
@@ -53,7 +62,7 @@ class Rdmsr(Word):
     ``rcx_high`` the upper half of RCX: garbage that the access must treat as R53, R60, R62 say.
     ``emulated`` has KVM's emulator execute it, by the forced emulation prefix (R40);
     ``single_step`` has RFLAGS.TF set, so that a #DB comes right after it (R66); ``mode`` is what
-    the CPU is in: 64-bit CPL0 if it is "long".
+    the CPU is in: 64-bit CPL0 if it is "long"; ``after`` is what the guest executes right before.
     """
 
     index: MsrIndex
@@ -65,6 +74,7 @@ class Rdmsr(Word):
     emulated: bool = False
     single_step: bool = False
     mode: Mode = "long"
+    after: After = "nothing"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -81,6 +91,7 @@ class Wrmsr(Word):
     emulated: bool = False
     single_step: bool = False
     mode: Mode = "long"
+    after: After = "nothing"
 
 
 Access = Rdmsr | Wrmsr

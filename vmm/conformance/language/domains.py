@@ -39,6 +39,8 @@ File = Literal["vm", "vcpu", "system"]
 Caller = Literal["self", "child", "compat"]
 Mode = Literal["long", "compat", "user", "protected", "real", "smm"]
 """64-bit code at CPL0; 32-bit code under it; 64-bit at CPL3; 32-bit without paging; 16-bit; SMM."""
+After = Literal["nothing", "sti", "mov_ss", "sti_nop"]
+"""What comes right before an access: "sti_nop" lets interrupts in, and leaves no shadow."""
 Instruction = Literal[
     "rdtsc",
     "rdtscp",
@@ -59,6 +61,7 @@ Instruction = Literal[
     "rsm",
 ]
 """What uses MSRs without being RDMSR or WRMSR, as the assembler calls it."""
+VcpuPart = Literal["sregs", "vcpu_events", "mp_state", "debugregs", "xcrs"]
 Interrupter = Literal["immediate_exit", "signal"]
 
 

@@ -40,6 +40,7 @@ def _needs(action: Action) -> Iterator[str]:
         yield from ["force_emulation_prefix"] * access.emulated
         yield from ["single_step"] * access.single_step
         yield from ["smm"] * (access.mode == "smm")
+        yield from ["put_off_debug"] * (access.single_step and access.after == "mov_ss")
     if isinstance(action, words.EnableCap) and action.cap == words.KVM_CAP_X86_DISABLE_EXITS:
         bits = action.args[0] if action.args else 0
         yield from (

@@ -37,6 +37,8 @@ class Spin(Word):
         """Refuse an access that has no loop."""
         if self.access.mode != "long":
             raise ValueError(f"spin: no loop in mode {self.access.mode!r}: use 'long'")
+        if self.access.after != "nothing":
+            raise ValueError(f"spin: no loop after {self.access.after!r}: use 'nothing'")
 
 
 @dataclass(frozen=True, slots=True, repr=False)

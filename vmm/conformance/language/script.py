@@ -17,6 +17,7 @@ from vmm.conformance.language.events import *
 from vmm.conformance.language.levels import *
 from vmm.conformance.language.platform import *
 from vmm.conformance.language.races import *
+from vmm.conformance.language.shadows import *
 from vmm.conformance.language.sweeps import *
 from vmm.conformance.language.word import ANY as ANY
 from vmm.exits import RdmsrExit as RdmsrExit
@@ -36,6 +37,10 @@ HostAction = (
     | SetCpuidBits
     | SendInit
     | GetMpState
+    | GetVcpuEvents
+    | Rewrite
+    | Inject
+    | GetTaken
     | Sweep
     | Begin
     | GetRegs
@@ -75,6 +80,8 @@ Event = (
     | Regs
     | Swept
     | Executed
+    | VcpuEvents
+    | Taken
     | Interrupted
     | Unfiltered
     | Either
@@ -107,8 +114,10 @@ def innermost(action: Action) -> Action:
 
 
 def is_plain(action: Access | Execute) -> bool:
-    """Say whether the guest does it as it is: the host changes nothing of the vCPU's mode."""
-    return isinstance(action, Rdmsr | Wrmsr) and action.mode == "long"
+    """Say whether the guest does it as it is: the host sets nothing but registers."""
+    if not isinstance(action, Rdmsr | Wrmsr):
+        return False
+    return action.mode == "long" and action.after == "nothing"
 
 
 def makes_vcpus(script: Iterable[Action]) -> bool:

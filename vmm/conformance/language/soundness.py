@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vmm.conformance.language import script as s
 
@@ -56,7 +56,10 @@ def _effect(action: s.Action) -> Effect:  # noqa: PLR0911 - one a kind of word
             return Effect(bars=_starts(action.vcpu).bars, ends=frozenset({("l2", action.vcpu)}))
         case s.Begin() | s.Spin():
             what = "access" if isinstance(action, s.Begin) else "spin"
-            return _starts(action.access.vcpu, what, in_l1=not s.is_plain(action.access))
+            effect = _starts(action.access.vcpu, what, in_l1=not s.is_plain(action.access))
+            if action.access.mode in ("user", "smm") or s.is_plain(action.access):
+                return effect
+            return replace(effect, begins=effect.begins | {("placed", action.access.vcpu)})
         case s.Park():
             return _starts(action.vcpu, "park")
         case s.Install() | s.BeginInstall() | s.Meanwhile():
@@ -72,6 +75,8 @@ def _effect(action: s.Action) -> Effect:  # noqa: PLR0911 - one a kind of word
             # After an INIT a vCPU waits in the kernel for a SIPI that nobody sends.
             waits: set[Thing] = {("init", action.vcpu)} if isinstance(action, s.Finish) else set()
             ends = needs if isinstance(action, ENDS) else frozenset()
+            if isinstance(action, s.Finish):
+                ends |= {("placed", action.vcpu)}
             return Effect(needs=needs, bars=frozenset(waits), ends=ends)
 
 
@@ -98,6 +103,10 @@ ENDS = (s.Finish, s.Release, s.StopSpin, s.ResumeInstall)
 def _thing(action: s.Action) -> Thing | None:  # noqa: PLR0911 - one a kind of word
     """Return what an action goes on with, if it goes on with anything."""
     match action:
+        case s.Inject():
+            return ("placed", action.vcpu)
+        case s.GetVcpuEvents() | s.Rewrite():
+            return ("access", action.vcpu)
         case s.GetRegs() | s.SetRegs() | s.Complete() | s.Finish():
             return ("access", action.vcpu)
         case s.Release():

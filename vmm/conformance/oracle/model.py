@@ -15,6 +15,7 @@ from vmm.conformance.oracle.exits import ExitRules
 from vmm.conformance.oracle.filters import QUIRK, Errors, FilterRules, Installed
 from vmm.conformance.oracle.levels import LevelRules
 from vmm.conformance.oracle.races import CLOSED, FOREIGN, RaceRules
+from vmm.conformance.oracle.shadows import ShadowRules
 from vmm.conformance.oracle.state import (
     APIC_BASES,
     EFER_RESERVED,
@@ -80,6 +81,7 @@ class Model:
     sweeps = SweepRules()
     levels = LevelRules()
     effects = EffectRules()
+    shadows = ShadowRules()
 
     def __init__(self, *, ignore_msrs: bool = False, has_lbr: bool = False) -> None:
         self.ignore_msrs, self.has_lbr = ignore_msrs, has_lbr
@@ -131,6 +133,14 @@ class Model:
                 return self.set_cpuid(vm, action)
             case s.SendInit():
                 return self.send_init(vm, action)
+            case s.GetVcpuEvents():
+                return self.shadows.events(vm.vcpu(action.vcpu))
+            case s.Rewrite():
+                return self.shadows.rewrite(vm.vcpu(action.vcpu), action)
+            case s.Inject():
+                return self.shadows.inject(vm, vm.vcpu(action.vcpu), action)
+            case s.GetTaken():
+                return (vm.vcpu(action.vcpu).taken,)
             case s.GetMpState():
                 return self.get_mp_state(vm, action)
             case s.Sweep():
@@ -248,8 +258,8 @@ class Model:
     def access(self, vm: VmState, access: s.Access) -> s.Step:
         """R27, R50: an access succeeds or fails, and a failing one exits or is #GP."""
         vcpu = vm.vcpu(access.vcpu)
-        vcpu.has_run = True
-        if vcpu.stage is not IDLE and self.is_stuck(vcpu):
+        vcpu.has_run, vcpu.taken = True, s.whatever
+        if (vcpu.stage is not IDLE and self.is_stuck(vcpu)) or self.shadows.is_early(access):
             vcpu.forget(access.index & U32)
             return (s.whatever,)
         if (left := self.levels.left_by(self, vm, access)) is not None:
@@ -393,6 +403,7 @@ class Model:
         """R57."""
         events = self.access(vm, action.access)
         vcpu = vm.vcpu(action.access.vcpu)
+        vcpu.injected, vcpu.taken = (), s.whatever
         return (self.exits.begin(vcpu, action.access, events, vm.mask),)
 
     def get_regs(self, vm: VmState, action: s.GetRegs) -> s.Step:
@@ -409,7 +420,9 @@ class Model:
 
     def finish(self, vm: VmState, action: s.Finish) -> s.Step:
         """R64."""
-        return (self.exits.finish(vm.vcpu(action.vcpu), action.reply),)
+        vcpu = vm.vcpu(action.vcpu)
+        event = self.exits.finish(vcpu, action.reply)
+        return (self.shadows.finished(vcpu, event),)
 
     # --- the host ------------------------------------------------------------------------------
 
@@ -469,7 +482,8 @@ class Model:
         """R64, R68: an INIT that is pending resets the vCPU, and what it had begun is gone."""
         vcpu = vm.vcpu(action.vcpu)
         if not vcpu.has_init:
-            return (s.got(RUNNABLE) if vcpu.stage is IDLE else s.whatever,)
+            is_known = vcpu.stage not in (Stage.UNSURE, Stage.AWAY)
+            return (s.got(RUNNABLE) if is_known else s.whatever,)
         self.reset(vcpu)
         return (s.got(INIT_RECEIVED if action.vcpu else RUNNABLE),)
 

@@ -175,6 +175,10 @@ class VcpuState:
     """Userspace changed RIP there (R67): nobody knows where the guest goes on."""
     x2apic: bool | None = False
     """In x2APIC mode, or not, or (None) nobody knows."""
+    injected: tuple[int, ...] = ()
+    """The vectors of what was injected since the exit."""
+    taken: Event = whatever
+    """The interrupt that the guest took before its last access ended."""
     l2: EnterL2 | None = None
     """How L1 entered the L2 that the vCPU is in, if it is in one."""
 

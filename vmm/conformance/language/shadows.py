@@ -1,0 +1,76 @@
+"""Words for what comes between an exit and its completion: interrupts, and the host's own work.
+
+An access that follows STI or MOV SS (``after``) runs in their interrupt shadow, which its
+completion must end (R66, R42).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from vmm.bits import Bits, u8
+from vmm.conformance.language.domains import VcpuId, VcpuPart
+from vmm.conformance.language.word import Word
+
+NMI, INTERRUPT = 2, 32
+"""The vectors of what ``inject`` sends."""
+
+# --- actions ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class GetVcpuEvents(Word):
+    """``KVM_GET_VCPU_EVENTS`` of a vCPU that is stopped in an access."""
+
+    vcpu: VcpuId = 0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Rewrite(Word):
+    """The host reads a state of the vCPU and sets the very same: ``KVM_GET_*``, ``KVM_SET_*``."""
+
+    what: VcpuPart
+    vcpu: VcpuId = 0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Inject(Word):
+    """``KVM_NMI``, or ``KVM_INTERRUPT`` with vector 32, for a vCPU that is stopped in an access.
+
+    That access must be one that the host has put in its place: in another mode, or ``after``
+    something. An interrupt needs RFLAGS.IF, which "sti" and "sti_nop" set.
+    """
+
+    kind: Literal["nmi", "interrupt"]
+    vcpu: VcpuId = 0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class GetTaken(Word):
+    """Which interrupt the guest has taken since its access began: its handler only returns."""
+
+    vcpu: VcpuId = 0
+
+
+# --- events -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class VcpuEvents(Word):
+    """``shadow``: interrupts are held off by STI or MOV SS; ``exception`` is queued, if any."""
+
+    shadow: bool
+    exception: u8 | None = None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Taken(Word):
+    """The guest took an interrupt of ``vector`` (None: it took none), where RIP was ``skew``."""
+
+    vector: u8 | None
+    skew: Annotated[int, Bits(64, signed=True)] = 0
+
+
+get_vcpu_events, rewrite, inject, get_taken = GetVcpuEvents, Rewrite, Inject, GetTaken
+vcpu_events, taken = VcpuEvents, Taken
