@@ -241,3 +241,31 @@ def test_what_failed_once_before_the_guest_died_is_not_forgotten(guest, order, t
     record = load(tmp_path / "o").cases["plumbing.b"]
     assert (record["verdict"], record["first"], record["seen"]) == ("UNSTEADY", "FAIL", ["b"])
     assert "no verdict on kernel 6.6.6" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("left", ["", '{"schema": 1, "ty'])
+def test_an_end_during_boot_is_gone_on_with_as_a_run(guest, order, tmp_path, left, monkeypatch):
+    def dies(*args, **options):
+        return LabResult(Outcome.HANG, None, (), ("stuck",), None, 2.0, "q", 2, "hung")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(machine, "boot", dies)
+        for resume in (False, True, True):
+            with pytest.raises(Trouble, match="hung"):
+                check.check(order, View(), tmp_path / "o", resume=resume)
+    with (tmp_path / "o/results.jsonl").open("a") as file:
+        file.write(left)
+    assert check.check(order, View(), tmp_path / "o", resume=True) == 0
+    (tmp_path / "o/results.jsonl").write_text("")
+    assert check.check(order, View(), tmp_path / "o", resume=True) == 0
+
+
+def test_a_line_that_a_kill_cut_is_left_out(guest, order, tmp_path):
+    guest.dies_before = "plumbing.b"
+    with pytest.raises(Trouble):
+        check.check(order, View(), tmp_path / "o")
+    guest.dies_before = None
+    with (tmp_path / "o/results.jsonl").open("a") as file:
+        file.write('{"schema": 1, "type": "ca')
+    assert check.check(order, View(), tmp_path / "o", resume=True) == 0
+    assert guest.asked == [IDS, ("plumbing.b", "plumbing.c")]

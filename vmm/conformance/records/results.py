@@ -16,6 +16,7 @@ from typing import Any, Self
 from vmm.conformance.records import places
 from vmm.conformance.records.jsonl import decode, encoder
 from vmm.conformance.records.schema import Record
+from vmm.conformance.records.steadiness import is_open, reopened
 
 FILE = "results.jsonl"
 SAME_HOST = ("release", "version", "hostname", "vendor_module", "cpu_model")
@@ -133,7 +134,7 @@ class Results:
             ]
             for record in records:
                 _check_host(self.path, record["host"], host)
-            self.recorded, self.firsts = by_case(records)
+            self.recorded, self.firsts = to_go_on(*by_case(records))
             os.ftruncate(file, len(whole))
         except BaseException:
             os.close(file)
@@ -149,6 +150,15 @@ def by_case(records: Sequence[Record]) -> tuple[dict[str, Record], dict[str, Rec
         for type_ in ("case", "first")
     )
     return cases, {name: first for name, first in firsts.items() if name not in cases}
+
+
+def to_go_on(
+    cases: Mapping[str, Record], firsts: Mapping[str, Record]
+) -> tuple[dict[str, Record], dict[str, Record]]:
+    """Return of what ``by_case`` found what a run that goes on need not judge, and its firsts."""
+    settled = {name: case for name, case in cases.items() if not is_open(case)}
+    again = {name: reopened(case) for name, case in cases.items() if name not in settled}
+    return settled, {**firsts, **{name: first for name, first in again.items() if first}}
 
 
 def _lock(directory: Path) -> tuple[int, int]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from vmm.conformance.records import places
 from vmm.conformance.records.jsonl import decode
-from vmm.conformance.records.results import FILE, ResultsError, by_case
+from vmm.conformance.records.results import FILE, ResultsError, by_case, to_go_on
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import Status
 
@@ -53,22 +53,46 @@ class Saved:
         return lab.get("reason") or "the harness had trouble"
 
 
-def load(place: Path) -> Saved:
-    """Read a results file, or the one in a run's directory; ResultsError says what is wrong."""
+class Empty(ResultsError):
+    """No run has written to the file."""
+
+
+def load(place: Path, *, cut: bool = False) -> Saved:
+    """Read a results file, or the one in a run's directory; ResultsError says what is wrong.
+
+    With ``cut`` a last line without its end is left out, as a kill leaves it.
+    """
     path = place / FILE if place.is_dir() else place
     try:
-        text = places.read_regular(path).decode()
+        data = places.read_regular(path)
+        text = (data[: data.rfind(b"\n") + 1] if cut else data).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ResultsError(f"cannot read {path}: {_why(error)}") from None
     records = [_record(path, number, line) for number, line in enumerate(_lines(text), start=1)]
     if not records:
-        raise ResultsError(f"{path} is empty: no run has written to it")
+        raise Empty(f"{path} is empty: no run has written to it")
     cases, firsts = by_case(records)
-    run, end = (
-        next((record for record in records[::-1] if record["type"] == type_), {})
-        for type_ in ("run", "end")
+    run, last = (
+        next((record for record in records[::-1] if record["type"] in types), {})
+        for types in (("run",), ("run", "end"))
     )
+    end = last if last and last["type"] == "end" else {}  # not that of a run that was continued
     return Saved(path, records[-1]["host"], cases, end, firsts, run)
+
+
+def to_resume(directory: Path) -> Saved | None:
+    """Return the run that is to go on: its cases are those that need not be judged again.
+
+    None where it has judged none, so that its facts may be those of no kernel yet.
+    """
+    if not (directory / FILE).exists():
+        return None
+    try:
+        run = load(directory, cut=True)
+    except Empty:
+        return None
+    cases, firsts = to_go_on(run.cases, run.firsts)
+    return replace(run, cases=cases, firsts=firsts) if run.cases or run.firsts else None
 
 
 def load_all(places: Iterable[Path]) -> list[Saved]:

@@ -8,7 +8,8 @@ taint).
 ``catalogue``), ``resumed`` (how many of them an earlier run had recorded), ``jobs``, ``timeout``
 (seconds for a case) and ``kernel_log`` ("watched", or why not).
 
-``case`` is one case: ``CaseRecord``. Each case of a run has one.
+``case`` is one case: ``CaseRecord``. Each case of a run has one; where ``--resume`` judged it
+again, since it was ERROR or TIMEOUT, the last one counts.
 
 ``first`` has the same fields: what a case left that failed or timed out and is therefore judged
 once more, alone, in a fresh worker and VM. Its ``case`` follows, with the first evidence and

@@ -20,6 +20,23 @@ def is_doubtful(record: Record) -> bool:
     return bool(record["verdict"].is_violation) and "splats" not in record
 
 
+def is_open(record: Record) -> bool:
+    """Say whether a run that is continued judges a case again that it has on record.
+
+    ERROR is of the harness, and TIMEOUT may be: somebody ended the worker, or stopped the run.
+    """
+    again = record.get("again", {}).get("verdict")
+    return record["verdict"] in (Verdict.ERROR, Verdict.TIMEOUT) or again is Verdict.ERROR
+
+
+def reopened(record: Record) -> Record | None:
+    """Return what an open case left first, and is kept; None where that says nothing."""
+    if record["verdict"] is Verdict.ERROR:
+        return None
+    first = {name: value for name, value in record.items() if name not in ("again", "first")}
+    return {**first, "type": "first", "verdict": record.get("first", Verdict.TIMEOUT)}
+
+
 def settle(first: Record, again: Record) -> Record:
     """Return the record of a case that left ``first``, and ``again`` when it was judged once more.
 

@@ -17,8 +17,8 @@ from vmm.conformance.judge.runner import Options
 from vmm.conformance.judge.selection import Chosen
 from vmm.conformance.language import codec
 from vmm.conformance.language.case import Case
-from vmm.conformance.records.results import FILE, Results, default_directory
-from vmm.conformance.records.saved import Saved, load
+from vmm.conformance.records.results import Results, default_directory
+from vmm.conformance.records.saved import Saved, to_resume
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.steadiness import is_doubtful, settle
 from vmm.conformance.records.summary import end_record
@@ -170,7 +170,7 @@ def check(order: Order, view: View, directory: Path | None = None, *, resume: bo
     could be booted, ResultsError why the records cannot be kept or continued.
     """
     directory = directory or _default(order)
-    before = load(directory) if resume and (directory / FILE).exists() else None
+    before = to_resume(directory) if resume else None
     with ExitStack() as stack:
         inside = _Inside(order, view, directory, stack, before)
         if before and set(order.ids) <= set(before.cases):
