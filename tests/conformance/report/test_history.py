@@ -124,6 +124,8 @@ def test_what_repeated_runs_saw_both_ways_is_flaky_and_not_new():
     now = [run("6.2", failed("n.y")), run("6.2", case("n.y")), run("6.2", case("n.y"))]
     found = change([OLD], now)
     assert dict(found.flaky) == {"n.y": ("n.y",)} and not found.new
+    older = change([OLD], [run("6.0", failed("n.y")), *now])
+    assert older == found, "a machine's older kernel is no repetition of its newest"
     assert found.now == "6.2 (3 runs)" and since.status([found]) == 0
     unsteady = change([OLD], [run("6.2", case("n.y", "UNSTEADY"))])
     assert dict(unsteady.flaky) == {"n.y": ("n.y",)}

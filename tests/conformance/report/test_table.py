@@ -1,6 +1,9 @@
 """The matrix as a table and as a page."""
 
+import base64
+import hashlib
 import html.parser
+import re
 from pathlib import Path
 
 from vmm.conformance.records.saved import Saved
@@ -80,7 +83,7 @@ class Links(html.parser.HTMLParser):
         self.ids |= {attrs["id"]} if "id" in attrs else set()
         self.links |= {attrs["href"]} if "href" in attrs else set()
         self.scripts += tag in ("script", "link", "img")
-        if tag != "meta":
+        if tag not in ("meta", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -89,8 +92,47 @@ class Links(html.parser.HTMLParser):
 
 def test_the_page_stands_alone_and_every_link_leads_somewhere():
     page = Links(pages.page(COLUMNS))
-    assert not page.open and not page.scripts
+    assert not page.open and page.scripts == 1
     assert page.links and page.links <= {f"#{name}" for name in page.ids}
+
+
+def test_the_page_may_run_its_filter_and_nothing_else():
+    text = pages.page(COLUMNS)
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.S)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert f'http-equiv="Content-Security-Policy" content="{policy}"' in text
+    assert text.count('class="filter" hidden') == 1 and not re.search(r"\son\w+=", text)
+
+
+def test_causes_are_on_top_with_their_cases_and_a_strip(monkeypatch):
+    explained = "vmm.conformance.records.causes.explains"
+    monkeypatch.setattr(explained, lambda case, _: "B12" if case["id"] == "r.a" else "")
+    columns = [
+        column("5.10.0", case("r.a", "FAIL"), case("n.x", "FAIL")),
+        column("6.1.0", case("r.a")),
+    ]
+    text = pages.page(columns)
+    news, known = text.index("<b>n.x</b>"), text.index("<b>B12</b>")
+    assert text.index("<h2>Causes</h2>") < news < known < text.index("<h2>Requirements")
+    assert '<summary>1 case</summary><a href="#r.a">r.a</a>' in text
+    boxes = re.findall(r'<rect [^>]*class="(\w+)"><title>([^<]*)', text)
+    assert boxes == [
+        *(("shown", "5.10.0: shown"), ("unknown", "6.1.0: not judged")),
+        *(("shown", "5.10.0: shown"), ("absent", "6.1.0: absent")),
+    ]
+    assert 'aria-label="B12: shown by 5.10.0' in text
+
+
+def test_who_cannot_see_or_point_can_read_it():
+    text = pages.page(COLUMNS)
+    cells = re.findall(r"<td[^>]*><a ([^>]*)>", text)
+    assert cells and all("aria-label=" in cell for cell in cells)
+    assert (
+        text.count("<caption>") == text.count("<table>") == text.count('role="region" tabindex="0"')
+    )
+    assert '<html lang="en">' in text and '<a class="skip" href="#main">' in text
+    assert '<label for="filter">' in text and "@media print" in text and "light dark" in text
 
 
 def test_what_a_record_says_is_escaped():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vmm.conformance.contract.history import HISTORY
@@ -12,7 +12,7 @@ from vmm.conformance.records.causes import causes
 from vmm.conformance.records.saved import Saved
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report import table
-from vmm.conformance.report.table import Column
+from vmm.conformance.report.table import Column, Row, row_of
 
 SHOWN, ABSENT, UNKNOWN = "shown", "absent", ""
 """What a kernel says of a cause: one of its cases fails; one that fails elsewhere passes; nothing
@@ -63,6 +63,23 @@ def history(runs: Sequence[Saved]) -> list[Machine]:
     return [_machine(name, [each for each in columns if each.vendor == name]) for name in names]
 
 
+def rows(columns: Sequence[Column]) -> list[Row]:
+    """Return a row for each cause: first what nothing explains, then open bugs, then lacking fixes.
+
+    Its words are SHOWN, ABSENT and UNKNOWN.
+    """
+    failing = _failing([_found(column) for column in columns])
+    return [
+        replace(
+            row_of(
+                entry, _title(entry), [_word(c, entry, failing[entry]) for c in columns], columns
+            ),
+            cases=tuple(sorted(failing[entry])),
+        )
+        for entry in failing
+    ]
+
+
 def lines(machines: Sequence[Machine]) -> list[str]:
     """Return the histories for a person to read."""
     out: list[str] = []
@@ -99,12 +116,10 @@ def _event(event: Event) -> str:
 
 def _machine(name: str, columns: Sequence[Column]) -> Machine:
     kernels = tuple(column.version for column in columns)
-    found = [_found(column) for column in columns]
-    entries = dict.fromkeys(entry for each in found for entry in each)
-    failing = {entry: {c for each in found for c in each.get(entry, ())} for entry in entries}
+    failing = _failing([_found(column) for column in columns])
     cause_lines = [
         _line(entry, _title(entry), [_word(c, entry, failing[entry]) for c in columns], kernels)
-        for entry in sorted(entries, key=lambda entry: (entry in HISTORY, entry))
+        for entry in failing
     ]
     observed = [
         _line(row.name, row.sentence, row.words, kernels) for row in table.observations(columns)
@@ -120,6 +135,16 @@ def _found(column: Column) -> Mapping[str, set[str]]:
         cause.entry or cause.first["id"]: {case["id"] for case in cause.cases}
         for cause in causes(bad, host)
     }
+
+
+def _failing(found: Sequence[Mapping[str, set[str]]]) -> dict[str, set[str]]:
+    """Return by cause the cases that it makes fail anywhere, in the order of ``causes``."""
+
+    def place(entry: str) -> tuple[bool, bool, str]:
+        return entry in HISTORY, entry in HISTORY and not HISTORY[entry].is_open, entry
+
+    entries = sorted({entry for each in found for entry in each}, key=place)
+    return {entry: {c for each in found for c in each.get(entry, ())} for entry in entries}
 
 
 def _word(column: Column, entry: str, failing: set[str]) -> str:

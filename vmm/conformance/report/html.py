@@ -1,16 +1,19 @@
-"""A matrix as one self-contained HTML page: every cell leads to its record. No scripts."""
+"""Runs as one self-contained HTML page: every cell leads to its record. It needs no script."""
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from html import escape
 
 from vmm.conformance.contract.requirements import REQUIREMENTS
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.verdict import Verdict
-from vmm.conformance.report import rerun, table
+from vmm.conformance.report import history, pictures, rerun, table
+from vmm.conformance.report.style import SCRIPT, STYLE
 from vmm.conformance.report.table import Column, Row
-from vmm.conformance.report.text import judged_again
+from vmm.conformance.report.text import judged_again, plural
 
 _SYMBOLS = {
     Verdict.PASS: "✓",
@@ -19,31 +22,10 @@ _SYMBOLS = {
     Verdict.UNSTEADY: "≁",
     Verdict.ERROR: "!",
     Verdict.SKIP: "–",
+    history.SHOWN: "✗",
+    history.ABSENT: "✓",
     "": "",
 }
-_STYLE = """
-:root { color-scheme: light dark; --good: #2e7d32; --bad: #c62828; --odd: #b26a00;
-  --line: color-mix(in srgb, currentColor 14%, transparent); --soft: color-mix(in srgb,
-  currentColor 60%, transparent); --paper: Canvas }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 110rem; margin: 2.5rem auto;
-  padding: 0 1rem }
-h1 { font-size: 1.6rem; margin: 0 } h2 { font-size: 1.15rem; margin: 2.5rem 0 .6rem }
-h3 { font-size: 1rem; margin: 2rem 0 .2rem; font-family: ui-monospace, monospace }
-p, li { max-width: 62rem } .soft { color: var(--soft) } ul { padding-left: 1.2rem }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .92rem }
-th, td { padding: .22rem .55rem; border-bottom: 1px solid var(--line); text-align: center }
-thead th { position: sticky; top: 0; background: var(--paper); font-weight: 600 }
-th[scope=row] { text-align: left; font-weight: 400; min-width: 16rem; max-width: 34rem }
-th[scope=row] b { font-family: ui-monospace, monospace; margin-right: .5rem }
-td a { text-decoration: none; display: block; border-radius: .3rem; font-weight: 600 }
-.first { border-left: 2px solid var(--line) } .changed { box-shadow: inset 3px 0 var(--odd) }
-.PASS { color: var(--good) } .SKIP { color: var(--soft) }
-.FAIL, .TIMEOUT, .ERROR, .UNSTEADY { color: #fff; background: var(--bad) }
-.A { color: inherit } .other { color: var(--odd) } code, pre { font-size: .85rem }
-pre { overflow-x: auto; background: var(--line); padding: .6rem .8rem; border-radius: .4rem }
-:target { outline: 2px solid var(--odd); outline-offset: 4px; border-radius: .2rem }
-summary { cursor: pointer } .record { margin: .5rem 0 .5rem 1rem }
-"""
 
 
 def page(columns: Sequence[Column]) -> str:
@@ -52,42 +34,73 @@ def page(columns: Sequence[Column]) -> str:
 
 
 def _head(columns: Sequence[Column]) -> Iterator[str]:
+    script = b64encode(sha256(SCRIPT.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{script}'"
     yield '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+    yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
     yield '<meta name="viewport" content="width=device-width"><title>msrward: kernels by vendor'
-    yield f"</title><style>{_STYLE}</style></head><body>"
-    yield "<h1>KVM's MSR filter, kernel by kernel</h1>"
+    yield f"</title><style>{STYLE}</style></head><body>"
+    yield '<a class="skip" href="#main">Skip to what is wrong</a>'
+    yield "<header><h1>KVM's MSR filter, kernel by kernel</h1>"
     releases = len({column.release for column in columns})
     vendors = len({column.vendor for column in columns})
-    yield f'<p class="soft">Kernels: {releases}. Emulated machines: {vendors}. '
+    yield f'<p class="soft">Kernels: {releases}. Machines: {vendors}. '
     yield "An amber edge marks a cell that differs from the kernel before it; every cell leads to "
-    yield "its record.</p>"
+    yield "its record.</p></header>"
+    yield '<p class="filter" hidden><label for="filter">Show only what has these words: </label>'
+    yield '<input type="search" id="filter" autocomplete="off" spellcheck="false"> '
+    yield '<output id="found" for="filter" aria-live="polite"></output></p><main id="main">'
 
 
 def _body(columns: Sequence[Column]) -> Iterator[str]:
+    yield "<h2>Causes</h2>"
+    yield from _grid(columns, history.rows(columns), "cause")
     yield from _explained(columns)
+    yield from _history(columns)
     rows = table.requirements(columns)
     yield "<h2>Requirements that do not hold everywhere</h2>"
     yield from _grid(columns, [row for row in rows if not row.even], "requirement")
     even = [row for row in rows if row.even]
-    yield f"<details><summary>{len(even)} that pass, or are skipped, everywhere</summary>"
+    yield '<details class="rest">'
+    yield f"<summary>{len(even)} that pass, or are skipped, everywhere</summary>"
     yield from _grid(columns, even, "requirement")
     yield "</details>"
     yield "<h2>Cases that do not pass everywhere</h2>"
-    uneven = [row for row in table.cases(columns) if not row.even]
-    yield from _grid(columns, uneven, "case")
+    cases = table.cases(columns)
+    yield from _grid(columns, [row for row in cases if not row.even], "case")
     yield "<h2>Fingerprints</h2><p>What may legitimately differ: equal letters in a row are equal "
     yield "observations.</p>"
-    yield from _grid(columns, table.observations(columns), "case")
+    yield from _grid(columns, table.observations(columns), "observation")
     yield "<h2>Machines</h2>"
     yield from _machines(columns)
     yield "<h2>Records</h2>"
+    for row in cases:
+        if not row.even:
+            yield from _section(columns, row)
+    yield '<details class="rest"><summary>'
+    yield "What passes or is skipped everywhere, and what is observed</summary>"
+    for row in (*(row for row in cases if row.even), *table.observations(columns)):
+        yield from _section(columns, row)
+    yield "</details><h2>Cases by requirement</h2>"
     for name, requirement in REQUIREMENTS.items():
-        ids = [row.name for row in table.cases(columns) if _checks(columns, row.name, name)]
+        ids = [row.name for row in cases if _checks(columns, row.name, name)]
         if ids:
             yield f'<p id="{name}"><b>{name}</b> {escape(requirement.sentence)}: '
             yield " ".join(f'<a href="#{each}">{each}</a>' for each in map(escape, ids)) + "</p>"
-    for row in (*table.cases(columns), *table.observations(columns)):
-        yield from _section(columns, row)
+    yield f"</main><script>{SCRIPT}</script>"
+
+
+def _history(columns: Sequence[Column]) -> Iterator[str]:
+    machines = history.history([column.saved for column in columns if column.saved])
+    long = [machine for machine in machines if len(machine.kernels) > 1]
+    if long:
+        yield "<h2>History</h2>"
+    for machine in long:
+        yield f"<h3>{escape(machine.name)}</h3>"
+        changed = [line for line in machine.observations if len(line.events) > 1]
+        for line in (*machine.causes, *changed):
+            yield f'<p class="line">{pictures.strip(line, machine.kernels)}'
+            yield f"<b>{escape(line.name)}</b>: {escape(history.told(line))}</p>"
 
 
 def _checks(columns: Sequence[Column], case: str, requirement: str) -> bool:
@@ -107,21 +120,33 @@ def _grid(columns: Sequence[Column], rows: Sequence[Row], title: str) -> Iterato
     if not rows:
         yield "<p>None.</p>"
         return
-    yield '<div class="wide"><table><thead><tr><th></th>'
+    label = f"Each {title} by kernel and machine"
+    yield f'<div class="wide" role="region" tabindex="0" aria-label="{label}">'
+    yield f"<table><caption>{label}</caption><thead><tr><th></th>"
     vendors = list(dict.fromkeys(column.vendor for column in columns))
     for vendor in vendors:
         span = sum(column.vendor == vendor for column in columns)
-        yield f'<th class="first" colspan="{span}">{escape(vendor)}</th>'
+        yield f'<th class="first" scope="colgroup" colspan="{span}">{escape(vendor)}</th>'
     yield f'</tr><tr><th scope="col">{title}</th>'
     for number, column in enumerate(columns):
         head = f'<a href="#machine-{number}">{escape(column.version)}</a>'
-        yield f"<th{_edge(columns, number)}>{head}</th>"
+        yield f'<th scope="col"{_edge(columns, number)}>{head}</th>'
     yield "</tr></thead><tbody>"
     for row in rows:
-        yield f'<tr><th scope="row"><b>{escape(row.name)}</b>{escape(row.sentence)}</th>'
+        yield f'<tr><th scope="row"><b>{escape(row.name)}</b>{escape(row.sentence)}'
+        yield f"{_folded(row)}</th>"
         yield from (_cell(columns, row, number) for number in range(len(columns)))
         yield "</tr>"
     yield "</tbody></table></div>"
+
+
+def _folded(row: Row) -> str:
+    """Return the cases of a cause, folded; the row of a case has none."""
+    if not row.cases:
+        return ""
+    links = " ".join(f'<a href="#{each}">{each}</a>' for each in map(escape, row.cases))
+    number = plural(len(row.cases), "case")
+    return f"<details><summary>{number}</summary>{links}</details>"
 
 
 def _edge(columns: Sequence[Column], number: int, *classes: str) -> str:
@@ -135,9 +160,13 @@ def _cell(columns: Sequence[Column], row: Row, number: int) -> str:
     style = word if word in _SYMBOLS or word == "A" else "other"
     edge = _edge(columns, number, *(["changed"] if row.changes[number] else []))
     link = f"#{row.name}" if row.name in REQUIREMENTS else f"#{row.name}--{number}"
+    if row.cases:
+        there = [each for each in row.cases if each in columns[number].cases]
+        link = f"#{(there or row.cases)[0]}"
     shown = _SYMBOLS.get(word, word)
     title = f"{row.name} on {columns[number].release} {columns[number].vendor}: {word}"
-    where = f'class="{escape(style)}" href="{escape(link)}" title="{escape(title)}"'
+    said = f'title="{escape(title)}" aria-label="{escape(title)}"'
+    where = f'class="{escape(style)}" href="{escape(link)}" {said}'
     inside = f"<a {where}>{escape(shown)}</a>" if word else ""
     return f"<td{edge}>{inside}</td>"
 

@@ -80,12 +80,16 @@ def _order(version: str) -> list[tuple[int, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One requirement or case: a word for each column, and which differ from their neighbour."""
+    """One requirement or case: a word for each column, and which differ from their neighbour.
+
+    The row of a cause has the ``cases`` that it makes fail.
+    """
 
     name: str
     sentence: str
     words: tuple[str, ...]
     changes: tuple[bool, ...]
+    cases: tuple[str, ...] = ()
 
     @property
     def even(self) -> bool:
@@ -98,7 +102,9 @@ def requirements(columns: Sequence[Column]) -> list[Row]:
     judged = [_by_requirement(column) for column in columns]
     names = [name for name in REQUIREMENTS if any(name in words for words in judged)]
     return [
-        _row(name, REQUIREMENTS[name].sentence, [words.get(name, "") for words in judged], columns)
+        row_of(
+            name, REQUIREMENTS[name].sentence, [words.get(name, "") for words in judged], columns
+        )
         for name in names
     ]
 
@@ -193,13 +199,16 @@ def _case_rows(
     named = {name: case for cases in reversed(records) for name, case in cases.items()}
     observes = {name for cases in records for name, c in cases.items() if "observation" in c}
     return [
-        _row(name, case["sentence"], [word(r[name]) if name in r else "" for r in records], columns)
+        row_of(
+            name, case["sentence"], [word(r[name]) if name in r else "" for r in records], columns
+        )
         for name, case in named.items()
         if (name in observes) is observed
     ]
 
 
-def _row(name: str, sentence: str, words: Sequence[str], columns: Sequence[Column]) -> Row:
+def row_of(name: str, sentence: str, words: Sequence[str], columns: Sequence[Column]) -> Row:
+    """Return a row; what differs from the same machine's column before is a change."""
     changes = [False]
     for number in range(1, len(columns)):
         neighbours = columns[number - 1].vendor == columns[number].vendor
