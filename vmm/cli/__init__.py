@@ -117,6 +117,8 @@ def command_line() -> argparse.ArgumentParser:
         title="commands", dest="command", metavar="COMMAND", required=True
     )
     judged = add_command(commands, "check", _check, "judge the kernel of this host", epilog())
+    text = "under both executors, Python and the player's words in C: what differs is ERROR"
+    judged.add_argument("--both", action="store_true", help=text)
     options.judging(judged, jobs="one a core of the cgroup's quota, at most 16", timeout=10.0)
     reports.requests(judged)
     lists = add_command(commands, "list", listing.listed, "list the cases")
@@ -161,7 +163,13 @@ def _check(args: argparse.Namespace) -> int:
     jobs = min(args.jobs or default_jobs(), len(chosen.cases))
     how = Options(jobs, args.timeout, tuple(args.xfail), args.known)
     view = View(args.json, args.tap, args.verbose, args.quiet, then=reports.then(args.report))
-    return check(chosen.cases, chosen.of, how, view, directory=args.output, resume=args.resume)
+    where = {"directory": args.output, "resume": args.resume}
+    if not args.both:
+        return check(chosen.cases, chosen.of, how, view, **where)
+    from vmm.conformance.judge.both import both, played
+
+    seen = played(chosen.cases, how)
+    return check(chosen.cases, chosen.of, how, view, wrap=lambda each: both(each, seen), **where)
 
 
 def _show(args: argparse.Namespace) -> int:

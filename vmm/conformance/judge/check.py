@@ -48,16 +48,17 @@ def check(
     directory: Path | None = None,
     resume: bool = False,
     factory: BackendFactory | None = None,
+    wrap: Callable[[BackendFactory], BackendFactory] = lambda plain: plain,
 ) -> int:
     """Judge the kernel with ``cases`` (of ``catalogue`` in all), print, return the exit status.
 
     Records go to ``directory`` (None: the default one). ``factory`` makes a worker's backend:
-    KvmBackend, unless a test gives its own. Trouble and ResultsError say what went wrong; what
-    ran until then is on disk and has been printed.
+    KvmBackend, unless a test gives its own; ``wrap`` puts something around it. Trouble and
+    ResultsError say what went wrong; what ran until then is on disk and has been printed.
     """
     capabilities: Mapping[str, int] = {}
     if factory is None:
-        capabilities, factory = kvm_capabilities(), _kvm_backend()
+        capabilities, factory = kvm_capabilities(), wrap(_kvm_backend())
     host = {**host_facts.facts(), "hostname": os.uname().nodename, "capabilities": capabilities}
     options = replace(options, vendor=str(host.get("vendor_module") or ""))
     with ExitStack() as stack:

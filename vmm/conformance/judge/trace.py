@@ -75,6 +75,8 @@ class Reading:
         self.has_host = self.is_over = False
         self.lost, self.bytes = 0, 0
         self.unwatched = ""
+        self.seen: dict[str, Trace | str] = {}
+        """What the player saw of each case that it did, or why that cannot be told."""
         self.stray: list[list[str]] = []
         self._facts: dict[str, str] = {}
         self._modules: list[str] = []
@@ -267,7 +269,9 @@ class Reading:
         return case_record(played.case, outcome, ms, played.splats, options)
 
     def _outcome(self, played: _Played, how: str, steps: str) -> Record:
+        name = played.case.id
         if how in ("timeout", "stuck"):
+            self.seen[name] = "it was killed at its deadline"
             limit = f"killed at its deadline of {self.options.timeout:g} s"
             note = "; it is stuck in the kernel" * (how == "stuck")
             return {"verdict": Verdict.TIMEOUT, "error": limit + note}
@@ -275,7 +279,10 @@ class Reading:
         if how != "ok" or damage:
             error = damage or f"the player's worker {_shown(how)}"
             said = "; ".join(played.said)
-            return {"verdict": Verdict.ERROR, "error": f"{error}: {said}" if said else error}
+            self.seen[name] = f"{error}: {said}" if said else error
+            return {"verdict": Verdict.ERROR, "error": self.seen[name]}
+        if steps:
+            self.seen[name] = trace
         return judge(played.case, _Seen(trace, self.lacking), ignoring=played.ignoring)
 
     def _trace(self, steps: str, most: int) -> tuple[Trace, str]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmm.conformance.judge.both import PLAYER, found_player
 from vmm.lab.errors import LabError
 from vmm.lab.initramfs import cpio
 from vmm.lab.initramfs.archive import module_archive
 from vmm.lab.kernels.kernels import Kernel
-
-NAME = "msrward-player"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,23 +20,17 @@ class Playing:
     jobs: int = 1
 
 
-def _found() -> Path | None:
-    beside = Path(sysconfig.get_path("scripts")) / NAME
-    found = shutil.which(NAME)
-    return beside if beside.exists() else Path(found) if found else None
-
-
 def is_there() -> bool:
     """Say whether a player came with msrward."""
-    return _found() is not None
+    return found_player() is not None
 
 
 def player() -> Path:
     """Return the player that came with msrward; LabError if none did."""
-    if found := _found():
+    if found := found_player():
         return found
     raise LabError(
-        f"no {NAME} came with this msrward: install a static libc (libc6-dev has one) and build"
+        f"no {PLAYER} came with this msrward: install a static libc (libc6-dev has one) and build"
         " again, or give --executor python"
     )
 

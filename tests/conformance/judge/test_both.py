@@ -1,0 +1,252 @@
+"""Both executors on this kernel: they agree, and a mistake in either shows in the other."""
+
+import shutil
+import subprocess
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+from vmm.conformance.c.tape import is_playable, tape
+from vmm.conformance.cases import CASES
+from vmm.conformance.judge.both import Both, DisagreementError, agree, found_player, played
+from vmm.conformance.judge.check import Trouble
+from vmm.conformance.judge.runner import Options
+from vmm.conformance.judge.trace import Reading
+from vmm.conformance.judge.worker import judge
+from vmm.conformance.kernel.backend import KvmBackend
+from vmm.conformance.language.script import (
+    ANY,
+    done,
+    got,
+    gp,
+    rdmsr,
+    rejected,
+    returned,
+    whatever,
+    wrote,
+)
+from vmm.conformance.records.verdict import Verdict
+
+NATIVE = Path(__file__).parents[3] / "native"
+
+MISTAKES = {
+    "reply_is_not_answered": ("run->msr.data = reply.data;", "run->msr.data = 0;", "completion.*"),
+    "error_is_not_answered": ("run->msr.error = reply.error;", ";", "completion.*fault*"),
+    "nothing_is_scribbled": (
+        "memset(run->msr.pad, 0xa5, sizeof(run->msr.pad));\n\t\trun->msr.reason = run->msr.index"
+        " = 0xa5a5a5a5;",
+        "run->msr.data = 0;",
+        "completion.scribbled*",
+    ),
+    "high_half_of_rcx_is_lost": (
+        ".rcx = access.rcx, .rax",
+        ".rcx = access.rcx + 1, .rax",
+        "exits.*",
+    ),
+    "upper_half_is_not_looked_at": (
+        "__u64 high = (regs.rdx & ~0xffffffffull) | regs.rax >> 32;",
+        "__u64 high = 1;",
+        "passthrough.value*",
+    ),
+    "value_is_swapped": (
+        "regs.rdx << 32 | (regs.rax & 0xffffffff)",
+        "regs.rax << 32 | (regs.rdx & 0xffffffff)",
+        "completion.*",
+    ),
+    "every_write_changes_registers": (
+        'else if (regs.rax != vcpu->access.rax || regs.rdx != vcpu->access.rdx)\n\t\tsaw("Wrote',
+        'else if (1)\n\t\tsaw("Wrote',
+        "masks.*",
+    ),
+    "reason_is_not_named": ('"0", "INVAL", "UNKNOWN",', '"0", "UNKNOWN", "INVAL",', "masks.*"),
+    "index_is_not_the_exits": (
+        'is_write ? "WrmsrExit" : "RdmsrExit", run->msr.index, reason,',
+        'is_write ? "WrmsrExit" : "RdmsrExit", 0, reason,',
+        "masks.*",
+    ),
+    "reads_look_like_writes": (
+        'is_write ? "WrmsrExit" : "RdmsrExit", run',
+        'is_write ? "RdmsrExit" : "RdmsrExit", run',
+        "masks.*",
+    ),
+    "vector_is_off_by_one": (
+        "saw_fault(vcpu, &regs, port - VECTOR_PORT);",
+        "saw_fault(vcpu, &regs, port - VECTOR_PORT + 1);",
+        "masks.*",
+    ),
+    "fault_is_taken_elsewhere": (
+        "int skew = *frame - vcpu->access.rip;",
+        "int skew = 1;",
+        "masks.*",
+    ),
+    "capability_is_on_another_file": (
+        "saw_result(ioctl(fd, KVM_ENABLE_CAP, &cap));",
+        "saw_result(ioctl(kvm, KVM_ENABLE_CAP, &cap));",
+        "masks.*",
+    ),
+    "arguments_of_a_capability_are_lost": (
+        "static void enable_cap(int fd, struct kvm_enable_cap cap)\n{",
+        "static void enable_cap(int fd, struct kvm_enable_cap cap)\n{\n\tcap.args[0] = 0;",
+        "masks.*",
+    ),
+    "install_is_not_made": ("saw_result(ioctl(fd, number, argp));", 'saw("done");', "matching.*"),
+    "install_ignores_its_argument": (
+        "saw_result(ioctl(fd, number, argp));",
+        "saw_result(ioctl(fd, number, NULL));",
+        "matching.*",
+    ),
+    "child_is_the_parent": (
+        "if (child == 0)\n\t\t_exit(ioctl(fd, number, argp) < 0 ? errno : 0);",
+        "if (child == 0)\n\t\t_exit(0);",
+        "callers.child*",
+    ),
+    "compat_layout_is_off": (
+        "copy->ranges[i].nmsrs = filter->ranges[i].nmsrs;",
+        "copy->ranges[i].nmsrs = filter->ranges[i].base;",
+        "compat.matching*",
+    ),
+    "edge_is_not_at_the_edge": (
+        "pages + PAGE - size, bits, size",
+        "pages, bits, size",
+        "quirks.short*",
+    ),
+    "host_reads_another_msr": (
+        "struct kvm_msrs *msrs = one_msr(index, 0);",
+        "struct kvm_msrs *msrs = one_msr(0x10, 0);",
+        "scope.*",
+    ),
+    "host_writes_nothing": (
+        "int count = ioctl(vm.vcpus[id].fd, KVM_SET_MSRS, msrs);",
+        "int count = 1;",
+        "x2apic.*",
+    ),
+    "regs_are_not_set": (
+        'write_regs(id, &regs);\n\tsaw("done");',
+        'saw("done");',
+        "quirks.*registers_set_by_ioctl*",
+    ),
+    "immediate_exit_is_not_asked_for": (
+        "vm.vcpus[id].run->immediate_exit = 1;\n\trun_int",
+        "run_int",
+        "reentry.*immediate_exit*",
+    ),
+    "stall_is_not_seen": ('saw("stalled");', 'saw("blocked");', "stalled.*slot_1"),
+    "bitmap_is_given_empty": (
+        "memcpy(stall->bits, bits, size < PAGE ? size : PAGE);",
+        ";",
+        "stalled.*slot_1",
+    ),
+    "blocked_is_never_said": ("if (sleeps_through(task)) {", "if (0) {", "parked.*waits"),
+    "parked_is_not_waited_for": (
+        'if (is_awaited(parked[id].page, SLICE, task)) {\n\t\t\tsaw("parked");',
+        'if (is_awaited(parked[id].page, SLICE, task)) {\n\t\t\tsaw("released");',
+        "parked.*",
+    ),
+    "sweep_counts_from_one": (
+        "name_of(sweep_ended[first]));\n\t\tfirst = i;",
+        "name_of(sweep_ended[first]));\n\t\tfirst = i - 1;",
+        "sweep.every_other*",
+    ),
+    "until_exits_takes_any": (
+        "saw_msr(spinner->exit_reason, &spinner->last);",
+        'saw("ran");',
+        "running.*star",
+    ),
+}
+"""What is written wrong in ``words.c``, and the cases that are to see it."""
+
+
+def cases_of(glob):
+    return [case for case in CASES if fnmatchcase(case.id, glob) and is_playable(case)][:24]
+
+
+def disagreements(player, cases):
+    """Return the ids of the cases of which the player saw something else than Python."""
+    data = tape(cases)
+    ran = subprocess.run([player, "-j2", "-"], input=data, capture_output=True, timeout=120)
+    reading = Reading(cases, Options())
+    for line in ran.stdout.decode("latin-1").splitlines():
+        list(reading.line(line))
+    seen = {case.actions: reading.seen.get(case.id, "nothing") for case in cases}
+    with KvmBackend() as backend:
+        both, wrong = Both(backend, seen), []
+        for case in cases:
+            record = judge(case, both)
+            if record["verdict"] is Verdict.ERROR:
+                wrong.append(case.id)
+                assert "disagree" in record["error"] or "the player" in record["error"]
+        return wrong
+
+
+@pytest.fixture(scope="session")
+def player(has_kvm):
+    if (found := found_player()) is None:
+        pytest.skip("no msrward-player: there was no static libc to link it with")
+    return found
+
+
+def test_the_executors_agree(player):
+    for glob in sorted({glob for _, _, glob in MISTAKES.values()}):
+        cases = cases_of(glob)
+        assert cases, glob
+        assert disagreements(player, cases) == [], glob
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_the_words_is_found(player, mistake, tmp_path):
+    if not shutil.which("cc"):
+        pytest.skip("no C compiler (cc) to build a wrong player with")
+    old, new, glob = MISTAKES[mistake]
+    for name in ("player.c", "tape.c", "guest.c", "words.c"):
+        shutil.copy(NATIVE / name, tmp_path)
+    words = (tmp_path / "words.c").read_text()
+    assert words.count(old) == 1, f"{mistake}: {words.count(old)} places"
+    (tmp_path / "words.c").write_text(words.replace(old, new))
+    wrong = tmp_path / "player"
+    flags = ("-O0", "-w", "-pthread", "-o")
+    subprocess.run(["cc", *flags, wrong, tmp_path / "player.c"], check=True, capture_output=True)
+    assert disagreements(wrong, cases_of(glob)), mistake
+
+
+def test_a_mistake_in_python_is_found(player, monkeypatch):
+    from vmm.conformance.kernel import execution
+
+    cases = cases_of("reentry.*")
+    monkeypatch.setattr(execution, "answer", lambda vcpu, reply: vcpu.reply(reply.value + 1))
+    assert disagreements(player, cases)
+
+
+OPEN = (got(ANY),)
+
+
+@pytest.mark.parametrize(
+    "expected, one, other, fine",
+    [
+        (OPEN, (got(1),), (got(2),), True),
+        (OPEN, (got(1),), (rejected(22),), False),
+        ((whatever,), (gp,), (gp,), True),
+        ((whatever,), (gp,), (wrote,), False),
+        ((done,), (done,), (rejected(22),), False),
+        (None, (returned(1),), (returned(1),), True),
+        (None, (returned(1),), (returned(2),), False),
+        ((done,), (done,), (), False),
+        ((done,), (done,), "it died", False),
+    ],
+)
+def test_what_agrees(expected, one, other, fine):
+    script = (rdmsr(1),)
+    if fine:
+        agree(script, expected, one, other)
+    else:
+        with pytest.raises(DisagreementError, match=r"^[^\n]+$"):
+            agree(script, expected, one, other)
+
+
+def test_a_player_that_fails_is_trouble(monkeypatch, tmp_path):
+    broken = tmp_path / "msrward-player"
+    broken.write_text("#!/bin/sh\necho no >&2; exit 2\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr("vmm.conformance.judge.both.found_player", lambda: broken)
+    with pytest.raises(Trouble, match=r"^no$"):
+        played(cases_of("masks.*"), Options())
