@@ -112,6 +112,7 @@ def _tell(line: str) -> None:
 
 
 def _bisect(args: argparse.Namespace) -> int:
+    from vmm.conformance.records import places
     from vmm.conformance.report.rerun import in_the_lab
     from vmm.lab.kernels import kernels
     from vmm.lab.runs import matrix
@@ -135,7 +136,7 @@ def _bisect(args: argparse.Namespace) -> int:
         stages.append(found)
         commands += repeat
     text = finding.page(stages, question, commands)
-    (directory / "finding.txt").write_text(text)
+    places.write_new(directory / "finding.txt", text)
     say(f"\n{text}\nthis page: {directory / 'finding.txt'}")
     return DONE
 

@@ -6,7 +6,7 @@ import os
 import ioctl_opt
 import pytest
 
-from vmm.conformance.host import doctor
+from vmm.conformance.host import doctor, klog
 from vmm.conformance.host.doctor import CHECKS, Finding, examine, render
 
 
@@ -133,6 +133,26 @@ def test_no_userfaultfd_is_a_warning_that_says_what_goes_untested(monkeypatch):
     found = doctor._userfaultfd()
     assert found.verdict == "WARN"
     assert found.fact.startswith("races are not tested: the system call: Operation not permitted")
+
+
+@pytest.mark.parametrize(("user", "mend"), [(0, "seccomp profile"), (1000, "run as root")])
+def test_what_mends_it_fits_where_one_stands(monkeypatch, user, mend):
+    def refuse():
+        raise PermissionError(1, "Operation not permitted")
+
+    for name in ("_uffd_by_syscall", "_uffd_by_device"):
+        monkeypatch.setattr(doctor, name, refuse)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    assert mend in doctor._userfaultfd().remedy
+
+
+@pytest.mark.parametrize(("number", "mend"), [(2, "device /dev/kmsg"), (1, "dmesg_restrict=0")])
+def test_what_mends_a_log_that_cannot_be_read(monkeypatch, number, mend):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(klog.os, "open", refuse)
+    assert mend in doctor._kernel_log().remedy
 
 
 def test_the_doctor_leaves_nothing_open():

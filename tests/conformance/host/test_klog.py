@@ -689,10 +689,10 @@ def test_another_error_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_reason_instead_of_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = tmp_path / "kmsg"
-    assert KernelLog.open_or_reason(str(absent)) == f"{absent}: No such file or directory"
-    assert KernelLog.open_or_reason("/dev/null") == "/dev/null: not the kernel log"
-    assert KernelLog.open_or_reason(str(tmp_path)) == f"{tmp_path}: not the kernel log"
+    absent, hint = tmp_path / "kmsg", " (pass this container the device /dev/kmsg)"
+    assert KernelLog.open_or_reason(str(absent)) == f"{absent}: No such file or directory{hint}"
+    assert KernelLog.open_or_reason("/dev/null") == f"/dev/null: not the kernel log{hint}"
+    assert KernelLog.open_or_reason(str(tmp_path)) == f"{tmp_path}: not the kernel log{hint}"
 
     def refuse(*_: object) -> int:
         raise PermissionError(errno.EPERM, "Operation not permitted")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from vmm.lab.errors import LabError
+from vmm.lab.machines import emulation
 from vmm.lab.machines.console import Console, Records
 from vmm.lab.machines.emulation import Command, run
 
@@ -92,3 +94,15 @@ def test_an_interrupted_or_killed_msrward_leaves_no_emulator(tmp_path, how):
     parent.send_signal(how)
     assert parent.wait(20) != 0
     assert not alive(int((tmp_path / "pid").read_text()))
+
+
+def test_without_a_pseudo_terminal_it_says_what_to_mount(tmp_path, monkeypatch):
+    def refuse():
+        raise OSError("out of pty devices")
+
+    monkeypatch.setattr(emulation.pty, "openpty", refuse)
+    with (
+        pytest.raises(LabError, match="mount -t devpts devpts /dev/pts"),
+        emulation._emulator(emulation.Command(("true",)), tmp_path),
+    ):
+        pass

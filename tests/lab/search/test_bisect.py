@@ -2,7 +2,7 @@ import pytest
 
 from vmm.lab.errors import LabError
 from vmm.lab.search import bisect
-from vmm.lab.search.verdict import Evidence, Step
+from vmm.lab.search.verdict import Evidence, Question, Step
 
 NAMES = [f"debian:{number}" for number in range(20)]
 
@@ -74,3 +74,11 @@ def test_ends_that_are_not_good_and_bad_are_refused(first_bad):
 )
 def test_a_step_ends_with_what_git_understands(answer, status):
     assert bisect.step_status(answer, lambda line: None) == status
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "{}", "[" * 9999])
+def test_answers_that_are_damaged_are_one_line(tmp_path, line):
+    place = bisect.Place("svm", tmp_path)
+    (tmp_path / "steps.jsonl").write_text(f"{line}\n")
+    with pytest.raises(LabError, match="damaged at line 1"):
+        place.answers(Question("a.b"))

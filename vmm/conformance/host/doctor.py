@@ -15,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from vmm.conformance.host import containers
 from vmm.conformance.host.facts import facts, taint_letters
 from vmm.conformance.records.verdict import Verdict
 from vmm.errors import KvmError
@@ -199,7 +200,9 @@ def _kernel_log() -> Finding:
 
     log = KernelLog.open_or_reason()
     if isinstance(log, str):
-        remedy = "run as root, or sysctl kernel.dmesg_restrict=0; splats go unseen otherwise"
+        mend = "run as root, or sysctl kernel.dmesg_restrict=0"
+        mend = containers.KMSG if containers.KMSG in log else mend
+        remedy = f"{mend}; splats go unseen otherwise"
         return Finding(Health.WARN, log, remedy)
     log.close()
     return Finding(Health.PASS, "/dev/kmsg can be read: splats fail the case they fall in")
@@ -212,6 +215,7 @@ def _userfaultfd() -> Finding:
     if "" in answers.values():
         return Finding(Health.PASS, f"{shown}; {_uffd_sysctl()}")
     remedy = "run as root, give access to /dev/userfaultfd, or sysctl vm.unprivileged_userfaultfd=1"
+    remedy = remedy if os.geteuid() else containers.USERFAULTFD
     return Finding(Health.WARN, f"races are not tested: {shown}; {_uffd_sysctl()}", remedy)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
+from vmm.conformance.host import containers
+
 MAX_LINES = 256  # of one splat; what follows is dropped
 SETTLE_SECONDS = 0.05  # the kernel prints a splat line by line: time for the rest of it
 _CHUNK = 16384  # one read of /dev/kmsg is one whole record of at most 8 KiB, else EINVAL
@@ -161,8 +163,7 @@ class KernelLog:
         except OSError as error:
             if log is not None:
                 log.close()
-            hint = " (kernel.dmesg_restrict: needs root)" if error.errno == errno.EPERM else ""
-            return f"{path}: {error.strerror}{hint}"
+            return f"{path}: {error.strerror}{_HINTS.get(error.errno or 0, '')}"
         return log
 
     def __enter__(self) -> "KernelLog":
@@ -278,6 +279,14 @@ def _pattern(text: str) -> re.Pattern[str]:
 def _unescape(text: str) -> str:
     """Undo what /dev/kmsg does to control characters, backslashes and non-ASCII bytes."""
     return _pattern(r"\\x([0-9a-f]{2})").sub(lambda m: chr(int(m[1], 16)), text)
+
+
+_CONTAINER = f" ({containers.KMSG})"
+_HINTS = {
+    errno.EPERM: " (kernel.dmesg_restrict: needs root)",
+    errno.ENOENT: _CONTAINER,
+    errno.ENODEV: _CONTAINER,
+}
 
 
 def _refuse_other_files(fd: int) -> None:

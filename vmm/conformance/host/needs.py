@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vmm._native import lib
+from vmm.conformance.host import containers
 from vmm.conformance.host.facts import facts
 from vmm.conformance.host.limits import raise_if_exhausted
 from vmm.conformance.language.script import DISABLE_EXITS, KVM_CAP_X86_DISABLE_EXITS
@@ -20,11 +21,6 @@ from vmm.errors import KvmError
 from vmm.kvm import Kvm
 from vmm.nested.l1 import vendor_of
 from vmm.uffd import Userfaultfd
-
-ROOT_WITHOUT_USERFAULTFD = (
-    "this root is a container's: pass it /dev/userfaultfd, a seccomp profile that allows"
-    " userfaultfd, or CAP_SYS_PTRACE"
-)
 
 Probe = Callable[[Kvm], str | None]
 
@@ -60,7 +56,7 @@ def no_userfaultfd(_: Kvm) -> str | None:
         Userfaultfd().close()
     except KvmError as error:
         raise_if_exhausted(error)
-        hint = "run as root" if os.geteuid() else ROOT_WITHOUT_USERFAULTFD
+        hint = "run as root" if os.geteuid() else containers.USERFAULTFD
         return f"userfaultfd for the kernel's own faults: {error.strerror}; {hint}"
     return None
 

@@ -65,6 +65,13 @@ def keep(name: str, other: str, directory: int) -> None:
     os.rename(name, other, src_dir_fd=directory, dst_dir_fd=directory)
 
 
+def append(name: str, directory: int, text: str) -> None:
+    """Add the text to a file of the directory, which is made if need be and is no link."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | _READ
+    with os.fdopen(os.open(name, flags, 0o644, dir_fd=directory), "w") as file:
+        file.write(text)
+
+
 def write_new(path: Path, text: str) -> None:
     """Write a text as a new file; what cannot be encoded is written as an escape."""
     with directory(path.parent) as held:

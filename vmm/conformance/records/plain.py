@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
-_ODD = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
+_ODD = (
+    r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+    r"\ufeff\ufffe\uffff\ud800-\udfff"
+)
 """What moves a cursor, changes a terminal, turns the direction of a text or cannot be encoded."""
 
 _IN_TEXT = re.compile(f"[{_ODD}]")

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vmm.lab.errors import LabError
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines.console import FLOOD, Console, Records
 
@@ -165,7 +166,11 @@ def _fifo(path: Path) -> Iterator[int]:
 @contextmanager
 def _emulator(command: Command, work: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """Start the emulator in its own session, on its own terminal (Bochs insists on one)."""
-    terminal, inner = pty.openpty()
+    try:
+        terminal, inner = pty.openpty()
+    except OSError as error:
+        why = f"no pseudo-terminal for the emulator: {error.strerror}"
+        raise LabError(f"{why}; mount one: mount -t devpts devpts /dev/pts") from None
     os.set_blocking(terminal, False)
     try:
         process = subprocess.Popen(

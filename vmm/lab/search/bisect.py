@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vmm.conformance.cases import CASES
 from vmm.conformance.judge.selection import Chosen, choose
+from vmm.conformance.records import places
 from vmm.conformance.records.saved import Saved
 from vmm.conformance.records.status import Status
 from vmm.lab import append
@@ -56,24 +57,43 @@ class Place:
 
     def note(self, question: Question, name: str, evidence: Evidence) -> Evidence:
         """Write the answer down."""
-        self.directory.mkdir(parents=True, exist_ok=True)
         said = {"name": name, "step": evidence.step.name, "line": evidence.line}
         line = {**self._asked(question), **said}
-        with (self.directory / _STEPS).open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        with places.directory(self.directory) as held:
+            places.append(_STEPS, held, json.dumps(line) + "\n")
         return evidence
 
     def answers(self, question: Question) -> dict[str, Evidence]:
         """Return the answers to `question` that are written down, in the order of asking."""
         found = {}
         path = self.directory / _STEPS
-        for line in path.read_text().splitlines() if path.exists() else ():
-            noted = json.loads(line)
+        for number, line in enumerate(_noted_lines(path), start=1):
+            noted = _noted(path, number, line)
             if not self._asked(question).items() <= noted.items():
                 continue
             saved = Cell.on_record(self.records(noted["name"]))
             found[noted["name"]] = Evidence(Step[noted["step"]], noted["line"], saved)
         return found
+
+
+def _noted_lines(path: Path) -> list[str]:
+    try:
+        return places.read_regular(path).decode().splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabError(f"cannot read {path}: {error}") from None
+
+
+def _noted(path: Path, number: int, line: str) -> dict[str, str]:
+    """Return an answer that was written down; LabError says which line is none."""
+    try:
+        noted: dict[str, str] = json.loads(line)
+        Step[noted["step"]], f"{noted['name']}/", f"{noted['line']}"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        again = "remove it to ask all kernels again"
+        raise LabError(f"{path} is damaged at line {number}: {again}") from None
+    return noted
 
 
 @dataclass(frozen=True, slots=True)
