@@ -347,7 +347,11 @@ SIGNATURES = (
         *("B37", r"get_regs\(.*", r"regs\(ANY, rax=0, rcx=0, .*", r"regs\(.*"),
         before=rf"{_INIT}[\s\S]*\ncomplete\(",
     ),
-    Signature("B37", r"complete\(.*", "interrupted", r"internal_error\(.*", before=_INIT),
+    Signature(
+        *("B37", r"complete\(.*", "interrupted", r"internal_error\(.*"),
+        before=_INIT,
+        lasts=True,
+    ),
 )
 """In order: where two entries make the same difference, the one that says more of it is first.
 
