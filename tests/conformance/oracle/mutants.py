@@ -14,6 +14,7 @@ from mutants_filter import MATCHING, VALIDATION
 from mutants_ignored import IGNORING
 from mutants_level import LEVELS
 from mutants_modes import MODES
+from mutants_platform import PLATFORM
 from mutants_race import RACES
 from mutants_shadows import SHADOWS
 from mutants_sweep import SWEEPING
@@ -38,4 +39,5 @@ MUTANTS = (
     *IGNORING,
     *LEVELS,
     *SWEEPING,
+    *PLATFORM,
 )

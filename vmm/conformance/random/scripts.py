@@ -38,6 +38,9 @@ from vmm.filter import (
 )
 from vmm.msr import MAX_NMSRS, X2APIC_FIRST, X2APIC_LAST, Msr
 
+OPENING = (Msr.IA32_DEBUGCTLMSR, Msr.IA32_SPEC_CTRL)
+"""MSRs of which a guest's write of 1 has KVM pass others through, where the CPU has them."""
+
 T = TypeVar("T")
 
 A = 0x474F4F00
@@ -192,7 +195,8 @@ class _Writer:
     def sweep(self, vcpu: int) -> None:
         """Add a sweep: a read across an edge, or a write of MSRs that are nobody's."""
         dice, is_write = self.dice, self.dice.one_in(3)
-        first = A if is_write else self._pick_index(self.readable)
+        opened = 0x200 if dice.one_in(4) else 0  # what a guest's write can open lies below it
+        first = A if is_write else opened or self._pick_index(self.readable)
         first, count = first - dice.below(0x41) & U32, 1 + dice.below(0x100)
         action = s.sweep("rdmsr", first, count, dice.pick((1, 1, 2, 0x101)), vcpu=vcpu)
         if is_write:
@@ -223,6 +227,8 @@ class _Writer:
         value = dice.value_for(index)
         if kind == 6:
             index, value = Msr.EFER, EFER_RESERVED
+        if kind == 5 and dice.one_in(3):  # these make KVM pass others through
+            index, value = dice.pick(OPENING), dice.below(2)
         if kind == 7:  # these have no effect without an in-kernel APIC, and no filter stops them
             index, value = X2APIC_FIRST + dice.below(0x100), 0
         high = dice.u64() if dice.one_in(3) else 0

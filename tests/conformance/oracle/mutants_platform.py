@@ -1,0 +1,138 @@
+"""Mistakes in what makes KVM pass more through, in an INIT, and while a filter is on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mutant import mutant
+
+from vmm.conformance.language import script as s
+from vmm.conformance.oracle.model import Model
+from vmm.conformance.oracle.state import VcpuState, VmState
+
+Opened = Callable[[VmState, VcpuState, s.Access], bool]
+
+
+def _asks_no_filter(opened: Opened) -> Any:
+    """Return the rule of a kernel that asks no filter once something was ``opened``."""
+
+    def reason(self: Model, vm: VmState, vcpu: VcpuState, access: s.Access) -> Any:
+        if opened(vm, vcpu, access):
+            return self.failure(vcpu, access)
+        return Model.reason(self, vm, vcpu, access)
+
+    return reason
+
+
+def _noting_exits(self: Model, vm: VmState, action: s.EnableCap) -> s.Step:
+    if action.cap == s.KVM_CAP_X86_DISABLE_EXITS:
+        vars(vm)["_disabled"] = action.args[0]
+    return Model.enable_cap(self, vm, action)
+
+
+def _noting_cpuid(self: Model, vm: VmState, action: s.SetCpuid | s.SetCpuidBits) -> s.Step:
+    is_bare = isinstance(action, s.SetCpuid) and action.feature == "everything" and not action.on
+    vars(vm)["_bare"] = is_bare
+    return Model.set_cpuid(self, vm, action)
+
+
+def _noting_shstk(self: Model, vm: VmState, action: s.SetCpuid | s.SetCpuidBits) -> s.Step:
+    vars(vm)["_shstk"] = isinstance(action, s.SetCpuidBits) and action.leaf == 7
+    return Model.set_cpuid(self, vm, action)
+
+
+def _only_pending(self: Model, vcpu: VcpuState) -> None:
+    stage = vcpu.stage
+    Model.reset(self, vcpu)
+    vcpu.stage = stage
+
+
+def _exists_all_the_same(self: Model, vm: VmState, action: s.CreateVcpu) -> s.Step:
+    events = Model.create_vcpu(self, vm, action)
+    vm.vcpu(action.vcpu)
+    return events
+
+
+PLATFORM = (
+    mutant(
+        Model,
+        "cstate_residency_unfiltered",
+        "Residency counters are passed through with CSTATE exits disabled, whatever the filter.",
+        enable_cap=_noting_exits,
+        reason=_asks_no_filter(
+            lambda vm, _, access: (
+                vars(vm).get("_disabled", 0) & 8 != 0 and access.index in range(0x3FC, 0x3FF)
+            )
+        ),
+    ),
+    mutant(
+        Model,
+        "aperf_unfiltered",
+        "APERF and MPERF are passed through with their exits disabled, whatever the filter.",
+        enable_cap=_noting_exits,
+        reason=_asks_no_filter(
+            lambda vm, _, access: (
+                vars(vm).get("_disabled", 0) & 16 != 0 and access.index in (0xE7, 0xE8)
+            )
+        ),
+    ),
+    mutant(
+        Model,
+        "not_in_cpuid_is_not_denied",
+        "The filter is not asked for MSRs of features that CPUID has not.",
+        set_cpuid=_noting_cpuid,
+        reason=_asks_no_filter(
+            lambda vm, _, access: vars(vm).get("_bare", False) and access.index == 0x10A
+        ),
+    ),
+    mutant(
+        Model,
+        "cet_unfiltered",
+        "CPUID with SHSTK passes the shadow stack pointers through, whatever the filter.",
+        set_cpuid=_noting_shstk,
+        reason=_asks_no_filter(
+            lambda vm, _, access: (
+                vars(vm).get("_shstk", False) and access.index in range(0x6A4, 0x6A8)
+            )
+        ),
+    ),
+    mutant(
+        Model,
+        "records_that_are_on_are_not_denied",
+        "Branch records that are on obey no filter (B34).",
+        reason=_asks_no_filter(
+            lambda _, vcpu, access: vcpu.has_lbr_on and 0x1DB <= access.index < 0x1DF
+        ),
+    ),
+    mutant(
+        Model,
+        "records_are_forgotten",
+        "Branch records that came on while they were denied are unknown later (B34).",
+        is_lbr=lambda self, vcpu, index: False,
+    ),
+    mutant(
+        Model,
+        "init_keeps_the_completion",
+        "What an INIT cut off is completed all the same (B37).",
+        reset=_only_pending,
+    ),
+    mutant(
+        Model,
+        "init_is_ignored",
+        "KVM_GET_MP_STATE does not look for an INIT.",
+        get_mp_state=lambda self, vm, action: (s.got(0),),
+    ),
+    mutant(
+        Model,
+        "neither_old_nor_new",
+        "An access that a filter on its way denies may end in any way that is no exit (B10).",
+        between=lambda self, vm, vcpu, access: s.unfiltered,
+    ),
+    mutant(
+        Model,
+        "vcpu_without_a_descriptor_exists",
+        "A vCPU whose creation failed at its descriptor keeps its number.",
+        create_vcpu=_exists_all_the_same,
+    ),
+)
