@@ -11,7 +11,7 @@ A, OFF = 0x474F4F00, default_allow()
 STALL, BEGIN = s.begin_install(OFF.deny(A), 0), s.begin(s.rdmsr(A))
 
 SOUND = [
-    (s.enter_l2(), s.rdmsr(A), s.leave_l2(), s.rdmsr(A, mode="real")),
+    (s.rdmsr(A, mode="real"), s.enter_l2(), s.rdmsr(A), s.leave_l2(), s.rdmsr(A)),
     (s.enter_l2(), s.rdmsr(A, mode="real", vcpu=1)),
     (BEGIN, s.get_regs(), s.complete(), s.finish(), s.rdmsr(A)),
     (BEGIN, s.rdmsr(A, vcpu=1)),
@@ -22,6 +22,8 @@ SOUND = [
 ]
 UNSOUND = [
     (s.enter_l2(), s.rdmsr(A, mode="real")),
+    (s.enter_l2(), s.leave_l2(), s.rdmsr(A, mode="real")),
+    (s.leave_l2(), s.rdmsr(A, mode="real")),
     (s.enter_l2(), s.begin(s.rdmsr(A, mode="user"))),
     (s.enter_l2(), s.execute("rsm", 1)),
     (BEGIN, s.leave_l2()),

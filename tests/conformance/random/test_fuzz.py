@@ -9,11 +9,13 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from mutants_exit import COMPLETING, EXITING, HOST, STOPPING
 from mutants_filter import MATCHING, VALIDATION
+from mutants_level import LEVELS
 from mutants_vm import ACCESSING, INSTALLING, MASKING
 
 from vmm.conformance.host import parameters
 from vmm.conformance.language import script as s
 from vmm.conformance.language.case import Case
+from vmm.conformance.language.needs import needs_of
 from vmm.conformance.language.script import (
     ANY,
     begin,
@@ -83,7 +85,7 @@ def _without_any(event):
 
 
 def planted(name):
-    (mutant,) = (each for each in MUTANTS if each.name == name)
+    (mutant,) = (each for each in (*MUTANTS, *LEVELS) if each.name == name)
     return mutant.model()
 
 
@@ -124,6 +126,40 @@ def test_the_kernel_does_what_the_model_predicts_of_hypothesis_scripts(backend):
         assert found is None, f"\n{shrunk(found, backend)}"
 
     differ()
+
+
+@pytest.mark.parametrize("levels", ("svm", "vmx"))
+def test_random_levels_can_be_run_and_each_has_a_meaning(levels):
+    draw = Random(3).randrange
+    written = [random_script(draw, levels=levels) for _ in range(150)]
+    assert all(map(is_sound, written))
+    cut = [
+        pair
+        for each in written
+        for pair in zip(each, steps(each, Model().predict(each)), strict=True)
+    ]
+    left = {repr(step[-1]).partition("(")[0] for _, step in cut}
+    assert left >= {"entered", "l1_exit", *(("entry_failed", "shutdown") * (levels == "vmx"))}
+    moves = [step for action, step in cut if isinstance(action, s.EnterL2 | s.LeaveL2)]
+    assert len(moves) > 200 and (s.whatever,) not in moves
+    needs = {need for each in written for need in needs_of(each)}
+    assert needs & {"nested_svm", "nested_vmx"} == {f"nested_{levels}"}
+
+
+def test_without_levels_no_script_enters_an_l2():
+    assert "nested" not in {need for each in sample(300) for need in needs_of(each)}
+
+
+@pytest.mark.parametrize(
+    ("levels", "name"),
+    [
+        *(("svm", name) for name in ("l0_first", "kinds_swapped", "l2_ended_by_exit")),
+        *(("vmx", name) for name in ("counts_from_0", "loads_as_read", "stores_unfiltered")),
+    ],
+)
+def test_random_levels_show_that_a_model_errs(levels, name):
+    found = fuzz(Faultless(), 1, 2000, model=planted(name), levels=levels)
+    assert found and len(found.script) <= 6, found
 
 
 @pytest.mark.parametrize("name", ("base_before", "upper_halves_kept", "completion_replayed"))

@@ -47,16 +47,15 @@ def first_unsound(script: s.Script) -> int | None:
 def _effect(action: s.Action) -> Effect:  # noqa: PLR0911 - one a kind of word
     match action:
         case s.Rdmsr() | s.Wrmsr() | s.Execute():
-            return _starts(action.vcpu, in_l1=not s.is_plain(action))
+            return _starts(action.vcpu, plain_only=not s.is_plain(action))
         case s.Sweep():
             return _starts(action.vcpu)
-        case s.EnterL2():
-            return _starts(action.vcpu, "l2")
-        case s.LeaveL2():
-            return Effect(bars=_starts(action.vcpu).bars, ends=frozenset({("l2", action.vcpu)}))
+        case s.EnterL2() | s.LeaveL2():
+            # Once a vCPU is an L1 its registers for other modes and its extensions are at odds.
+            return _starts(action.vcpu, "l1")
         case s.Begin() | s.Spin():
             what = "access" if isinstance(action, s.Begin) else "spin"
-            effect = _starts(action.access.vcpu, what, in_l1=not s.is_plain(action.access))
+            effect = _starts(action.access.vcpu, what, plain_only=not s.is_plain(action.access))
             if action.access.mode in ("user", "smm") or s.is_plain(action.access):
                 return effect
             return replace(effect, begins=effect.begins | {("placed", action.access.vcpu)})
@@ -80,8 +79,8 @@ def _effect(action: s.Action) -> Effect:  # noqa: PLR0911 - one a kind of word
             return Effect(needs=needs, bars=frozenset(waits), ends=ends)
 
 
-def _starts(vcpu: int, what: str = "", *, in_l1: bool = False) -> Effect:
-    bars = frozenset((each, vcpu) for each in (*AWAY, *["l2"] * in_l1))
+def _starts(vcpu: int, what: str = "", *, plain_only: bool = False) -> Effect:
+    bars = frozenset((each, vcpu) for each in (*AWAY, *["l1"] * plain_only))
     return Effect(bars=bars, begins=frozenset({(what, vcpu)} if what else ()))
 
 

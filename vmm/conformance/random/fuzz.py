@@ -18,6 +18,7 @@ from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import Script, Trace, first_difference, steps
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.spoiled import NEED
+from vmm.conformance.random.levels import Levels
 from vmm.conformance.random.scripts import random_script
 from vmm.conformance.random.shrink import shrink
 from vmm.conformance.records.status import Status
@@ -115,6 +116,7 @@ def fuzz(
     *,
     model: Oracle | None = None,
     vcpus: int = 2,
+    levels: Levels = "",
 ) -> Finding | None:
     """Return the first script, shrunk, on which ``backend`` is not as ``model`` says, or None.
 
@@ -124,7 +126,7 @@ def fuzz(
 
     below = Random(seed).randrange
     for _ in range(examples):
-        found = compare(backend, random_script(below, vcpus), model)
+        found = compare(backend, random_script(below, vcpus, levels=levels), model)
         if found:
             rerun = f"msrward fuzz --seed {seed} --examples {examples}"
             return replace(shrunk(found, backend, model), rerun=rerun)
@@ -145,11 +147,19 @@ def run(
     seed = random_seed() if seed is None else seed
     say(f"fuzzing with --seed {seed} --examples {examples}")
     vcpus, ignoring = 1 if backend.lacks("vcpus") else 2, ignores_msrs()
-    found = fuzz(backend, seed, examples, model=Model(ignore_msrs=ignoring), vcpus=vcpus)
+    model, levels = Model(ignore_msrs=ignoring), levels_of(backend)
+    found = fuzz(backend, seed, examples, model=model, vcpus=vcpus, levels=levels)
     if found and ignoring:
         found = replace(found, needs=(NEED,))
     say(str(found) if found else f"{examples} scripts: the kernel did what the Model predicted")
     return Status.of(found is not None)
+
+
+def levels_of(backend: Host) -> Levels:
+    """Return whose extensions the guests of this host have."""
+    if backend.lacks("nested_svm") is None:
+        return "svm"
+    return "vmx" if backend.lacks("nested_vmx") is None else ""
 
 
 def random_seed() -> int:

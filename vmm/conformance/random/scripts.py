@@ -22,6 +22,7 @@ from vmm.conformance.oracle.state import (
     fitting,
     is_unknown_to_kvm,
 )
+from vmm.conformance.random.levels import Ladder, Levels
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import (
     EMPTY_SLOT,
@@ -64,11 +65,16 @@ MODES: tuple[Mode, ...] = ("user", "compat", "protected", "real")
 WINDOW = (X2APIC_FIRST - 1, X2APIC_FIRST, Msr.APIC_ID, X2APIC_LAST, X2APIC_LAST + 1)
 
 
-def random_script(below: Callable[[int], int], vcpus: int = 2, most: int = 20) -> s.Script:
-    """Return a script of up to about ``most`` actions; ``below(n)`` draws from 0 to n - 1."""
+def random_script(
+    below: Callable[[int], int], vcpus: int = 2, most: int = 20, levels: Levels = ""
+) -> s.Script:
+    """Return a script of up to about ``most`` actions; ``below(n)`` draws from 0 to n - 1.
+
+    ``levels`` is whose extensions a guest has, "svm" or "vmx": then vCPUs enter L2s too.
+    """
     dice = _Dice(below)
     filters = [dice.filter() for _ in range(1 + dice.below(3))]
-    writer = _Writer(dice, filters, vcpus)
+    writer = _Writer(dice, filters, vcpus, levels)
     if dice.below(10):
         writer.enable_exits(0)
     if dice.below(10):
@@ -151,8 +157,11 @@ def _turning(edges: Iterable[int], size: int) -> bytes:
 class _Writer:
     """A script in the making: what may follow depends on which vCPUs stopped in an access."""
 
-    def __init__(self, dice: _Dice, filters: Sequence[MsrFilter], vcpus: int) -> None:
+    def __init__(
+        self, dice: _Dice, filters: Sequence[MsrFilter], vcpus: int, levels: Levels
+    ) -> None:
         self.dice, self.vcpus = dice, vcpus
+        self.levels = Ladder(dice, levels)
         self.filters = [*filters, MsrFilter()]
         self.script: list[s.Action] = []
         self.stopped: set[int] = set()
@@ -163,11 +172,16 @@ class _Writer:
 
     def add(self, action: s.Action) -> None:
         self.script.append(action)
+        self.levels.note(action)
 
     def step(self) -> None:
         """Add one action; a stopped vCPU goes on as often as something else happens."""
         vcpu = self.dice.below(self.vcpus)
-        if vcpu in self.stopped and self.dice.below(2):
+        if vcpu not in self.stopped and (move := self.levels.move(vcpu)):
+            self.add(move)
+        elif self.levels.is_over(vcpu):
+            self.enable_exits(vcpu)
+        elif vcpu in self.stopped and self.dice.below(2):
             self.dice.pick((self.finish, self.complete, self.get_regs))(vcpu)
         elif vcpu in self.stopped or self.dice.one_in(4):
             by_host = (self.install, self.enable_exits, self.install_at, self.scribble)

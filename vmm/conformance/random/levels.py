@@ -1,0 +1,93 @@
+"""Random entries of L2s: who is in one, and what L1 lets pass there.
+
+B20 is open: an install leaves the L2 that runs with the MSRs that hardware passed to it. A script
+that shows it shows nothing new, so a vCPU that was in L2 meanwhile leaves it before it goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, TypeVar
+
+from vmm.conformance.language import script as s
+from vmm.conformance.language.domains import choices
+from vmm.conformance.oracle.model import Model
+from vmm.conformance.oracle.state import STORABLE, Stage
+from vmm.msr import Msr
+
+T = TypeVar("T")
+
+Levels = Literal["", "svm", "vmx"]
+"""Whose extensions the guests of a host have, if any."""
+
+LOADED = (Msr.KERNEL_GS_BASE, Msr.STAR, Msr.LSTAR, Msr.CSTAR)
+"""MSRs that a list can hold on every CPU."""
+
+
+class Dice(Protocol):
+    """Draws small numbers, of which 0 is the plainest."""
+
+    below: Callable[[int], int]
+
+    def one_in(self, number: int) -> bool:
+        """Say yes once in ``number`` times."""
+
+    def pick(self, choices: Sequence[T]) -> T:
+        """Return one of ``choices``."""
+
+
+class Ladder:
+    """The levels of a script's vCPUs, as the Model knows them."""
+
+    def __init__(self, dice: Dice, levels: Levels) -> None:
+        """Start in L1; without ``levels`` nothing here ever happens."""
+        self._dice, self._levels = dice, levels
+        self._model = Model()
+        self._vm = self._model.new_vm(())
+        self._stale: set[int] = set()
+
+    def note(self, action: s.Action) -> None:
+        """Take over what ``action`` makes of the levels."""
+        if not self._levels:
+            return
+        self._model.step(self._vm, action)
+        inside = {number for number, vcpu in self._vm.vcpus.items() if vcpu.l2}
+        if isinstance(action, s.Install):
+            self._stale |= inside
+        self._stale &= inside
+
+    def is_over(self, vcpu: int) -> bool:
+        """Say whether the vCPU has shut down, and nobody knows any more what it does."""
+        return bool(self._levels) and self._vm.vcpu(vcpu).stage is Stage.UNSURE
+
+    def move(self, vcpu: int) -> s.EnterL2 | s.LeaveL2 | None:
+        """Return how the vCPU changes its level now, if it does."""
+        if not self._levels or self.is_over(vcpu):
+            return None
+        if vcpu in self._stale:
+            return s.leave_l2(vcpu)
+        if self._vm.vcpu(vcpu).l2:
+            return s.leave_l2(vcpu) if self._dice.one_in(8) else None
+        return self._entry(vcpu) if self._dice.one_in(3) else None
+
+    def _entry(self, vcpu: int) -> s.EnterL2:
+        passes, bitmap = self._passes()
+        load, store, back = (self._list() for _ in range(3))
+        fields = self._dice.one_in(4)
+        return s.EnterL2(passes, bitmap, load, store, back, fields, vcpu)
+
+    def _passes(self) -> tuple[s.Passes, bool]:
+        kind = self._dice.below(8)
+        if kind < 4:
+            return "all", self._levels == "vmx" or not self._dice.one_in(2)
+        if kind == 4:
+            return "none", self._levels == "svm" or not self._dice.one_in(2)
+        kinds, some = choices(s.Through, "access"), sorted(STORABLE)
+        passed = [(self._dice.pick(some), self._dice.pick(kinds)) for _ in range(4)]
+        return tuple(s.Through(*each) for each in passed[self._dice.below(4) :]), True
+
+    def _list(self) -> tuple[s.Listed, ...]:
+        if self._levels != "vmx" or not self._dice.one_in(4):
+            return ()
+        number = 1 + self._dice.below(self._dice.pick((3, 3, 32)))
+        return tuple(s.listed(self._dice.pick(LOADED), 0x1000 * n) for n in range(number))
