@@ -492,7 +492,7 @@ static void play_case(int number, struct cursor tape, int flags)
 		patient = u8(&one);
 		do_action(&one);
 		printf("step %d %d %s\n", number, step, seen);
-		is_lost = strstr(seen, "Lost(") != NULL;
+		is_lost = is_end(seen);
 		seen[0] = 0;
 	}
 	stop_spinners();

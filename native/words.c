@@ -455,6 +455,28 @@ static int enter_guest(int id)
 	return result;
 }
 
+/* Whether the guest never finished what it was to do. */
+static int is_end(const char *text)
+{
+	return strstr(text, "Lost(") || strstr(text, "internal_error(") || strstr(text, "other_exit(");
+}
+
+/* An exit that is no end of an access. */
+static void saw_foreign(const struct kvm_run *run)
+{
+	switch (run->exit_reason) {
+	case KVM_EXIT_INTERNAL_ERROR:
+		saw("internal_error(%#x)", run->internal.suberror);
+		break;
+	case KVM_EXIT_HLT: case KVM_EXIT_MMIO: case KVM_EXIT_DEBUG: case KVM_EXIT_SHUTDOWN:
+	case KVM_EXIT_FAIL_ENTRY:
+		saw("Lost('exit reason %u')", run->exit_reason);
+		break;
+	default:
+		saw("other_exit(%#x)", run->exit_reason);
+	}
+}
+
 /* Say how the guest's run ended; returns whether it was with an MSR exit. */
 static int saw_run(int id, int result)
 {
@@ -472,7 +494,7 @@ static int saw_run(int id, int result)
 	if (run->exit_reason == KVM_EXIT_IO)
 		saw_outcome(id, run->io.port);
 	else
-		saw("Lost('exit reason %u')", run->exit_reason);
+		saw_foreign(run);
 	return 0;
 }
 

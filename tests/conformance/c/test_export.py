@@ -22,6 +22,7 @@ from vmm.conformance.language.script import (
     Wrote,
     begin,
     done,
+    either,
     enable_exits,
     execute,
     get_msr,
@@ -146,6 +147,7 @@ WRONG = {
     "3: any value after no exit": (done, done, returned(ANY)),
     "3: only the exit": SEEN[:3],
     "3: more": (*SEEN[:3], SEEN[2], SEEN[3]),
+    "3: neither": (done, done, either((gp,), (returned(1),))),
 }
 
 
@@ -160,7 +162,9 @@ def test_a_wrong_expectation_fails_at_its_step(has_kvm, build, wrong):
     assert lines[-2] == f"{step}: {seen}"
 
 
-@pytest.mark.parametrize("last", [(SEEN[2], returned(ANY)), (whatever,)])
+@pytest.mark.parametrize(
+    "last", [(SEEN[2], returned(ANY)), (whatever,), (either((gp,), SEEN[2:]),)]
+)
 def test_what_is_left_open_passes(has_kvm, build, last):
     status, lines, _ = played(build(c_source(Case("a.b", "", "", DENY, (*SEEN[:2], *last)))))
     assert (status, lines[-1]) == (0, "PASS")
@@ -262,6 +266,7 @@ def test_a_program_says_what_it_is():
         ((got(0),), "got(0)"),
         ((rejected(22),), "rejected(EINVAL)"),
         ((rejected(ANY),), "rejected(ANY)"),
+        ((either((RdmsrExit(1, FILTER), gp), (wrote,)),), "RdmsrExit(0x1, FILTER), gp or wrote"),
         (
             (RdmsrExit(1, INVAL | FILTER, 2, 3, 4), wrote),
             "RdmsrExit(0x1, INVAL|FILTER, data=0x2, error=0x3, pad=0x4), wrote",

@@ -91,7 +91,9 @@ def _designated(runs: list[tuple[int, int]]) -> Iterator[str]:
 
 def step_text(step: s.Step) -> str:
     """Return a step's events as the program prints them, or as a pattern that it understands."""
-    if any(isinstance(event, s.Either) or _is_open(event) for event in step):
+    if len(step) == 1 and isinstance(step[0], s.Either):
+        return f"{step_text(step[0].old)} or {step_text(step[0].new)}"
+    if any(_is_open(event) for event in step):
         return "whatever"
     return ", ".join(map(_event_text, step))
 

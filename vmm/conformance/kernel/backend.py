@@ -14,9 +14,10 @@ from vmm._native import lib
 from vmm.conformance.host.needs import PROBES
 from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.kernel.effects import counter_of
-from vmm.conformance.kernel.execution import Execution, needs_its_own_vm
+from vmm.conformance.kernel.execution import Execution
 from vmm.conformance.kernel.pool import PooledVm
 from vmm.conformance.kernel.races import DisturbedError
+from vmm.conformance.language.lasting import needs_its_own_vm
 from vmm.conformance.language.script import (
     Fault,
     Returned,

@@ -30,13 +30,11 @@ from vmm.conformance.language.script import (
     done,
     innermost,
     interrupted,
-    makes_vcpus,
     refused,
 )
 from vmm.errors import KvmError
 from vmm.exits import Exit, InternalErrorExit, IoExit, OtherExit, RdmsrExit, WrmsrExit
 from vmm.kvm import Vm
-from vmm.msr import Msr
 from vmm.placed import COMPAT, NATIVE, Missing, PlacedFilter, bad_address
 from vmm.vcpu import Vcpu
 
@@ -46,31 +44,6 @@ WAITING = {
 }
 """What may end with one of the events of ``NOT_YET``."""
 NOT_YET = (words.blocked, words.never)
-LASTING = (
-    *(words.Park, words.Spin, words.CloseVm, words.CloseVcpu, words.SetCpuid, words.SetCpuidBits),
-    *(words.SendInit, words.EnterL2, words.LeaveL2),
-)
-"""What no reset undoes, or what would make it dear: ``KVM_RUN`` in another thread than the last
-one waits for an RCU grace period."""
-
-
-def needs_its_own_vm(script: Script) -> bool:
-    """Say whether the script leaves behind what no reset can take away."""
-    return makes_vcpus(script) or any(map(_lasts, map(innermost, script)))
-
-
-def _lasts(action: words.Action) -> bool:
-    if isinstance(action, words.Sweep):
-        return action.access == "wrmsr"
-    if isinstance(action, words.EnableCap):
-        return action.cap == words.KVM_CAP_X86_DISABLE_EXITS
-    if isinstance(action, words.Wrmsr | words.SetMsr):
-        return action.index in OPENING
-    return isinstance(action, LASTING)
-
-
-OPENING = {Msr.IA32_SPEC_CTRL, Msr.IA32_DEBUGCTLMSR, Msr.IA32_XFD, Msr.IA32_RTIT_CTL}
-"""MSRs whose write makes KVM pass others through, and which no reset takes back whole."""
 
 
 class Execution:
