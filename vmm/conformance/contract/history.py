@@ -283,8 +283,9 @@ _FIXES = (
         "",
         "SVM recalculates the LBR intercepts only when LBR virtualization itself changes",
         "",
-        "6.17.13..newest (SVM with LBRV)",
-        "once the guest has set DEBUGCTL.LBR, 0x1db-0x1de ignore every filter that comes after",
+        "6.17.13..newest (SVM with LBRV); 6.17.8 is good, and no package lies between",
+        "once the guest has set DEBUGCTL.LBR, 0x1db-0x1de ignore every filter that comes after;"
+        " denied before and allowed after, their WRMSR exits as UNKNOWN or INVAL",
     ),
     Fix(
         "B35",
@@ -307,7 +308,7 @@ _FIXES = (
         "",
         "INIT between exit and completion does not drop the completion",
         "",
-        "6.12..newest",
+        "6.1..newest",
         "a vCPU that INIT resets is completed afterwards: its RIP and registers are wrong",
     ),
     Fix(
