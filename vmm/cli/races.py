@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from vmm.cli import kept
 from vmm.cli.options import count, seconds
 from vmm.cli.output import complain, say
 from vmm.cli.parser import add_command
+from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import MEANINGS, Status, epilog
+
+POINTS = 240
+"""What is kept of the rates of a stress, at most."""
 
 STATUSES = epilog(
     {
@@ -47,11 +54,20 @@ def add(commands: Any) -> None:
 
 def _seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, metavar="N", help="repeat the run that printed N")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="keep results.jsonl in DIR"
+    )
 
 
 def _stress(args: argparse.Namespace) -> int:
     from vmm.conformance.stress import stress
     from vmm.errors import KvmError
+
+    samples: list[stress.Progress] = []
+
+    def sampled(progress: stress.Progress) -> None:
+        samples.append(progress)
+        _live(progress.line())
 
     try:
         result = stress.run(
@@ -59,12 +75,16 @@ def _stress(args: argparse.Namespace) -> int:
             args.vcpus or 0,
             args.installers,
             args.seed,
-            lambda progress: _live(progress.line()),
+            sampled,
         )
     except (KvmError, ValueError) as error:
         return complain(str(error))
     _live_ends()
     say(stress.render(result))
+    if args.output:
+        every = samples[:: len(samples) // POINTS + 1]
+        case = stress.as_case(result, [*every, result.progress])
+        _keep(args, [case], result.progress.seconds, result)
     if result.conforms:
         return Status.CONFORMS
     is_violated = result.violation or result.complaints
@@ -81,7 +101,15 @@ def _churn(args: argparse.Namespace) -> int:
         return complain(str(error))
     _live_ends()
     say(churn.render(result))
+    if args.output:
+        cases = churn.as_cases(result)
+        _keep(args, cases, result.seconds, result)
     return Status.of(not result.conforms)
+
+
+def _keep(args: argparse.Namespace, cases: Sequence[Record], seconds: float, of: Any) -> None:
+    told = {"complaints": of.complaints, "foreign": of.foreign}
+    kept.keep(args.output, cases, seconds, blind=of.blind, **told)
 
 
 def _live(line: str) -> None:

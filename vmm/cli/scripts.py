@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmm.cli.options import count
 from vmm.cli.output import complain, say
 from vmm.cli.parser import add_command
-from vmm.conformance.records.status import DONE
+from vmm.conformance.records.status import DONE, Status
 
 if TYPE_CHECKING:
     from vmm.conformance.language.case import Case
+    from vmm.conformance.random.fuzz import Finding
 
 ONE_CASE = "a case id, or a file that 'msrward export --json' wrote"
 
@@ -25,6 +27,8 @@ def add(commands: Any) -> None:
     fuzz.add_argument(
         "--bulk", action="store_true", help="filters and accesses only, thousands a second"
     )
+    text = "keep results.jsonl in DIR, and what is found as a case: found.json"
+    fuzz.add_argument("-o", "--output", type=Path, metavar="DIR", help=text)
     run = add_command(commands, "run", _run, "run one case, and show all that was seen")
     run.add_argument("case", metavar="CASE", help=ONE_CASE)
     export = add_command(commands, "export", _export, "write a case as one C program, or as JSON")
@@ -39,10 +43,25 @@ def _fuzz(args: argparse.Namespace) -> int:
     from vmm.conformance.random import bulk, fuzz
 
     kvm_capabilities()
+    found: list[fuzz.Finding] = []
+    began = time.monotonic()
     with KvmBackend() as backend:
-        if args.bulk:
-            return bulk.run(backend, args.seed, args.examples, say)
-        return fuzz.run(backend, args.seed, args.examples, say)
+        run = bulk.run if args.bulk else fuzz.run
+        status = run(backend, args.seed, args.examples, say, found.append)
+    if args.output and status != Status.UNTESTED:
+        _keep(args, found[0] if found else None, time.monotonic() - began)
+    return status
+
+
+def _keep(args: argparse.Namespace, found: Finding | None, seconds: float) -> None:
+    from vmm.cli.kept import keep
+    from vmm.conformance.language import codec
+    from vmm.conformance.random.fuzz import as_case
+
+    file = args.output / "found.json" if found else None
+    keep(args.output, [as_case(found, args.examples, file)], seconds)
+    if found and file:
+        file.write_text(codec.dump(found.case))
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -138,3 +138,10 @@ def test_who_cannot_see_or_point_can_read_it():
 def test_what_a_record_says_is_escaped():
     text = pages.page(COLUMNS)
     assert "a &amp; b" in text and "&lt;x&gt;" in text and "<x>" not in text
+
+
+def test_rates_are_drawn_from_records():
+    series = {"swaps/s": [[1.0, 10.0], [2.0, 30.0]], "one<x>": [[1.0, 1.0]]}
+    text = pages.page([column("6.1", case("stress.swaps", series=series))])
+    assert 'aria-label="swaps/s over 2 s: 10 to 30"' in text and "one<x>" not in text
+    assert 'points="240.0,53.3 480.0,0.0"' in text

@@ -13,6 +13,8 @@ from vmm._native import ffi, lib
 from vmm.conformance.churn.endings import ENDINGS, THICK, Stuck
 from vmm.conformance.churn.leak import Slope, measure
 from vmm.conformance.host.watch import Watch
+from vmm.conformance.records.schema import Record
+from vmm.conformance.records.verdict import Verdict
 from vmm.errors import KvmError
 from vmm.kvm import Kvm, Vm
 from vmm.placed import PlacedFilter
@@ -217,6 +219,35 @@ def _paced(on_progress: Callable[[str], None] | None) -> Callable[[str], None]:
             on_progress(line)
 
     return tell
+
+
+def as_cases(result: ChurnResult) -> list[Record]:
+    """Return the result as records of cases: one an ending, one a measurement, one if stuck."""
+
+    def case(name: str, sentence: str, **more: Any) -> Record:
+        name = f"churn.{name.replace(' ', '_').replace(',', '')}"
+        fixed = {"type": "case", "id": name, "sentence": sentence, "requirements": ["R76"]}
+        return {**fixed, "verdict": Verdict.PASS, "ms": 0.0, **more}
+
+    ended = [
+        case(f"ended.{name}", f"{count} VMs that ended {name} went away.")
+        for name, count in result.ended.items()
+        if count
+    ]
+    skipped = [
+        case(f"ended.{name}", f"VMs go away {name}.", verdict=Verdict.SKIP, reason=why)
+        for name, why in result.skipped.items()
+    ]
+    slopes = [
+        case(
+            *(f"memory.{each.what}", f"The kernel keeps no memory of {each.what}."),
+            **({"verdict": Verdict.FAIL, "error": each.line()} if each.leaks else {}),
+        )
+        for each in result.slopes
+    ]
+    failure = {"verdict": Verdict.FAIL, "error": result.failure}
+    stuck = [case("stuck", "Every VM goes away.", **failure)] if result.failure else []
+    return [*ended, *skipped, *slopes, *stuck]
 
 
 def render(result: ChurnResult) -> str:

@@ -86,7 +86,13 @@ def sweep(
 
 
 def run(
-    backend: Host, seed: int | None, cases: int, say: Callable[[str], None], model: Any = None
+    backend: Host,
+    seed: int | None,
+    cases: int,
+    say: Callable[[str], None],
+    on_found: Callable[[Finding], None] | None = None,
+    *,
+    model: Any = None,
 ) -> int:
     """Judge this host's kernel by so many ``cases``; return an exit status as ``fuzz.run`` does."""
     if reason := backend.lacks("no_ignore_msrs"):
@@ -102,7 +108,10 @@ def run(
         return Status.CONFORMS
     step = first_difference(found.script, found.expected, found.seen)
     at = len(found.script) if step is None else step
-    say(str(Finding(found.script, found.expected, found.seen, at, rerun)))
+    finding = Finding(found.script, found.expected, found.seen, at, rerun)
+    say(str(finding))
+    if on_found:
+        on_found(finding)
     return Status.VIOLATES
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from vmm.conformance.host.parameters import ignores_msrs
@@ -21,7 +22,9 @@ from vmm.conformance.oracle.spoiled import NEED
 from vmm.conformance.random.levels import Levels
 from vmm.conformance.random.scripts import random_script
 from vmm.conformance.random.shrink import shrink
+from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import Status
+from vmm.conformance.records.verdict import Verdict
 
 EXAMPLES = 1000
 TRIES = 20
@@ -86,6 +89,27 @@ class Finding:
         return "\n".join([*lines, "", PASTE + code(self.case)])
 
 
+def as_case(found: Finding | None, examples: int, file: Path | None = None) -> Record:
+    """Return what came of so many examples as a case's record; ``file`` has it as JSON."""
+    record: Record = {"type": "case", "id": "fuzz.found", "requirements": [], "ms": 0.0}
+    if found is None:
+        sentence = f"{examples} random scripts leave what the Model predicts."
+        return {**record, "sentence": sentence, "verdict": Verdict.PASS}
+    end = found.step >= len(found.script)
+    expected, seen = (
+        [repr(each) for each in cut[found.step]] if found.step < len(cut) else []
+        for cut in (steps(found.script, found.expected), steps(found.script, found.seen))
+    )
+    return {
+        **record,
+        **{"sentence": found.case.sentence, "verdict": Verdict.FAIL, "step": found.step + 1},
+        "action": "end of script" if end else repr(found.script[found.step]),
+        **{"expected": expected, "seen": seen, "trace": [repr(each) for each in found.seen]},
+        "script": [repr(each) for each in found.script],
+        **({"file": str(file)} if file else {}),
+    }
+
+
 def compare(backend: Witness, script: Script, model: Oracle | None = None) -> Finding | None:
     """Return where ``backend`` and ``model`` (the Model, unless given) differ on ``script``."""
     expected = (model or Model()).predict(script)
@@ -138,11 +162,12 @@ def run(
     seed: int | None = None,
     examples: int = EXAMPLES,
     say: Callable[[str], None] = print,
+    on_found: Callable[[Finding], None] | None = None,
 ) -> Status:
     """Fuzz this host's kernel, tell ``say`` the seed and the outcome, and return an exit status.
 
     CONFORMS: all examples were as predicted; VIOLATES: one was not. Where
-    ``kvm.ignore_msrs`` is 1 the Model is told so.
+    ``kvm.ignore_msrs`` is 1 the Model is told so. ``on_found`` gets what was found.
     """
     seed = random_seed() if seed is None else seed
     say(f"fuzzing with --seed {seed} --examples {examples}")
@@ -151,6 +176,8 @@ def run(
     found = fuzz(backend, seed, examples, model=model, vcpus=vcpus, levels=levels)
     if found and ignoring:
         found = replace(found, needs=(NEED,))
+    if found and on_found:
+        on_found(found)
     say(str(found) if found else f"{examples} scripts: the kernel did what the Model predicted")
     return Status.of(found is not None)
 

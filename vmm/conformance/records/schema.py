@@ -82,6 +82,8 @@ class CaseRecord(TypedDict, total=False):
     again: Record
     """What came of it when it was judged once more: ``verdict``, ``ms`` and its own evidence.
     Absent where a splat was evidence enough, or others had timed out twice already."""
+    series: dict[str, list[list[float]]]
+    """What was measured while it ran, by name with unit: seconds since the start, and value."""
     first: Verdict
     """What an UNSTEADY case was when it failed: FAIL or TIMEOUT."""
 

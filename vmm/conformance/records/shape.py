@@ -63,6 +63,16 @@ def _blocks(value: Any) -> bool:
     return isinstance(value, list) and all(map(_texts, value))
 
 
+def _series(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(points, list)
+        and all(
+            isinstance(each, list) and len(each) == 2 and all(map(_number, each)) for each in points
+        )
+        for points in value.values()
+    )
+
+
 def _verdict(value: Any) -> bool:
     return isinstance(value, str) and value in set(Verdict)
 
@@ -107,7 +117,7 @@ _MAY: Mapping[str, Fields] = MappingProxyType(
             **dict.fromkeys(
                 (*("observation", "reason", "need", "error", "traceback", "file"), "cause"), _text
             ),
-            **{"splats": _blocks, "ignore_msrs": _flag, "first": _verdict},
+            **{"splats": _blocks, "ignore_msrs": _flag, "first": _verdict, "series": _series},
         },
         "end": {"foreign": _texts},
         "ended": {

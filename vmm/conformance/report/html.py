@@ -211,4 +211,5 @@ def _evidence(column: Column, record: Record) -> str:
     script = "\n".join(record.get("script", ()))
     text = f"<pre>{escape(chr(10).join(lines))}</pre>" if lines else ""
     more = f"<details><summary>script</summary><pre>{escape(script)}</pre></details>"
-    return text + (more if script else "")
+    shown = "".join(pictures.curve(*each) for each in record.get("series", {}).items())
+    return text + shown + (more if script else "")

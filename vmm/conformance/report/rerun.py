@@ -8,6 +8,8 @@ from typing import Any
 
 from vmm.conformance.records.schema import Record
 
+OTHERS = ("stress", "churn")
+"""Commands that leave records of their own; their names begin the ids."""
 HERE = "msrward check"
 """The command that takes the id of a case to judge it on this host."""
 
@@ -29,6 +31,12 @@ def of_run(host: Mapping[str, Any]) -> str:
 
 
 def line(command: str, case: Record) -> str:
-    """Return the command with the case's id, or the file that it was read from."""
+    """Return the command with the case's id, or the file that it was read from.
+
+    What stress and churn saw is no case of a catalogue: the command that saw it is run again.
+    """
+    theme = str(case["id"]).partition(".")[0]
+    if theme in OTHERS:
+        return f"msrward {theme}"
     name = str(case.get("file") or case["id"])
     return f"{command} {shlex.quote(f'./{name}' if name.startswith('-') else name)}"

@@ -32,6 +32,8 @@ caption { text-align: left; padding: .2rem 0; color: var(--soft) }
 .absent { color: var(--good) } svg { vertical-align: middle; margin-right: .5rem }
 svg .shown, svg .changed { fill: var(--bad) } svg .absent { fill: var(--good) }
 svg .unknown { fill: var(--line) } svg .seen { fill: var(--soft) } svg { forced-color-adjust: none }
+svg .curve { fill: none; stroke: var(--odd); stroke-width: 1.5 }
+figure { margin: .4rem 0 } figcaption { color: var(--soft); font-size: .85rem }
 .line { font-family: ui-monospace, monospace; font-size: .85rem; margin: .15rem 0 }
 @media print {
   .filter, .skip { display: none } thead th { position: static } .wide { overflow: visible }

@@ -10,18 +10,22 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.host.watch import Watch
 from vmm.conformance.oracle.model import Model
+from vmm.conformance.records.schema import Record
+from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.stress.arena import Arena
 from vmm.conformance.stress.plan import OUTCOMES, Plan, plan
 from vmm.conformance.stress.violation import Violation
 from vmm.x86 import MAX_VCPUS
 
 TICK = 0.5
+REQUIREMENTS = "R14", "R70", "R71", "R72", "R77"
 MAX_INSTALLERS, MAX_VMS = 64, 8
 VMS_PER_INSTALLER = 2
 """In turns: an install right after another of the same VM waits 4-20 ms (docs/design.md)."""
@@ -152,6 +156,33 @@ def _result(arena: Arena, drawn: Plan, seconds: float, watch: Watch) -> StressRe
         blind=watch.blind,
         foreign=tuple(watch.foreign),
     )
+
+
+def as_case(result: StressResult, samples: Sequence[Progress] = ()) -> Record:
+    """Return the result as the record of one case; ``samples`` become its rates over time."""
+    record: Record = {
+        **{"type": "case", "id": "stress.swaps", "requirements": list(REQUIREMENTS)},
+        "sentence": "Nothing that a vCPU sees while filters are swapped is impossible.",
+        **{"verdict": Verdict.PASS, "ms": result.progress.seconds * 1000},
+    }
+    if result.violation:
+        record |= {"verdict": Verdict.FAIL, "error": " ".join(result.violation.text.split())}
+    elif not result.progress.observations:
+        record |= {"verdict": Verdict.SKIP, "reason": "nothing was observed"}
+    if len(samples) > 1:
+        record["series"] = _rates(samples)
+    return record
+
+
+def _rates(samples: Sequence[Progress]) -> dict[str, list[list[float]]]:
+    swaps, observations = list[list[float]](), list[list[float]]()
+    for before, now in pairwise(samples):
+        seconds = max(now.seconds - before.seconds, 1e-9)
+        at = round(now.seconds, 3)
+        swaps.append([at, round((now.swaps - before.swaps) / seconds, 1)])
+        seen = now.observations - before.observations
+        observations.append([at, round(seen / seconds, 1)])
+    return {"swaps/s": swaps, "observations/s": observations}
 
 
 def render(result: StressResult) -> str:
