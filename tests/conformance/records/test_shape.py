@@ -10,7 +10,7 @@ from vmm.conformance.records.jsonl import decode, encoder
 from vmm.conformance.records.plain import plain, plain_lines, plain_painted
 from vmm.conformance.records.results import ResultsError
 from vmm.conformance.records.saved import load
-from vmm.conformance.report import html, table, tap
+from vmm.conformance.report import formats, history, html, since, table, tap
 from vmm.conformance.report.difference import lines
 
 HOST = {
@@ -33,11 +33,12 @@ FAILED = {
 }
 RECORDS = [
     RUN,
-    {**CASE, "verdict": "PASS", "observation": "done, done"},
+    {**CASE, "verdict": "PASS", "observation": "done, done", "series": {"n/s": [[1, 2], [2, 3]]}},
     {**CASE, "id": "a.c", **FAILED},
     {**CASE, "id": "a.d", "verdict": "SKIP", "reason": "no irqchip", "need": "irqchip"},
     END,
 ]
+TOLD = formats.Told({"origin": "me"}, lambda record: f"/* {record['id']} */")
 ODD = [
     *(None, True, -1, 1 << 70, 0.5, 1e308, "", "x", [], {}, [[]], {"a": {}}, "\x1b[2J", "\ud800"),
     *(
@@ -77,7 +78,8 @@ class _Active(HTMLParser):
         self._in = tag == "script"
         self.found |= {tag} if tag in ("script", "iframe", "object", "img") else set()
         self.found |= {f"{tag} {name}" for name, _ in attrs if name.startswith(("on", "src"))}
-        self.found |= {value for _, value in attrs if (value or "").startswith("javascript:")}
+        links = [value or "" for name, value in attrs if name in ("href", "action", "formaction")]
+        self.found |= {value for value in links if value.strip().startswith("javascript:")}
 
     def handle_data(self, data):
         self.found |= {data} if self._in else set()
@@ -143,6 +145,10 @@ def test_no_mutation_of_a_run_is_more_than_one_line_of_complaint(tmp_path, seed)
             shown += tap.case_lines(case, number)
         assert all(map(is_plain, shown)), [line for line in shown if not is_plain(line)]
         assert active(html.page(columns)) <= ours, "no markup of theirs"
+        for format_ in formats.FORMATS:
+            formats.render(format_, [good, other], TOLD)
+        history.lines(history.history([good, other]))
+        since.lines(since.changes([good], [other]))
     assert refused > 20 and read > 5, "both happen"
 
 

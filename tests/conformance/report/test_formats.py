@@ -217,6 +217,12 @@ def test_a_run_that_was_cut_short_is_no_pass_anywhere(format_):
     assert NOT_A_PASS[format_] in formats.render(format_, [CUT], TOLD)
 
 
+def test_a_time_that_no_calendar_has_is_none():
+    odd = run(case("m.pass"), at=9e15)
+    assert 'timestamp="1970-01-01T00:00:00"' in junit.render([odd])
+    assert "start_time" not in kcidb.render([odd], {"origin": "me"})
+
+
 def test_a_stray_splat_is_told():
     stray = run(case("m.pass"), end={**END, "splats": [["BUG: bad", "more"]]})
     for format_ in set(FORMATS) - {"html"}:

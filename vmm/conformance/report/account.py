@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from vmm.conformance.records.saved import Saved
@@ -61,6 +62,14 @@ def block(case: Record, host: Mapping[str, Any]) -> str:
     whole = case["verdict"] is Verdict.ERROR and "expected" in case
     lines = text.failure(case, lambda _, words: words, int(whole), rerun.of_run(host))[1:]
     return "\n".join(lines[:-1] if case.get("type") == "run" else lines)
+
+
+def started(saved: Saved) -> datetime | None:
+    """Return when the run began, in UTC, where its records say it and a calendar has it."""
+    try:
+        return datetime.fromtimestamp(saved.run["started"], UTC)
+    except (KeyError, ValueError, OverflowError, OSError):
+        return None
 
 
 def titles(runs: Sequence[Saved]) -> list[str]:

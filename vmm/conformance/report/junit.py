@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from vmm.conformance.records.saved import Saved
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.verdict import Verdict
-from vmm.conformance.report.account import account, block, line, themes, titles
+from vmm.conformance.report.account import account, block, line, started, themes, titles
 
 _ILLEGAL = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 cannot hold, not even as a reference."""
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+"""When a run began that does not say it: the format wants a time."""
 _TALLIES = ("failures", "errors", "skipped")
 
 
@@ -99,7 +101,7 @@ def kind(verdict: Verdict) -> str:
 
 
 def _timestamp(saved: Saved) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(saved.run.get("started", 0)))
+    return f"{started(saved) or EPOCH:%Y-%m-%dT%H:%M:%S}"
 
 
 def _element(name: str, content: str, **attributes: object) -> str:

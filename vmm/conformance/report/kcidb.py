@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Any
 
@@ -18,7 +17,7 @@ from vmm.conformance.records.results import ResultsError
 from vmm.conformance.records.saved import Saved
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.verdict import Verdict
-from vmm.conformance.report.account import WHOLE, account, block, line
+from vmm.conformance.report.account import WHOLE, account, block, line, started
 from vmm.conformance.report.text import kernel
 
 CHECKOUT = (
@@ -149,8 +148,8 @@ def _test(case: Record, saved: Saved, origin: str, build_id: str) -> Record:
         "duration": case["ms"] / 1000,
         "environment": _environment(host),
     }
-    if "started" in saved.run:
-        test["start_time"] = datetime.fromtimestamp(saved.run["started"], UTC).isoformat()
+    if began := started(saved):
+        test["start_time"] = began.isoformat()
     if excerpt := line(case) if case["verdict"].is_good else block(case, host):
         test["log_excerpt"] = excerpt.replace("\0", "\ufffd")[:EXCERPT]
     known = ("requirements", "cause", "need")
