@@ -57,3 +57,10 @@ def test_an_interrupt_is_taken_once_and_its_handler_returns(backend, mode, kind,
 def test_an_interrupt_that_nothing_takes_is_not_in_the_next_script(backend):
     assert backend.run((*SETUP, begin(rdmsr(A, after="sti_nop")), inject("nmi")))[2] == EXIT
     assert backend.run((*SETUP, rdmsr(A, reply=value(7))))[2:] == (EXIT, returned(7))
+
+
+def test_what_one_access_has_taken_is_not_told_of_the_next(backend):
+    one = (begin(rdmsr(A, after="sti_nop")), inject("nmi"), ANSWER, get_taken())
+    assert backend.run((*SETUP, *one))[-1] == taken(2, skew=2)
+    for _ in range(3):  # the VMs of the pool in turns
+        assert backend.run((*SETUP, begin(rdmsr(A)), ANSWER, get_taken()))[-1] == Taken(None)

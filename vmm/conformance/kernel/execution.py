@@ -169,7 +169,7 @@ class Execution:
             case words.Inject():
                 return self.inject(action)
             case words.GetTaken():
-                return self.vm.single(action.vcpu).taken
+                return self.get_taken(action)
             case words.GetMpState():
                 return words.Got(self.vm.vcpu(action.vcpu).get_mp_state())
             case words.Sweep():
@@ -357,6 +357,10 @@ class Execution:
         exception = events.exception
         queued = exception.injected or exception.pending
         return words.VcpuEvents(bool(events.interrupt.shadow), exception.nr if queued else None)
+
+    def get_taken(self, action: words.GetTaken) -> Event:
+        last = self.last.get(action.vcpu, words.Rdmsr(0))
+        return self.vm.single(action.vcpu).taken if is_single(last) else words.Taken(None)
 
     def rewrite(self, action: words.Rewrite) -> Event:
         vcpu = self.vm.vcpu(action.vcpu)

@@ -33,8 +33,8 @@ class ShadowRules:
                 return (s.whatever,)
 
     def is_early(self, access: s.Access) -> bool:
-        """R66 says nothing of a step that begins at STI: its #DB comes before the access."""
-        return access.single_step and access.after in IF
+        """R66 says nothing of a step that begins at STI, nor of STI at CPL3: they come before."""
+        return access.after in IF and (access.single_step or access.mode == "user")
 
     def is_shadowed(self, access: s.Access) -> bool:
         """R66: one instruction long."""

@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 from vmm.conformance.language import script as s
-from vmm.conformance.language.domains import Mode, choices
+from vmm.conformance.language.domains import After, Instruction, Mode, VcpuPart, choices
+from vmm.conformance.language.effects import CARRIED
 from vmm.conformance.language.soundness import is_sound
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import (
@@ -62,6 +63,11 @@ CONTENTS = (0, 1, A, U32, 1 << 32, 1 << 63, 0x99AA_BBCC_DDEE_FF01, U64)
 MODES: tuple[Mode, ...] = ("user", "compat", "protected", "real")
 """Modes that every host has; where an access is not 64-bit CPL0, it is one of them."""
 
+AFTER: tuple[After, ...] = ("nothing", "sti", "mov_ss", "sti_nop")
+EFFECTS: tuple[Instruction, ...] = ("cpuid", "swapgs", "syscall", "sysretq")
+"""Instructions that every host has, and that its KVM executes rightly without a filter."""
+
+LOOKED_AT: tuple[VcpuPart, ...] = ("sregs", "vcpu_events", "mp_state", "debugregs")
 WINDOW = (X2APIC_FIRST - 1, X2APIC_FIRST, Msr.APIC_ID, X2APIC_LAST, X2APIC_LAST + 1)
 
 
@@ -182,12 +188,12 @@ class _Writer:
         elif self.levels.is_over(vcpu):
             self.enable_exits(vcpu)
         elif vcpu in self.stopped and self.dice.below(2):
-            self.dice.pick((self.finish, self.complete, self.get_regs))(vcpu)
+            self.dice.pick((self.finish, self.complete, self.get_regs, self.look))(vcpu)
         elif vcpu in self.stopped or self.dice.one_in(4):
             by_host = (self.install, self.enable_exits, self.install_at, self.scribble)
             self.dice.pick((*by_host, self.get_msr, self.set_msr))(vcpu)
         elif self.dice.one_in(12):
-            self.sweep(vcpu)
+            self.dice.pick((self.sweep, self.effect))(vcpu)
         else:
             self.access(vcpu)
 
@@ -197,7 +203,9 @@ class _Writer:
         """Add an access; one in four is stopped in the middle, if it surely exits."""
         access = self.dice.pick((self.read, self.read, self.write))(vcpu)
         if self.dice.one_in(4):
-            other = replace(access, mode=self.dice.pick(MODES))
+            other = replace(
+                access, mode=self.dice.pick(("long", *MODES)), after=self.dice.pick(AFTER)
+            )
             access = other if is_sound((*self.script, other)) else access
         stop = s.begin(access)
         if self.dice.one_in(4) and self._exits(stop):
@@ -251,10 +259,28 @@ class _Writer:
     def finish(self, vcpu: int) -> None:
         self.stopped.discard(vcpu)
         self.add(s.finish(self.dice.reply() if self.dice.below(2) else None, vcpu))
+        if self.dice.one_in(3):
+            self.add(s.get_taken(vcpu))
 
     def complete(self, vcpu: int) -> None:
         reply = self.dice.reply() if self.dice.below(4) else None
         self.add(s.complete(reply, self.dice.pick(choices(s.Complete, "by")), vcpu))
+
+    def effect(self, vcpu: int) -> None:
+        name = self.dice.pick(EFFECTS)
+        value = 1 + self.dice.below(CARRIED[name])
+        action = s.execute(name, value & CARRIED[name] or CARRIED[name], vcpu=vcpu)
+        if is_sound((*self.script, action)):
+            self.add(action)
+
+    def look(self, vcpu: int) -> None:
+        nmi = s.inject("nmi", vcpu)
+        if is_sound((*self.script, nmi)) and self.dice.one_in(3):
+            self.add(nmi)
+        elif self.dice.below(2):
+            self.add(s.get_vcpu_events(vcpu))
+        else:
+            self.add(s.rewrite(self.dice.pick(LOOKED_AT), vcpu))
 
     def get_regs(self, vcpu: int) -> None:
         self.add(s.get_regs(vcpu))

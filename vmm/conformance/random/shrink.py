@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import MISSING, fields, replace
 from typing import Any
 
@@ -105,10 +106,16 @@ def _plainer(word: Any) -> Iterable[Any]:
         content = getattr(word, field.name)
         plain = field.default if field.default is not MISSING else _plain(word, field.name)
         if content != plain:
-            yield replace(word, **{field.name: plain})
+            yield from _with(word, field.name, plain)
         if hasattr(content, "__dataclass_fields__"):
             for plainer in _plainer(content):
                 yield replace(word, **{field.name: plainer})
+
+
+def _with(word: Any, name: str, content: Any) -> Iterable[Any]:
+    """Yield the word with another content of a field, unless it refuses that."""
+    with suppress(ValueError):
+        yield replace(word, **{name: content})
 
 
 def _halves(word: Sweep) -> Iterable[Sweep]:
