@@ -47,7 +47,7 @@ def _fuzz(args: argparse.Namespace) -> int:
     began = time.monotonic()
     with KvmBackend() as backend:
         run = bulk.run if args.bulk else fuzz.run
-        status = run(backend, args.seed, args.examples, say, found.append)
+        status = run(backend, args.seed, args.examples, say, on_found=found.append)
     if args.output and status != Status.UNTESTED:
         _keep(args, found[0] if found else None, time.monotonic() - began)
     return status

@@ -90,9 +90,9 @@ def run(
     seed: int | None,
     cases: int,
     say: Callable[[str], None],
-    on_found: Callable[[Finding], None] | None = None,
-    *,
     model: Any = None,
+    *,
+    on_found: Callable[[Finding], None] | None = None,
 ) -> int:
     """Judge this host's kernel by so many ``cases``; return an exit status as ``fuzz.run`` does."""
     if reason := backend.lacks("no_ignore_msrs"):

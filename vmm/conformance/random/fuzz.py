@@ -162,6 +162,7 @@ def run(
     seed: int | None = None,
     examples: int = EXAMPLES,
     say: Callable[[str], None] = print,
+    *,
     on_found: Callable[[Finding], None] | None = None,
 ) -> Status:
     """Fuzz this host's kernel, tell ``say`` the seed and the outcome, and return an exit status.
