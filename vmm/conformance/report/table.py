@@ -44,9 +44,9 @@ class Column:
         return packaged[1] if packaged else self.release.partition("+")[0].partition("-")[0]
 
     @property
-    def cases(self) -> dict[str, Record]:
+    def cases(self) -> Mapping[str, Record]:
         """Its case records by id."""
-        return dict(self.saved.cases) if self.saved else {}
+        return self.saved.cases if self.saved else {}
 
     @property
     def trouble(self) -> str:
