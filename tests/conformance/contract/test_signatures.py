@@ -88,6 +88,13 @@ ROWS: dict[str, tuple[Difference, ...]] = {
         D("rdmsr(Msr.FS_BASE, emulated=True)", "returned(0x1)", "returned(0x2)", (), SVM),
         D("rdmsr(Msr.FS_BASE, emulated=True)", "returned(0x1)", "gp", (), VMX),
     ),
+    "B10 from the host": (
+        D("get_msr(Msr.FS_BASE)", "got(0x1)", "refused", (), SVM),
+        D("get_msr(Msr.FS_BASE)", "got(0x1)", "refused", (_DENY,), SVM),
+        D("get_msr(Msr.STAR)", "got(0x1)", "refused", (), SVM),
+        D("get_msr(Msr.FS_BASE)", "got(0x1)", "got(0x2)", (), SVM),
+        D("get_msr(Msr.FS_BASE)", "got(0x1)", "refused", (), VMX),
+    ),
     "B12": (
         D(_DEADLINE, _DEADLINE_EXIT, "wrote", (_DENY,), VMX),
         D("wrmsr(0x6e1, 0)", "WrmsrExit(0x6e1, FILTER, 0x0), wrote", "wrote", (_DENY,), VMX),
