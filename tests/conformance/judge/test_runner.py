@@ -42,7 +42,7 @@ from vmm.conformance.language.script import (
 )
 from vmm.conformance.records.results import FILE, Held, Results, ResultsError, default_directory
 from vmm.conformance.records.summary import end_record
-from vmm.conformance.report import text
+from vmm.conformance.report import closing
 
 GOOD, WRONG, RAISES, EXITS, DIES, HANGS, SPLATS, MUTE = range(8)
 INIT, NOBODY = 1, 4194304
@@ -388,7 +388,7 @@ def test_a_splat_of_another_process_fails_no_case_and_is_told(kmsg):
     assert stray.foreign.endswith("(1)")
     end = end_record(list(seen.records.values()), 1.0, foreign=[f"{stray.foreign}: {stray.first}"])
     assert end["status"] == 0
-    (said,) = [line for line in text.summary([], end, lambda _, words: words) if line]
+    (said,) = [line for line in closing.summary([], end, lambda _, words: words) if line]
     assert said.startswith("foreign, of no case here: it names ")
 
 

@@ -10,7 +10,7 @@ import pytest
 from vmm.conformance.records.jsonl import decode, encoder
 from vmm.conformance.records.summary import count, end_record, fingerprint
 from vmm.conformance.records.verdict import Verdict
-from vmm.conformance.report import listing, tap, text
+from vmm.conformance.report import closing, listing, tap, text
 from vmm.conformance.report.progress import Progress
 
 HOST = {"release": "6.1.0", "vendor_module": "kvm_amd", "cpu_model": "CPU", "platform": "virtual"}
@@ -45,7 +45,7 @@ def plain(colour, words):
 
 
 def verdict(*cases, run=RUN, **ending):
-    return text.verdict(run, end_record(cases, 1.25, **ending), HOST, plain)
+    return closing.verdict(run, end_record(cases, 1.25, **ending), HOST, plain)
 
 
 # --- the exit status and the verdict line --------------------------------------------------------
@@ -172,7 +172,7 @@ def test_skips_are_grouped_by_reason_and_say_what_is_unknown():
 def test_the_summary_names_everything_that_is_not_as_it_should_be():
     cases = [record(v.lower(), v) for v in ("PASS", "FAIL", "TIMEOUT", "ERROR", "XFAIL", "XPASS")]
     end = end_record(cases, 1.0, splats=[["BUG: x"]], lost=3)
-    lines = text.summary(cases, end, plain)
+    lines = closing.summary(cases, end, plain)
     assert lines[1:6] == [
         "FAIL    fail",
         "TIMEOUT timeout",

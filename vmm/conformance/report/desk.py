@@ -12,7 +12,7 @@ from vmm.conformance.records.causes import FAILED, causes, explains
 from vmm.conformance.records.plain import plain_painted
 from vmm.conformance.records.results import Results
 from vmm.conformance.records.schema import Record
-from vmm.conformance.report import rerun, tap, text
+from vmm.conformance.report import closing, rerun, tap, text
 from vmm.conformance.report.progress import Progress
 
 
@@ -167,6 +167,6 @@ class Desk:
             lines += text.skips(cases, verbose)
             lines += text.ignoring(cases, self.host)
             lines += text.observations(cases, end["fingerprint"], verbose)
-        lines += text.summary(cases, end, self.paint)
+        lines += closing.summary(cases, end, self.paint)
         lines += ["", f"records: {self.results.path}"] if not self.view.quiet else []
-        return [*lines, text.verdict(run, end, self.host, self.paint)]
+        return [*lines, closing.verdict(run, end, self.host, self.paint)]

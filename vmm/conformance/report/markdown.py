@@ -9,7 +9,7 @@ from typing import Any
 from vmm.conformance.records.causes import Cause, causes
 from vmm.conformance.records.saved import Saved
 from vmm.conformance.records.verdict import Verdict
-from vmm.conformance.report import text
+from vmm.conformance.report import closing, text
 from vmm.conformance.report.account import account, block, line, unfinished
 
 SHOWN = 12
@@ -28,7 +28,7 @@ def verdict(saved: Saved) -> str:
         return f"no verdict on {text.kernel(saved.host)}: {unfinished(saved)}"
     number = len(saved.cases)
     run = {"cases": number, "catalogue": number, **saved.run}
-    return text.verdict(run, saved.end, saved.host, lambda _, words: words)
+    return closing.verdict(run, saved.end, saved.host, lambda _, words: words)
 
 
 def _table(runs: Sequence[Saved]) -> Iterator[str]:

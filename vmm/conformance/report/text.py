@@ -10,7 +10,6 @@ from vmm.conformance.contract.requirements import explain
 from vmm.conformance.records.causes import Cause
 from vmm.conformance.records.saved import added_in
 from vmm.conformance.records.schema import Record
-from vmm.conformance.records.status import Status
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report import rerun as reruns
 
@@ -57,7 +56,7 @@ def case_line(case: Record, paint: Paint) -> str:
     """Return the one line of a case that has ended, for -v."""
     note = case.get("reason") or case.get("observation") or case.get("error")
     return (
-        f"{_word(case, paint)} {case['id']} ({case['ms']:.1f} ms){': ' + cut(note) if note else ''}"
+        f"{word(case, paint)} {case['id']} ({case['ms']:.1f} ms){': ' + cut(note) if note else ''}"
     )
 
 
@@ -152,44 +151,6 @@ def observations(cases: Sequence[Record], fingerprint: str, verbose: int = 0) ->
     return lines + [f"  {case['id']}: {cut(case['observation'], verbose)}" for case in shown]
 
 
-def summary(cases: Sequence[Record], end: Record, paint: Paint) -> list[str]:
-    """Return a line for every case that did not go as it should, and for stray splats."""
-    listed = [case for case in cases if case["verdict"] not in (Verdict.PASS, Verdict.SKIP)]
-    lines = [f"{_word(case, paint)} {case['id']}" for case in listed]
-    lines += [f"foreign, of no case here: {line}" for line in end.get("foreign", ())]
-    for splat in end["splats"]:
-        lines += splat_lines(splat, paint)
-    if end["lost"]:
-        lines.append(
-            f"{end['lost']} kernel log records were overwritten unread: a splat may be lost"
-        )
-    return ["", *lines] if lines else []
-
-
-def verdict(run: Record, end: Record, host: Mapping[str, Any], paint: Paint) -> str:
-    """Return the one line that says it all."""
-    counts = end["counts"]
-    columns = {
-        Verdict.PASS: "passed",
-        Verdict.FAIL: "failed",
-        Verdict.SKIP: "skipped",
-        "observed": "observed",
-    }
-    rare = {
-        "refused": "refused here",
-        Verdict.TIMEOUT: "timed out",
-        Verdict.UNSTEADY: "unsteady",
-        Verdict.ERROR: "in error",
-        Verdict.XFAIL: "failed as known",
-        Verdict.XPASS: "passed unexpectedly",
-    }
-    parts = [f"{counts.get(name, 0)} {word}" for name, word in columns.items()]
-    parts += [f"{counts[name]} {word}" for name, word in rare.items() if name in counts]
-    good = end["status"] == Status.CONFORMS
-    judged = paint("green" if good else "red", _judgement(run, end, kernel(host)))
-    return f"{judged}: {', '.join(parts)} in {end['seconds']:.1f} s"
-
-
 def plural(number: int, noun: str) -> str:
     """Return "1 case" or "2 cases"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
@@ -209,7 +170,8 @@ def cut(text: str, verbose: int = 0) -> str:
     return f"{text[:WIDTH]}... ({len(text) - WIDTH} more characters; -v shows all)"
 
 
-def _word(case: Record, paint: Paint) -> str:
+def word(case: Record, paint: Paint) -> str:
+    """Return the verdict of a case, as wide as all are, in its colour."""
     return paint(COLOUR_OF.get(case["verdict"], "yellow"), f"{case['verdict']:7}")
 
 
@@ -236,18 +198,3 @@ def _difference(case: Record, paint: Paint, verbose: int) -> list[str]:
         f"        expected {paint('green', events('expected'))}",
         f"        seen     {paint('red', events('seen'))}",
     ]
-
-
-def _judgement(run: Record, end: Record, name: str) -> str:
-    whole = run["cases"] == run["catalogue"]
-    unsteady = Verdict.UNSTEADY in end["counts"]
-    trouble = "what failed did not repeat" if unsteady else "the harness had trouble"
-    some = f"the {plural(run['cases'], 'selected case')} of {run['catalogue']}"
-    words = {
-        Status.INTERRUPTED: f"interrupted before a verdict on {name}",
-        Status.TROUBLE: f"no verdict on {name}, {trouble}",
-        Status.UNTESTED: f"nothing could be tested on {name}",
-        Status.VIOLATES: f"{name} does not keep the contract",
-    }
-    kept = f"{name} keeps the contract" if whole else f"{name} passes {some}"
-    return words.get(end["status"], kept)

@@ -1,0 +1,64 @@
+"""How the report that a person reads ends: what did not go as it should, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vmm.conformance.records.schema import Record
+from vmm.conformance.records.status import Status
+from vmm.conformance.records.verdict import Verdict
+from vmm.conformance.report.text import Paint, kernel, plural, splat_lines, word
+
+
+def summary(cases: Sequence[Record], end: Record, paint: Paint) -> list[str]:
+    """Return a line for every case that did not go as it should, and for stray splats."""
+    listed = [case for case in cases if case["verdict"] not in (Verdict.PASS, Verdict.SKIP)]
+    lines = [f"{word(case, paint)} {case['id']}" for case in listed]
+    lines += [f"foreign, of no case here: {line}" for line in end.get("foreign", ())]
+    for splat in end["splats"]:
+        lines += splat_lines(splat, paint)
+    if end["lost"]:
+        lines.append(
+            f"{end['lost']} kernel log records were overwritten unread: a splat may be lost"
+        )
+    return ["", *lines] if lines else []
+
+
+def verdict(run: Record, end: Record, host: Mapping[str, Any], paint: Paint) -> str:
+    """Return the one line that says it all."""
+    counts = end["counts"]
+    columns = {
+        Verdict.PASS: "passed",
+        Verdict.FAIL: "failed",
+        Verdict.SKIP: "skipped",
+        "observed": "observed",
+    }
+    rare = {
+        "refused": "refused here",
+        Verdict.TIMEOUT: "timed out",
+        Verdict.UNSTEADY: "unsteady",
+        Verdict.ERROR: "in error",
+        Verdict.XFAIL: "failed as known",
+        Verdict.XPASS: "passed unexpectedly",
+    }
+    parts = [f"{counts.get(name, 0)} {said}" for name, said in columns.items()]
+    parts += [f"{counts[name]} {said}" for name, said in rare.items() if name in counts]
+    good = end["status"] == Status.CONFORMS
+    judged = paint("green" if good else "red", _judgement(run, end, kernel(host)))
+    return f"{judged}: {', '.join(parts)} in {end['seconds']:.1f} s"
+
+
+def _judgement(run: Record, end: Record, name: str) -> str:
+    whole = run["cases"] == run["catalogue"]
+    unsteady = Verdict.UNSTEADY in end["counts"]
+    trouble = "what failed did not repeat" if unsteady else "the harness had trouble"
+    some = f"the {plural(run['cases'], 'selected case')} of {run['catalogue']}"
+    words = {
+        Status.INTERRUPTED: f"interrupted before a verdict on {name}",
+        Status.TROUBLE: f"no verdict on {name}, {trouble}",
+        Status.UNTESTED: f"nothing could be tested on {name}",
+        Status.VIOLATES: f"{name} does not keep the contract",
+    }
+    kept = f"{name} keeps the contract" if whole else f"{name} passes {some}"
+    return words.get(end["status"], kept)
