@@ -115,3 +115,9 @@ def test_a_case_of_the_catalogue_has_its_program():
 
 def test_the_help_names_every_format():
     assert all(name in reports.FORMAT_HELP for name in FORMATS)
+
+
+def test_a_run_of_other_cases_is_no_baseline(records, capsys):
+    assert main(["check", "--baseline", str(records / "6.1-svm")]) == 2
+    said = capsys.readouterr().err
+    assert "none of the chosen cases" in said and said.count("\n") == 1

@@ -70,3 +70,28 @@ def test_the_player_needs_no_library_and_is_small():
         pytest.skip("no msrward-player: there was no static libc to link it with")
     assert player.stat().st_size < 1_500_000
     assert b"/lib64/ld-linux" not in player.read_bytes()
+
+
+def test_a_baseline_makes_the_verdict_one_on_what_changed(trace, tmp_path):
+    bad = trace.replace(b" stalled\n", b" blocked\n")
+    for name, data in (("good", trace), ("bad", bad)):
+        run("msrward", "judge", "-", "stalled.*", "-o", tmp_path / name, data=data)
+
+    def since(name, data, *words):
+        where = ("-o", tmp_path / "now", "--baseline", tmp_path / name)
+        return run("msrward", "judge", "-", "stalled.*", *where, *words, data=data)
+
+    worse, same, better = since("good", bad), since("bad", bad), since("bad", trace)
+    assert (worse.returncode, same.returncode, better.returncode) == (1, 0, 0)
+    assert b"\n  newly failing: " in worse.stdout and b"fails what it did not in" in worse.stdout
+    assert b"no verdict changed" in same.stdout and b" 0 failed, " in same.stdout
+    assert b"\n  newly passing: " in better.stdout and b" passed unexpectedly" in better.stdout
+    assert b"# newly passing: stalled." in since("bad", trace, "--tap").stdout
+
+
+def test_a_baseline_that_is_none_is_named_in_one_line(tmp_path):
+    (tmp_path / "results.jsonl").touch()
+    for place, why in ((tmp_path, b"is empty"), (tmp_path / "nowhere", b"cannot read")):
+        judged = run("msrward", "judge", "-", "--baseline", place)
+        assert judged.returncode == 2 and judged.stderr.count(b"\n") == 1
+        assert why in judged.stderr

@@ -11,6 +11,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from vmm.cli import listing, options, reports
@@ -163,6 +164,7 @@ def _check(args: argparse.Namespace) -> int:
     jobs = min(args.jobs or default_jobs(), len(chosen.cases))
     how = Options(jobs, args.timeout, tuple(args.xfail), args.known)
     view = View(args.json, args.tap, args.verbose, args.quiet, then=reports.then(args.report))
+    view = replace(view, baseline=options.baseline(args, chosen))
     where = {"directory": args.output, "resume": args.resume}
     if not args.both:
         return check(chosen.cases, chosen.of, how, view, **where)

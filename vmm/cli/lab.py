@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 from vmm.cli import listing, matrix, options, reports
@@ -61,6 +62,7 @@ def _run(args: argparse.Namespace) -> int:
     where = (args.limit, args.append, args.executor)
     order = Order(kernel, args.vendor, chosen, inner, *where, cpu=args.cpu)
     view = View(args.json, args.tap, args.verbose, args.quiet, then=reports.then(args.report))
+    view = replace(view, baseline=options.baseline(args, chosen))
     return check(order, view, args.output, resume=args.resume)
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vmm.conformance.judge.selection import Chosen
+    from vmm.conformance.records.baseline import Baseline
 
 GLOB_HELP = (
     "a case id or requirement, wildcards allowed: 'matching.*', R14; or a saved case: FILE.json"
@@ -45,11 +50,27 @@ def viewing(parser: argparse.ArgumentParser) -> None:
     add("--xfail", action="append", default=[], metavar="GLOB", help="known failures: no status 1")
     text = "what these entries of the history explain is no failure: 'open', or B12,B13"
     add("--known", type=known, default=(), metavar="IDS", help=text)
+    text = "judge by what changed since the run in DIR: what failed there as well is no failure"
+    add("--baseline", type=Path, metavar="DIR", help=text)
     add("-o", "--output", type=Path, metavar="DIR", help="keep results.jsonl in DIR")
     add("--json", metavar="FILE", help="JSON lines to FILE; bare --json: to stdout, as only output")
     add("--tap", action="store_true", help="TAP 13 on stdout, as its only output")
     add("-v", "--verbose", action="count", default=0, help="show every case; -vv traces as well")
     add("-q", "--quiet", action="store_true", help="show only failures' names and the verdict")
+
+
+def baseline(args: argparse.Namespace, chosen: Chosen) -> Baseline | None:
+    """Return the run that ``--baseline`` names; ResultsError says why it is none for the cases."""
+    if args.baseline is None:
+        return None
+    from vmm.conformance.records.baseline import Baseline
+    from vmm.conformance.records.results import ResultsError
+    from vmm.conformance.records.saved import load
+
+    saved = load(args.baseline)
+    if not set(chosen.ids) & set(saved.cases):
+        raise ResultsError(f"{saved.path} has none of the chosen cases: it is no baseline for them")
+    return Baseline.of(saved)
 
 
 def executor(parser: argparse.ArgumentParser) -> None:

@@ -56,7 +56,8 @@ def _judge(args: argparse.Namespace) -> int:
     chosen = choose(CASES, args.globs, args.exclude, args.xfail, thorough=args.thorough)
     cases = [case for case in chosen.cases if is_playable(case)]
     how = Options(1, args.timeout, tuple(args.xfail), args.known)
-    view = View(args.json, args.tap, args.verbose, args.quiet)
+    since = options.baseline(args, chosen)
+    view = View(args.json, args.tap, args.verbose, args.quiet, baseline=since)
     what = (cases, chosen.of, how, view)
     if args.trace == "-":
         return judge_trace(sys.stdin.buffer, *what, directory=args.output)

@@ -19,7 +19,9 @@ once more, alone, in a fresh worker and VM. Its ``case`` follows, with the first
 ``refused``: see ``need``), ``seconds``, ``interrupted``,
 ``status`` (the exit status), ``fingerprint`` (12 hex digits over all observations), ``splats``
 that fell in no case, ``foreign`` (one line each: splats that surely are other processes', which
-change no status), and ``lost`` (kernel log records that were overwritten unread).
+change no status), and ``lost`` (kernel log records that were overwritten unread). Under
+``--baseline`` it has ``baseline``: the ``path`` of that run's records, and the ids of the cases
+that are newly ``failing``, ``passing`` or ``skipped``.
 
 In the lab ``host`` has ``lab`` as well: ``kernel`` (what the user called it), ``vendor``,
 ``emulator``, ``cpu`` (its model, if it is not the vendor's own), ``append`` (what its command line

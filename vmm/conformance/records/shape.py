@@ -63,6 +63,15 @@ def _blocks(value: Any) -> bool:
     return isinstance(value, list) and all(map(_texts, value))
 
 
+def _changes(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"path", "failing", "passing", "skipped"}
+        and _text(value["path"])
+        and all(_texts(ids) for word, ids in value.items() if word != "path")
+    )
+
+
 def _series(value: Any) -> bool:
     return isinstance(value, dict) and all(
         isinstance(points, list)
@@ -119,7 +128,7 @@ _MAY: Mapping[str, Fields] = MappingProxyType(
             ),
             **{"splats": _blocks, "ignore_msrs": _flag, "first": _verdict, "series": _series},
         },
-        "end": {"foreign": _texts},
+        "end": {"foreign": _texts, "baseline": _changes},
         "ended": {
             **{"outcome": _text, "reason": _text, "attempts": _count, "console": _texts},
             **{f"{name}_seconds": _maybe_number for name in ("boot", "suite", "total")},

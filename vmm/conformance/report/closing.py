@@ -8,7 +8,10 @@ from typing import Any
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import Status
 from vmm.conformance.records.verdict import Verdict
-from vmm.conformance.report.text import Paint, kernel, plural, splat_lines, word
+from vmm.conformance.report.text import Paint, kernel, names, plural, splat_lines, word
+
+CHANGES = ("failing", "passing", "skipped")
+"""What cases may newly be since a baseline, as the ``end`` record calls it."""
 
 
 def summary(cases: Sequence[Record], end: Record, paint: Paint) -> list[str]:
@@ -23,6 +26,19 @@ def summary(cases: Sequence[Record], end: Record, paint: Paint) -> list[str]:
             f"{end['lost']} kernel log records were overwritten unread: a splat may be lost"
         )
     return ["", *lines] if lines else []
+
+
+def since(end: Record, verbose: int = 0) -> list[str]:
+    """Return what changed since the baseline of the run, where it had one."""
+    found = end.get("baseline")
+    if not found:
+        return []
+    changed = {word: ids for word in CHANGES if (ids := found[word])}
+    lines = [
+        f"  newly {word}: {plural(len(ids), 'case')}: {names(ids, verbose)}"
+        for word, ids in changed.items()
+    ]
+    return ["", f"since {found['path']}:", *(lines or ["  no verdict changed"])]
 
 
 def verdict(run: Record, end: Record, host: Mapping[str, Any], paint: Paint) -> str:
@@ -60,5 +76,8 @@ def _judgement(run: Record, end: Record, name: str) -> str:
         Status.UNTESTED: f"nothing could be tested on {name}",
         Status.VIOLATES: f"{name} does not keep the contract",
     }
+    if path := end.get("baseline", {}).get("path"):
+        words[Status.VIOLATES] = f"{name} fails what it did not in {path}"
+        return words.get(end["status"], f"{name} fails nothing that it did not in {path}")
     kept = f"{name} keeps the contract" if whole else f"{name} passes {some}"
     return words.get(end["status"], kept)

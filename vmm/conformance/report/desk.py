@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from vmm.conformance.records.baseline import Baseline
 from vmm.conformance.records.causes import FAILED, causes, explains
 from vmm.conformance.records.plain import plain_painted
 from vmm.conformance.records.results import Results
@@ -22,7 +23,7 @@ class View:
 
     ``verbose`` 1 shows every case as it ends and all observations, 2 traces and tracebacks too.
     ``rerun`` is the command that takes a case's id to run it again. ``then`` gets the path of the
-    records when the last is filed.
+    records when the last is filed. ``baseline`` is the run by whose changes this one is judged.
     """
 
     json: str | None = None
@@ -31,6 +32,7 @@ class View:
     quiet: bool = False
     rerun: str = rerun.HERE
     then: Callable[[Path], None] | None = None
+    baseline: Baseline | None = None
 
     @property
     def is_text(self) -> bool:
@@ -115,8 +117,13 @@ class Desk:
             self.out.lines([f"{text.case_line(record, self.paint)}; to be judged once more"])
 
     def case(self, record: Record) -> None:
-        """File the record of a case that has ended, with what explains it, and show it."""
+        """File the record of a case that has ended, with what explains it, and show it.
+
+        Under a baseline its verdict is about what changed.
+        """
         entry = explains(record, self.host) if record["verdict"] in FAILED else ""
+        if self.view.baseline:
+            record = self.view.baseline.judged(record, entry)
         record = {**record, "cause": entry} if entry else record
         self.firsts.pop(record["id"], None)
         self._show(record, self.results.write(record))
@@ -131,6 +138,8 @@ class Desk:
 
         ResultsError says that the disk is full, or what is wrong with ``View.then``.
         """
+        if self.view.baseline:
+            end["baseline"] = self.view.baseline.changes(self.cases)
         self.progress.clear()
         if self.view.tap:
             self.out.lines(tap.end_lines(end))
@@ -168,5 +177,6 @@ class Desk:
             lines += text.ignoring(cases, self.host)
             lines += text.observations(cases, end["fingerprint"], verbose)
         lines += closing.summary(cases, end, self.paint)
+        lines += closing.since(end, verbose)
         lines += ["", f"records: {self.results.path}"] if not self.view.quiet else []
         return [*lines, closing.verdict(run, end, self.host, self.paint)]

@@ -11,6 +11,7 @@ from vmm.conformance.records.saved import Saved
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report.account import account, titles
+from vmm.conformance.report.closing import CHANGES
 from vmm.conformance.report.text import kernel
 
 SHOWN = (
@@ -60,6 +61,8 @@ def end_lines(end: Record) -> list[str]:
     """Return what closes the stream: "Bail out!" if the run did not get to its end."""
     stray = [f"# kernel log: {line}" for splat in end["splats"] for line in splat]
     stray += [f"# foreign: {line}" for line in end.get("foreign", ())]
+    since = end.get("baseline", {})
+    stray += [f"# newly {word}: {name}" for word in CHANGES for name in since.get(word, ())]
     return [*stray, "Bail out! interrupted"] if end["interrupted"] else stray
 
 
