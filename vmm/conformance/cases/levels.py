@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vmm.conformance.cases.passthrough import PASSED_THROUGH
 from vmm.conformance.cases.words import (
     CALLS,
     ENTERS,
@@ -18,6 +19,7 @@ from vmm.conformance.cases.words import (
     play,
     to_l1,
     write_denied,
+    write_passes,
     write_to_l1,
 )
 from vmm.conformance.language.case import Case
@@ -80,6 +82,20 @@ def writes(msr: int, one: int, two: int) -> tuple[Row, ...]:
     )
 
 
+def each_entry(msr: int, data: int) -> tuple[Row, ...]:
+    """Return reads and writes of an MSR that this host may not have, under filters in turns."""
+    passing = in_l2(passes(msr), write_passes(msr, data), passes(msr))
+    stopped = in_l2(denied(msr), write_denied(msr, data))
+    return (
+        TELL_FILTER,
+        *passing,
+        *(done_install(default_allow().deny(msr)), *stopped),
+        *(done_install(default_deny().allow(msr)), *passing),
+        *(done_install(default_deny().allow(A)), *stopped, NONE_PASSES, to_l1(msr)),
+        *(NONE_PASSES, write_to_l1(msr, data), denied(msr)),
+    )
+
+
 def l1_first(msr: int, data: int) -> tuple[Row, ...]:
     """Return accesses that L1 gets, under each filter, and then those of L1 itself."""
     rows: list[Row] = [TELL_FILTER]
@@ -106,6 +122,16 @@ CASES = (
             *play(*writes(msr, one, two)),
         )
         for msr, (one, two) in HELD.items()
+    ),
+    *(
+        Case(
+            f"levels.passed_{msr.name.lower()}",
+            f"L2's accesses of {msr.name} obey the filter of each entry, as L1's own do.",
+            "R36",
+            *play(*each_entry(msr, data)),
+        )
+        for msr, data in PASSED_THROUGH.items()
+        if msr not in (*HELD, Msr.AMD64_SEV_ES_GHCB)
     ),
     *(
         Case(
