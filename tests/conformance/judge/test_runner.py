@@ -409,7 +409,8 @@ def test_an_msr_error_is_ours_only_where_a_script_uses_that_msr(kmsg, index, ver
 
 
 def record(name, verdict="PASS"):
-    return {"type": "case", "id": name, "verdict": verdict, "requirements": ["R14"]}
+    about = {"sentence": "It is.", "requirements": ["R14"], "ms": 1.0}
+    return {"type": "case", "id": name, "verdict": verdict, **about}
 
 
 def write(directory, *names, host=HOST):
@@ -459,9 +460,9 @@ def test_resume_of_nothing_starts_anew(tmp_path):
     [
         (b"not json\n", "line 2"),
         (b"\xff\xfe\n", "line 2"),
-        (b'{"schema": 9, "type": "case"}\n', "schema 9"),
-        (b'{"schema": 1, "type": "case", "host": {}}\n', "without id"),
-        (b'{"schema": 1, "type": "end"}\n', "no host"),
+        (b'{"schema": 9, "type": "case"}\n', "schema '9'"),
+        (b'{"schema": 1, "type": "case", "host": {}}\n', "id is missing"),
+        (b'{"schema": 1, "type": "end"}\n', "counts is missing"),
         (b"[]\n", "not a record"),
     ],
 )
