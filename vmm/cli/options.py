@@ -56,7 +56,12 @@ def viewing(parser: argparse.ArgumentParser) -> None:
     add("--json", metavar="FILE", help="JSON lines to FILE; bare --json: to stdout, as only output")
     add("--tap", action="store_true", help="TAP 13 on stdout, as its only output")
     add("-v", "--verbose", action="count", default=0, help="show every case; -vv traces as well")
-    add("-q", "--quiet", action="store_true", help="show only failures' names and the verdict")
+    add(
+        "-q",
+        "--quiet",
+        action="store_true",
+        help="show only causes, what none explains, the verdict",
+    )
 
 
 def baseline(args: argparse.Namespace, chosen: Chosen) -> Baseline | None:

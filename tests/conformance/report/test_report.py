@@ -173,15 +173,48 @@ def test_the_summary_names_everything_that_is_not_as_it_should_be():
     cases = [record(v.lower(), v) for v in ("PASS", "FAIL", "TIMEOUT", "ERROR", "XFAIL", "XPASS")]
     end = end_record(cases, 1.0, splats=[["BUG: x"]], lost=3)
     lines = closing.summary(cases, end, plain)
-    assert lines[1:6] == [
+    assert lines[1:7] == [
         "FAIL    fail",
         "TIMEOUT timeout",
         "ERROR   error",
         "XFAIL   xfail",
         "XPASS   xpass",
+        "not kept: R14",
     ]
     assert "    BUG: x" in lines
     assert lines[-1].startswith("3 kernel log records")
+
+
+def test_the_summary_says_a_cause_once_and_then_only_what_none_explains(monkeypatch):
+    monkeypatch.setattr(
+        "vmm.conformance.records.causes.explains",
+        lambda case, _: "B12" if case["id"].startswith("fast") else "",
+    )
+    names = ("fast.a", "new.a", "fast.b", "fast.c")
+    cases = [record(each, "FAIL", requirements=["R36", "R14"]) for each in names]
+    cases += [record("fast.d", "XFAIL", requirements=["R36"]), record("fast.e")]
+    lines = closing.summary(cases, end_record(cases, 1.0), plain, HOST)[1:]
+    assert [line.split(": ")[:2] for line in lines] == [
+        ["FAIL    B12 (open)", "3 cases, the first is fast.a"],
+        ["XFAIL   B12 (open)", "1 case, the first is fast.d"],
+        ["FAIL    new.a"],
+        ["not kept", "R36"],
+    ]
+
+
+def test_what_is_not_kept_is_said_by_cases_that_are_about_it():
+    cases = [record("a", "FAIL", requirements=["R36", "R14"]), record("b", requirements=["R14"])]
+    cases += [record("c", "XFAIL", requirements=["R15"]), record("d", "TIMEOUT", observation="x")]
+    end = end_record(cases, 1.0)
+    assert end["broken"] == ["R36"]
+    assert tap.end_lines(end) == ["# not kept: R36"]
+    assert decode(encoder(HOST)({"type": "end", **end}))["broken"] == ["R36"]
+
+
+def test_only_the_first_requirement_of_a_case_is_explained():
+    lines = "\n".join(text.failure({**FAILED, "requirements": ["R27", "R19"]}, plain))
+    assert "  R27: an allowed MSR" in lines and "this kernel lacks it or undid it" in lines
+    assert "\n  R19, touched: bit index-base" in lines and "no known kernel bug" not in lines
 
 
 def test_the_fingerprint_is_stable_and_tells_kernels_apart():

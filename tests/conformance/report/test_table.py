@@ -49,12 +49,19 @@ def test_the_report_marks_changes_and_explains_failures():
     assert "b318e8decf6b" in shown
 
 
-def test_a_requirement_that_fails_by_cases_about_another_points_there():
+def test_a_requirement_fails_by_cases_that_are_about_it_alone():
     name, record = case("f.x", "FAIL")
-    both = {**record, "requirements": ["R33", "R72"]}
-    lines = table.explanations([column("6.1", (name, both), case("r.a", "FAIL"), status=1)])
-    assert [line.split(":")[0] for line in lines] == ["R14", "R33", "R72"]
-    assert lines[2] == "R72: fails by cases of R33"
+    both = name, {**record, "requirements": ["R33", "R72", "R15"]}
+    here = column("6.1", both, case("r.a", "FAIL"), case("r.b", "PASS", "R15"), status=1)
+    lines = table.explanations([here])
+    assert [line.split(":")[0] for line in lines] == ["R14", "R33"]
+    rows = {row.name: (row.words, row.even) for row in table.requirements([here])}
+    assert rows == {
+        "R14": (("FAIL",), False),
+        "R33": (("FAIL",), False),
+        "R72": (("",), False),
+        "R15": (("PASS",), True),
+    }
 
 
 def test_the_status_is_that_of_the_worst_column():

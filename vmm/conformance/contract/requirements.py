@@ -1,6 +1,6 @@
 """The contract of the MSR filter: its requirements, and what explains a violation."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vmm.conformance.contract.history import HISTORY, Fix
@@ -251,6 +251,19 @@ def explain(requirement_ids: Iterable[str]) -> tuple[str, ...]:
     never raises: an id that is not in the contract gets a line that says so.
     """
     return tuple(_line(name) for name in dict.fromkeys(requirement_ids))
+
+
+def explain_case(requirement_ids: Sequence[str]) -> tuple[str, ...]:
+    """Return the lines for a case that failed: it is about its first requirement.
+
+    The others, which it touches, have their sentence alone: nothing is said of what broke them.
+    """
+    others = (
+        f"{name}, touched: {REQUIREMENTS[name].sentence}."
+        for name in requirement_ids[1:]
+        if name in REQUIREMENTS
+    )
+    return (*explain(requirement_ids[:1]), *others)
 
 
 def _line(name: str) -> str:

@@ -19,7 +19,8 @@ once more, alone, in a fresh worker and VM. Its ``case`` follows, with the first
 ``refused``: see ``need``), ``seconds``, ``interrupted``,
 ``status`` (the exit status), ``fingerprint`` (12 hex digits over all observations), ``splats``
 that fell in no case, ``foreign`` (one line each: splats that surely are other processes', which
-change no status), and ``lost`` (kernel log records that were overwritten unread). Under
+change no status), ``lost`` (kernel log records that were overwritten unread), and ``broken`` (the
+requirements that are not kept, by cases that are about them). Under
 ``--baseline`` it has ``baseline``: the ``path`` of that run's records, and the ids of the cases
 that are newly ``failing``, ``passing`` or ``skipped``.
 

@@ -9,6 +9,11 @@ from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import Status
 from vmm.conformance.records.verdict import Verdict
 
+WORST = (
+    *(Verdict.FAIL, Verdict.TIMEOUT, Verdict.UNSTEADY, Verdict.ERROR),
+    *(Verdict.XFAIL, Verdict.XPASS, Verdict.PASS, Verdict.SKIP),
+)
+"""What a requirement is called whose cases had several verdicts: the first of these."""
 REFUSED = "msr:"
 """How the ``need`` of a case begins whose MSR this host refuses, filtered or not."""
 
@@ -40,6 +45,7 @@ def end_record(
         "splats": [list(lines) for lines in splats],
         "foreign": list(foreign),
         "lost": lost,
+        "broken": broken(cases),
     }
 
 
@@ -63,6 +69,28 @@ def fingerprint(cases: Iterable[Record]) -> str:
     import hashlib
 
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+def by_requirement(cases: Iterable[Record]) -> dict[str, Verdict]:
+    """Return what is known of each requirement by the cases of a run: the worst of their verdicts.
+
+    A case that did not go as it should speaks for the requirement that it is about, its first, and
+    says nothing of the others that it touches; one that did speaks for all. Observations say
+    nothing of any.
+    """
+    found: dict[str, list[Verdict]] = {}
+    for case in cases:
+        if "observation" not in case:
+            verdict, names = case["verdict"], case["requirements"]
+            for name in names if verdict.is_good else names[:1]:
+                found.setdefault(name, []).append(verdict)
+    return {name: min(verdicts, key=WORST.index) for name, verdicts in found.items()}
+
+
+def broken(cases: Iterable[Record]) -> list[str]:
+    """Return the requirements that the kernel does not keep, by the cases that are about them."""
+    verdicts = by_requirement(cases)
+    return sorted(name for name, verdict in verdicts.items() if verdict.is_violation)
 
 
 def _column(case: Record) -> str:

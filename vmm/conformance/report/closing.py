@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from vmm.conformance.records.causes import Cause, causes
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import Status
 from vmm.conformance.records.verdict import Verdict
@@ -14,10 +15,24 @@ CHANGES = ("failing", "passing", "skipped")
 """What cases may newly be since a baseline, as the ``end`` record calls it."""
 
 
-def summary(cases: Sequence[Record], end: Record, paint: Paint) -> list[str]:
-    """Return a line for every case that did not go as it should, and for stray splats."""
+def summary(
+    cases: Sequence[Record], end: Record, paint: Paint, host: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Return what did not go as it should: causes, then what none explains; broken requirements.
+
+    A cause has a line for each verdict that its cases have, a case that no cause names its own.
+    What was seen in the kernel log and is no case's follows.
+    """
     listed = [case for case in cases if case["verdict"] not in (Verdict.PASS, Verdict.SKIP)]
-    lines = [f"{word(case, paint)} {case['id']}" for case in listed]
+    known = [cause for cause in causes(listed, host) if cause.entry]
+    named = {case["id"] for cause in known for case in cause.cases}
+    lines = [
+        f"{word(those[0], paint)} {Cause(cause.entry, those).title}"
+        for cause in known
+        for those in _by_verdict(cause.cases)
+    ]
+    lines += [f"{word(case, paint)} {case['id']}" for case in listed if case["id"] not in named]
+    lines += [f"not kept: {' '.join(ids)}" for ids in [end.get("broken", ())] if ids]
     lines += [f"foreign, of no case here: {line}" for line in end.get("foreign", ())]
     for splat in end["splats"]:
         lines += splat_lines(splat, paint)
@@ -26,6 +41,13 @@ def summary(cases: Sequence[Record], end: Record, paint: Paint) -> list[str]:
             f"{end['lost']} kernel log records were overwritten unread: a splat may be lost"
         )
     return ["", *lines] if lines else []
+
+
+def _by_verdict(cases: Iterable[Record]) -> Iterable[tuple[Record, ...]]:
+    found: dict[str, tuple[Record, ...]] = {}
+    for case in cases:
+        found[case["verdict"]] = (*found.get(case["verdict"], ()), case)
+    return found.values()
 
 
 def since(end: Record, verbose: int = 0) -> list[str]:

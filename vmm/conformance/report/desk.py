@@ -176,7 +176,7 @@ class Desk:
             lines += text.skips(cases, verbose)
             lines += text.ignoring(cases, self.host)
             lines += text.observations(cases, end["fingerprint"], verbose)
-        lines += closing.summary(cases, end, self.paint)
+        lines += closing.summary(cases, end, self.paint, self.host)
         lines += closing.since(end, verbose)
         lines += ["", f"records: {self.results.path}"] if not self.view.quiet else []
         return [*lines, closing.verdict(run, end, self.host, self.paint)]

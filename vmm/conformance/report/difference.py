@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vmm.conformance.contract.requirements import explain
+from vmm.conformance.contract.requirements import explain_case
 from vmm.conformance.records.saved import Saved
 from vmm.conformance.report.text import cut, judged_again
 
@@ -97,7 +97,7 @@ def _explanation(first: Saved, second: Saved, name: str) -> Iterator[str]:
             yield f"  seen     {cut(', '.join(case['seen']) or 'nothing')}"
         yield from (f"{which}: {line.strip()}" for line in judged_again(case))
         if case["verdict"].is_bad:
-            yield from explain(case["requirements"])
+            yield from explain_case(case["requirements"])
         if "reason" in case:
             yield f"{which}: {case['reason']}"
 

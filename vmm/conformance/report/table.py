@@ -12,20 +12,8 @@ from vmm.conformance.contract.requirements import REQUIREMENTS, explain
 from vmm.conformance.records.saved import Saved
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import Status
+from vmm.conformance.records.summary import broken, by_requirement
 from vmm.conformance.records.verdict import Verdict
-
-WORST = (
-    Verdict.FAIL,
-    Verdict.TIMEOUT,
-    Verdict.UNSTEADY,
-    Verdict.ERROR,
-    Verdict.XFAIL,
-    Verdict.XPASS,
-    Verdict.PASS,
-    Verdict.SKIP,
-    "",
-)
-"""What a requirement is called whose cases had several verdicts: the first of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +82,19 @@ class Row:
     @property
     def even(self) -> bool:
         """Whether there is nothing to look at: it passes, or is not tested, wherever it ran."""
-        return set(self.words) <= {Verdict.PASS, ""} or set(self.words) <= {Verdict.SKIP, ""}
+        words = set(self.words) - {""}
+        return words in ({Verdict.PASS}, {Verdict.SKIP})
 
 
 def requirements(columns: Sequence[Column]) -> list[Row]:
-    """Return a row for each requirement that a case checks."""
-    judged = [_by_requirement(column) for column in columns]
-    names = [name for name in REQUIREMENTS if any(name in words for words in judged)]
+    """Return a row for each requirement that a case checks (``summary.by_requirement``).
+
+    Its word is "" where the only cases that touch it failed, and are about others.
+    """
+    judged = [by_requirement(column.cases.values()) for column in columns]
+    cases = [case for column in columns for case in column.cases.values()]
+    touched = {n for case in cases if "observation" not in case for n in case["requirements"]}
+    names = [name for name in REQUIREMENTS if name in touched]
     return [
         row_of(
             name, REQUIREMENTS[name].sentence, [words.get(name, "") for words in judged], columns
@@ -121,24 +115,9 @@ def observations(columns: Sequence[Column]) -> list[Row]:
 
 
 def explanations(columns: Sequence[Column]) -> list[str]:
-    """Return a line for each requirement that fails anywhere: what the contract knows of it.
-
-    A case names the requirement it is about first. One that fails only by cases that are about
-    others is explained by those.
-    """
-    about: dict[str, set[str]] = {}
-    for case in (case for column in columns for case in column.cases.values()):
-        if case["verdict"].is_violation:
-            for name in case["requirements"]:
-                about.setdefault(name, set()).add(case["requirements"][0])
-    failing = [row.name for row in requirements(columns) if row.name in about]
-    own = [name for name in failing if name in about[name]]
-    others = [
-        f"{name}: fails by cases of {', '.join(sorted(about[name]))}"
-        for name in failing
-        if name not in about[name]
-    ]
-    return [*explain(own), *others]
+    """Return a line for each requirement that fails anywhere: what the contract knows of it."""
+    failing = {name for column in columns for name in broken(column.cases.values())}
+    return [*explain(name for name in REQUIREMENTS if name in failing)]
 
 
 def report(columns: Sequence[Column], *, by_case: bool = False) -> list[str]:
@@ -181,15 +160,6 @@ def _marked(row: Row) -> list[str]:
 def _line(name: str, words: Iterable[str], width: int, widths: Sequence[int]) -> str:
     padded = (f"{word:>{size}}" for word, size in zip(words, widths, strict=True))
     return f"{name:{width}}  {'  '.join(padded)}".rstrip()
-
-
-def _by_requirement(column: Column) -> dict[str, str]:
-    verdicts: dict[str, set[str]] = {}
-    for case in column.cases.values():
-        if "observation" not in case:
-            for name in case["requirements"]:
-                verdicts.setdefault(name, set()).add(case["verdict"])
-    return {name: min(words, key=WORST.index) for name, words in verdicts.items()}
 
 
 def _case_rows(

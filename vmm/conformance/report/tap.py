@@ -9,6 +9,7 @@ from typing import Any
 
 from vmm.conformance.records.saved import Saved
 from vmm.conformance.records.schema import Record
+from vmm.conformance.records.summary import broken
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report.account import account, titles
 from vmm.conformance.report.closing import CHANGES
@@ -41,6 +42,7 @@ def render(runs: Sequence[Saved]) -> str:
         for case in those:
             number += 1
             lines += case_lines({**case, "id": f"{name}.{case['id']}"} if name else case, number)
+        lines += [f"# not kept: {each}" for each in broken(saved.cases.values())]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -61,6 +63,7 @@ def end_lines(end: Record) -> list[str]:
     """Return what closes the stream: "Bail out!" if the run did not get to its end."""
     stray = [f"# kernel log: {line}" for splat in end["splats"] for line in splat]
     stray += [f"# foreign: {line}" for line in end.get("foreign", ())]
+    stray += [f"# not kept: {name}" for name in end.get("broken", ())]
     since = end.get("baseline", {})
     stray += [f"# newly {word}: {name}" for word in CHANGES for name in since.get(word, ())]
     return [*stray, "Bail out! interrupted"] if end["interrupted"] else stray

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
-from vmm.conformance.contract.requirements import explain
+from vmm.conformance.contract.requirements import explain_case
 from vmm.conformance.records.causes import Cause
 from vmm.conformance.records.saved import added_in
 from vmm.conformance.records.schema import Record
@@ -68,7 +68,7 @@ def failure(case: Record, paint: Paint, verbose: int = 0, rerun: str = reruns.HE
     lines = ["", f"{paint('red', case['verdict'])} {paint('bold', case['id'])}"]
     lines += [f"  {case['sentence']}"]
     if case["verdict"] != Verdict.ERROR or verbose:
-        lines += [f"  {line}" for line in explain(case["requirements"])]
+        lines += [f"  {line}" for line in explain_case(case["requirements"])]
         lines += _script(case, paint, verbose)
     if "error" in case:
         lines.append(f"  {case['error']}")
