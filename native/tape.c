@@ -3,6 +3,7 @@
  * vmm/conformance/c/tape.py writes them, and says what they mean.
  */
 #include "words.c"
+#include "platform.c"
 
 enum { VERSION = 1, HEADER = 24, POOLED = 2 };
 
@@ -17,7 +18,7 @@ enum {
 	ACCESS = 1, BEGIN, SPIN, COMPLETE, FINISH, SET_REGS, GET_REGS, ENABLE_CAP, INSTALL, SCRIBBLE,
 	CHECK_EXTENSION, GET_MSR, SET_MSR, CREATE_IRQCHIP, CREATE_VCPU, SET_CPUID, BEGIN_INSTALL,
 	MEANWHILE, RESUME_INSTALL, AWAIT, PARK, RELEASE, UNTIL_EXITS, UNTIL_RUNS, STOP_SPIN, CLOSE_VM,
-	CLOSE_VCPU, SWEEP,
+	CLOSE_VCPU, SWEEP, SET_CPUID_BITS, SEND_INIT, GET_MP_STATE,
 };
 
 struct cursor {
@@ -299,10 +300,11 @@ static void set_regs_of(struct cursor *tape)
 {
 	int id = used_vcpu(tape), flags = u8(tape);
 	struct kvm_regs regs = read_regs(id);
-	__u64 rax = u64(tape), rdx = u64(tape);
+	__u64 rax = u64(tape), rdx = u64(tape), rcx = u64(tape);
 
 	regs.rax = flags & 1 ? rax : regs.rax;
 	regs.rdx = flags & 2 ? rdx : regs.rdx;
+	regs.rcx = flags & 8 ? rcx : regs.rcx;
 	regs.rip += u64(tape);
 	if (flags & 4)
 		sync_regs(id, regs);
@@ -321,13 +323,61 @@ static void enable_cap_of(struct cursor *tape)
 	enable_cap(fd, cap);
 }
 
+/* A leaf of 0xffffffff stands for all features at once. */
 static void set_cpuid_of(struct cursor *tape)
 {
 	int id = used_vcpu(tape);
 	__u32 leaf = u32(tape);
-	__u8 reg = below(tape, 4), bit = below(tape, 32);
+	__u8 reg = below(tape, 4), bit = below(tape, 32), on = u8(tape);
 
-	set_cpuid(id, leaf, reg, bit, u8(tape));
+	if (leaf == ~0u)
+		set_cpuid_everything(id, on);
+	else
+		set_cpuid(id, leaf, reg, bit, on);
+}
+
+static void set_cpuid_bits_of(struct cursor *tape)
+{
+	int id = used_vcpu(tape);
+	__u32 leaf = u32(tape), index = u32(tape);
+	__u8 reg = below(tape, 4);
+	__u32 bits = u32(tape);
+
+	set_cpuid_bits(id, leaf, index, reg, bits, u8(tape));
+}
+
+/* An MSR by name: of many at once, or one by itself. */
+static void get_msr_of(struct cursor *tape)
+{
+	int id = used_vcpu(tape);
+	__u32 index = u32(tape);
+
+	if (u8(tape))
+		get_msr_by_one_reg(id, index);
+	else
+		get_msr(id, index);
+}
+
+static void set_msr_of(struct cursor *tape)
+{
+	int id = used_vcpu(tape);
+	__u32 index = u32(tape);
+	__u64 value = u64(tape);
+
+	if (u8(tape))
+		set_msr_by_one_reg(id, index, value);
+	else
+		set_msr(id, index, value);
+}
+
+static void create_vcpu_of(struct cursor *tape)
+{
+	int id = vcpu_of(tape);
+
+	if (u8(tape))
+		create_vcpu_without_fd(id);
+	else
+		create_vcpu(id);
 }
 
 static void sweep_of(struct cursor *tape)
@@ -387,17 +437,10 @@ static void do_action(struct cursor *tape)
 	case INSTALL: send(read_install(tape)); break;
 	case SCRIBBLE: scribble_last(); break;
 	case CHECK_EXTENSION: id = fd_of(tape); check_extension(id, u32(tape)); break;
-	case GET_MSR: id = used_vcpu(tape); get_msr(id, u32(tape)); break;
-	case SET_MSR: {
-		__u32 index;
-
-		id = used_vcpu(tape);
-		index = u32(tape);
-		set_msr(id, index, u64(tape));
-		break;
-	}
+	case GET_MSR: get_msr_of(tape); break;
+	case SET_MSR: set_msr_of(tape); break;
 	case CREATE_IRQCHIP: create_irqchip(); break;
-	case CREATE_VCPU: create_vcpu(vcpu_of(tape)); break;
+	case CREATE_VCPU: create_vcpu_of(tape); break;
 	case SET_CPUID: set_cpuid_of(tape); break;
 	case BEGIN_INSTALL: begin_install_of(tape); break;
 	case MEANWHILE: meanwhile_of(tape); break;
@@ -411,6 +454,9 @@ static void do_action(struct cursor *tape)
 	case CLOSE_VM: close_vm(); break;
 	case CLOSE_VCPU: close_vcpu(vcpu_of(tape)); break;
 	case SWEEP: sweep_of(tape); break;
+	case SET_CPUID_BITS: set_cpuid_bits_of(tape); break;
+	case SEND_INIT: send_init(used_vcpu(tape)); break;
+	case GET_MP_STATE: get_mp_state(used_vcpu(tape)); break;
 	default: damaged("an action that this player does not know");
 	}
 }
@@ -513,7 +559,14 @@ static void play_case(int number, struct cursor tape, int flags)
 static const struct { const char *name; const char *(*lacks)(void); } needs[] = {
 	{ "irqchip", lacks_irqchip }, { "vcpus", lacks_vcpus }, { "userfaultfd", lacks_userfaultfd },
 	{ "compat", lacks_compat }, { "task_syscall", lacks_task_syscall },
-	{ "force_emulation_prefix", lacks_force_emulation_prefix },
+	{ "force_emulation_prefix", lacks_force_emulation_prefix }, { "one_reg", lacks_one_reg },
+	{ "disable_exits_mwait", lacks_disable_exits_mwait },
+	{ "disable_exits_hlt", lacks_disable_exits_hlt },
+	{ "disable_exits_pause", lacks_disable_exits_pause },
+	{ "disable_exits_cstate", lacks_disable_exits_cstate },
+	{ "disable_exits_aperfmperf", lacks_disable_exits_aperfmperf },
+	{ "shstk", lacks_shstk }, { "mediated_pmu", lacks_mediated_pmu }, { "pt", lacks_pt },
+	{ "spec_ctrl", lacks_spec_ctrl }, { "xfd", lacks_xfd }, { "lbr", lacks_lbr },
 };
 
 static const char *lacks(const char *name)

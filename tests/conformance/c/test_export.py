@@ -5,7 +5,6 @@ import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -15,6 +14,8 @@ from vmm.conformance.c.tape import is_playable
 from vmm.conformance.c.text import step_text
 from vmm.conformance.cases import CASES
 from vmm.conformance.host.parameters import ignores_msrs
+from vmm.conformance.judge.worker import judge
+from vmm.conformance.kernel.backend import KvmBackend
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import (
     ANY,
@@ -39,11 +40,17 @@ from vmm.conformance.language.script import (
     wrmsr,
     wrote,
 )
+from vmm.conformance.records.verdict import Verdict
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import default_allow
 from vmm.msr import FILTER, INVAL, UNKNOWN
 
 CHOSEN = (
+    "conditions.no_cpuid_before_the_filter",
+    "named.not_in_cpuid",
+    "named.one_register_at_a_time",
+    "named.rcx_set_at_the_exit_by_ioctl",
+    "named.vcpu_without_a_descriptor",
     "bitmaps.bits_0x0_reads",
     "bitmaps.copied_at_the_call_default_allow",
     "completion.scribbled_fields_ignored",
@@ -62,8 +69,6 @@ CHOSEN = (
     "vcpus.made_after_default_deny",
     "vcpus.one_filter_for_all",
 )
-PARAMETER = Path("/sys/module/kvm/parameters/force_emulation_prefix")
-FORCED_EMULATION = PARAMETER.exists() and PARAMETER.read_text().strip() not in ("N", "0")
 FLAGS = ("-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pthread")
 
 
@@ -113,16 +118,21 @@ def test_exported_cases_agree_with_the_kernel(has_kvm, build):
     with ThreadPoolExecutor(2) as pool:
         ran = list(pool.map(export, selection()))
     assert len(ran) >= 25
-    for case, (status, lines, complaint) in ran:
-        if "force_emulation_prefix" in case.all_needs and not FORCED_EMULATION:
-            assert status == 4 and "force_emulation_prefix is 0" in complaint
-            continue
-        if "ignore_msrs" in case.needs and not ignores_msrs():
-            assert status == 4 and "ignore_msrs is off: load kvm with ignore_msrs=1" in complaint
-            continue
-        verdict = "OBSERVED" if case.observes else "PASS"
-        assert (status, lines[-1]) == (0, verdict), f"{case.id}: {lines[-1]}"
-        assert len(lines) == len(case.script) + 1
+    passed = [case for case, (status, _, _) in ran if status == 0]
+    assert len(passed) > len(ran) / 2
+    with KvmBackend() as backend:
+        for case, (status, lines, complaint) in ran:
+            record = judge(case, backend, ignoring=ignores_msrs())
+            if record.get("need", "").startswith("msr:"):  # a pass that says nothing
+                continue
+            verdict, shown = record["verdict"], (*lines[-1:], complaint)
+            assert status == STATUS[verdict], (case.id, record, shown)
+            if verdict is Verdict.PASS:
+                assert lines[-1] == ("OBSERVED" if case.observes else "PASS"), case.id
+                assert len(lines) == len(case.script) + 1
+
+
+STATUS = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.SKIP: 4}
 
 
 def test_a_program_says_what_the_parameter_has_to_be_where_it_matters():
@@ -211,7 +221,7 @@ def test_every_case_but_those_of_some_themes_has_a_form_in_c():
     assert len(EXPORTABLE) > 1300 and all(map(c_source, EXPORTABLE))
     without = {case.id.partition(".")[0] for case in CASES if case not in EXPORTABLE}
     nested = {"levels", "l2", "lists", "inside"}
-    assert without <= {"modes", "effects", "shadows", "conditions", "init", "lbr", "named"} | nested
+    assert without <= {"modes", "effects", "shadows"} | nested
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from vmm.conformance.language.script import (
     got,
     gp,
     rdmsr,
+    regs,
     rejected,
     returned,
     whatever,
@@ -198,8 +199,8 @@ def test_a_mistake_in_the_words_is_found(player, mistake, tmp_path):
     if not shutil.which("cc"):
         pytest.skip("no C compiler (cc) to build a wrong player with")
     old, new, glob = MISTAKES[mistake]
-    for name in ("player.c", "tape.c", "guest.c", "words.c"):
-        shutil.copy(NATIVE / name, tmp_path)
+    for file in NATIVE.glob("*.c"):
+        shutil.copy(file, tmp_path)
     words = (tmp_path / "words.c").read_text()
     assert words.count(old) == 1, f"{mistake}: {words.count(old)} places"
     (tmp_path / "words.c").write_text(words.replace(old, new))
@@ -231,6 +232,8 @@ OPEN = (got(ANY),)
         (None, (returned(1),), (returned(1),), True),
         (None, (returned(1),), (returned(2),), False),
         ((done,), (done,), (), False),
+        ((regs(ANY, 0, 0, 0),), (regs(1, 5, 0, 0),), (regs(2, 5, 0, 0),), True),
+        ((regs(ANY, 0, 0, 0),), (regs(1, 5, 0, 0),), (regs(2, 6, 0, 0),), False),
         ((done,), (done,), "it died", False),
     ],
 )

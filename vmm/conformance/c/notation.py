@@ -24,6 +24,7 @@ TOKEN = re.compile(
     r"|(?P<name>[A-Za-z_]\w*(?:\|[A-Z_]+)*)|(?P<mark>[(),=]))"
 )
 DEEPEST = 4
+CONSTANTS = {"True": True, "False": False, "None": None}
 BARE = ("gp", "wrote")
 """What stands for one value of a word that has others."""
 
@@ -108,6 +109,8 @@ def _read(kind: type, field: str, value: Any) -> Any:
         return value
     if domains(kind).get(field) is MsrExitReason:
         return {"name": str(value)}
+    if value in CONSTANTS:
+        return CONSTANTS[value]
     if field == "errno":
         return getattr(errno, value, value)
     if not choices(kind, field):

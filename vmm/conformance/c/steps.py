@@ -130,7 +130,7 @@ def _finish(action: s.Finish, _: At) -> Iterable[str]:
 
 def _set_regs(action: s.SetRegs, _: At) -> Iterable[str]:
     yield f"\t{{\n\t\tstruct kvm_regs regs = read_regs({action.vcpu});\n"
-    for name in ("rax", "rdx"):
+    for name in ("rax", "rdx", "rcx"):
         if getattr(action, name) is not None:
             yield f"\t\tregs.{name} = {c_number(getattr(action, name))};"
     yield f"\t\tregs.rip += {action.rip};"
@@ -157,9 +157,25 @@ def _enable_cap(action: s.EnableCap, _: At) -> Iterable[str]:
 
 
 def _set_cpuid(action: s.SetCpuid, _: At) -> Iterable[str]:
+    if action.feature not in s.CPUID_BITS:
+        yield f"\tset_cpuid_everything({action.vcpu}, {int(action.on)});"
+        return
     leaf, register, bit = s.CPUID_BITS[action.feature]
     on = int(action.on)
     yield f"\tset_cpuid({action.vcpu}, {c_number(leaf)}, {REGISTERS[register]}, {bit}, {on});"
+
+
+def _set_cpuid_bits(action: s.SetCpuidBits, _: At) -> Iterable[str]:
+    where = f"{c_number(action.leaf)}, {c_number(action.index)}, {REGISTERS[action.register]}"
+    what = f"{c_number(action.bits)}, {int(action.on)}"
+    yield f"\tset_cpuid_bits({action.vcpu}, {where}, {what});"
+
+
+def _msr(action: s.GetMsr | s.SetMsr, _: At) -> Iterable[str]:
+    word = "get_msr" if isinstance(action, s.GetMsr) else "set_msr"
+    how = "_by_one_reg" if action.by == "one_reg" else ""
+    value = "" if isinstance(action, s.GetMsr) else f", {c_number(action.value)}"
+    yield f"\t{word}{how}({action.vcpu}, {c_number(action.index)}{value});"
 
 
 def _install(action: s.Install, at: At) -> Iterable[str]:
@@ -233,15 +249,16 @@ CALLS: dict[type, Callable[[Any, At], Iterable[str]]] = {
     s.SetCpuid: _set_cpuid,
     s.Sweep: _sweep,
     s.GetRegs: lambda each, _: [f"\tget_regs({each.vcpu});"],
-    s.GetMsr: lambda each, _: [f"\tget_msr({each.vcpu}, {c_number(each.index)});"],
-    s.SetMsr: lambda each, _: [
-        f"\tset_msr({each.vcpu}, {c_number(each.index)}, {c_number(each.value)});"
-    ],
+    s.GetMsr: _msr,
+    s.SetMsr: _msr,
+    s.SetCpuidBits: _set_cpuid_bits,
+    s.SendInit: lambda each, _: [f"\tsend_init({each.vcpu});"],
+    s.GetMpState: lambda each, _: [f"\tget_mp_state({each.vcpu});"],
     s.CheckExtension: lambda each, _: [
         f"\tcheck_extension({FD[each.on]}, {CAPS.get(each.cap, each.cap)});"
     ],
     s.CreateIrqchip: lambda _, __: ["\tcreate_irqchip();"],
-    s.CreateVcpu: lambda each, _: [f"\tcreate_vcpu({each.vcpu});"],
+    s.CreateVcpu: lambda each, _: [f"\tcreate_vcpu{'_without_fd' * each.no_fd}({each.vcpu});"],
     s.BeginInstall: _begin_install,
     s.Meanwhile: _meanwhile,
     s.ResumeInstall: lambda each, _: [f'\tresume_install("{each.name}", {int(each.fails)});'],

@@ -36,7 +36,11 @@ BARE_NEEDS = {"single_step", spoiled.NEED, "no_ignore_msrs"}
 """Needs that no player finds out: every host has them, or they are a parameter of the run."""
 
 PROBED = frozenset(
-    {"irqchip", "vcpus", "userfaultfd", "compat", "task_syscall", "force_emulation_prefix"}
+    {
+        *("irqchip", "vcpus", "userfaultfd", "compat", "task_syscall", "force_emulation_prefix"),
+        *("one_reg", "shstk", "mediated_pmu", "pt", "spec_ctrl", "xfd", "lbr"),
+        *(f"disable_exits_{name}" for name in s.DISABLE_EXITS),
+    }
 )
 """Needs that the words in C find out."""
 
@@ -151,12 +155,12 @@ BY = {"immediate_exit": 0, "signal": 1}
 ON_TO_THE_END = 2
 REGISTERS = ("eax", "ebx", "ecx", "edx")
 NO_SLOT = 0xFF
+EVERYTHING = 0xFFFFFFFF
 LOW = 0xFFFFFFFF
 U64 = 0xFFFFFFFF_FFFFFFFF
 
 
 NO_FORM: tuple[type, ...] = (
-    *(s.SetCpuidBits, s.SendInit, s.GetMpState),
     *(s.EnterL2, s.LeaveL2),
     s.Execute,
     *(s.GetVcpuEvents, s.Rewrite, s.Inject, s.GetTaken),
@@ -167,14 +171,6 @@ NO_FORM: tuple[type, ...] = (
 def has_form(action: s.Action) -> bool:
     """Say whether there are words in C that do the action."""
     action = s.innermost(action)
-    if isinstance(action, s.SetCpuid) and action.feature not in s.CPUID_BITS:
-        return False
-    if isinstance(action, s.GetMsr | s.SetMsr) and action.by != "msrs":
-        return False
-    if isinstance(action, s.CreateVcpu) and action.no_fd:
-        return False
-    if isinstance(action, s.SetRegs) and action.rcx is not None:
-        return False
     if isinstance(action, s.Rdmsr | s.Wrmsr) and not s.is_plain(action):
         return False
     return type(action) not in NO_FORM
@@ -213,8 +209,9 @@ def _go_on(vcpu: int, reply: s.Reply | None, how: int) -> Iterator[bytes]:
 
 def _set_regs(action: s.SetRegs) -> Iterator[bytes]:
     flags = (action.rax is not None) | (action.rdx is not None) << 1 | (action.via == "sync") << 2
-    values = (action.rax or 0, action.rdx or 0, action.rip & U64)
-    yield struct.pack("<BBQQQ", action.vcpu, flags, *values)
+    flags |= (action.rcx is not None) << 3
+    values = (action.rax or 0, action.rdx or 0, action.rcx or 0, action.rip & U64)
+    yield struct.pack("<BBQQQQ", action.vcpu, flags, *values)
 
 
 def _enable_cap(action: s.EnableCap) -> Iterator[bytes]:
@@ -259,8 +256,21 @@ def install_of(action: s.BeginInstall) -> s.Install:
 
 
 def _set_cpuid(action: s.SetCpuid) -> Iterator[bytes]:
-    leaf, register, bit = s.CPUID_BITS[action.feature]
+    leaf, register, bit = s.CPUID_BITS.get(action.feature, (EVERYTHING, "eax", 0))
     yield struct.pack("<BIBBB", action.vcpu, leaf, REGISTERS.index(register), bit, action.on)
+
+
+def _set_cpuid_bits(action: s.SetCpuidBits) -> Iterator[bytes]:
+    where = (action.leaf, action.index, REGISTERS.index(action.register))
+    yield struct.pack("<BIIBIB", action.vcpu, *where, action.bits, action.on)
+
+
+def _get_msr(action: s.GetMsr) -> Iterator[bytes]:
+    yield struct.pack("<BIB", action.vcpu, action.index, action.by == "one_reg")
+
+
+def _set_msr(action: s.SetMsr) -> Iterator[bytes]:
+    yield struct.pack("<BIQB", action.vcpu, action.index, action.value, action.by == "one_reg")
 
 
 def _sweep(action: s.Sweep) -> Iterator[bytes]:
@@ -294,10 +304,10 @@ WORDS: dict[type, tuple[int, Callable[[Any], Iterator[bytes]]]] = {
     s.Install: (9, _install),
     s.ScribbleBitmaps: (10, _nothing),
     s.CheckExtension: (11, lambda each: iter([struct.pack("<BI", FILES[each.on], each.cap)])),
-    s.GetMsr: (12, lambda each: iter([struct.pack("<BI", each.vcpu, each.index)])),
-    s.SetMsr: (13, lambda each: iter([struct.pack("<BIQ", each.vcpu, each.index, each.value)])),
+    s.GetMsr: (12, _get_msr),
+    s.SetMsr: (13, _set_msr),
     s.CreateIrqchip: (14, _nothing),
-    s.CreateVcpu: (15, _vcpu),
+    s.CreateVcpu: (15, lambda each: iter([bytes([each.vcpu, each.no_fd])])),
     s.SetCpuid: (16, _set_cpuid),
     s.BeginInstall: (17, _begin_install),
     s.Meanwhile: (18, lambda each: iter([_text(each.name), _sized(_action(each.action))])),
@@ -312,5 +322,8 @@ WORDS: dict[type, tuple[int, Callable[[Any], Iterator[bytes]]]] = {
     s.CloseVm: (26, _nothing),
     s.CloseVcpu: (27, _vcpu),
     s.Sweep: (28, _sweep),
+    s.SetCpuidBits: (29, _set_cpuid_bits),
+    s.SendInit: (30, _vcpu),
+    s.GetMpState: (31, _vcpu),
 }
 """The number of each word on a tape, and what writes its fields: every word is here."""

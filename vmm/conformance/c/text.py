@@ -123,6 +123,8 @@ def _field_text(event: Any, name: str, position: int, is_optional: bool) -> str:
         text = (
             f"({', '.join(c_number(e) if isinstance(e, int) else _event_text(e) for e in content)})"
         )
+    elif isinstance(content, bool | None):
+        text = str(content)
     elif isinstance(content, str):
         text = repr(content) if isinstance(event, s.Lost) else content
     elif isinstance(content, MsrExitReason):

@@ -1,4 +1,4 @@
-"""The words in C, and which of them a program needs: ``native/words.c`` and ``native/expect.c``.
+"""The words in C, and which of them a program needs: ``native/words.c`` and those beside it.
 
 A file is read as pieces that blank lines before column 0 set apart. A piece declares the names of
 its functions, structs, enumerators, macros and variables; includes, those in the comment above.
@@ -10,7 +10,7 @@ import functools
 import re
 from pathlib import Path
 
-WORDS, EXPECT = (Path(__file__).with_name(name) for name in ("words.c", "expect.c"))
+FILES = [Path(__file__).with_name(f"{name}.c") for name in ("words", "platform", "expect")]
 PIECE = re.compile(r"\n\n(?=\S)")
 COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 SPOKEN = re.compile(r'"(?:[^"\\]|\\.)*"')
@@ -28,9 +28,7 @@ ENUMERATOR = re.compile(r"\b([A-Z][A-Z0-9_]*)(?= =|,| \}|,?\n)")
 @functools.cache
 def pieces() -> tuple[str, ...]:
     """Return the pieces in their order, without the files' head comments; includes are first."""
-    return tuple(
-        piece.strip("\n") for file in (WORDS, EXPECT) for piece in PIECE.split(file.read_text())[1:]
-    )
+    return tuple(piece.strip("\n") for file in FILES for piece in PIECE.split(file.read_text())[1:])
 
 
 @functools.cache
