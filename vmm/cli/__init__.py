@@ -129,12 +129,13 @@ def command_line() -> argparse.ArgumentParser:
     )
     show = add_command(commands, "show", _show, "show a case: promise, script, expected trace")
     show.add_argument("case", metavar="CASE", help="a case id, wildcards allowed, or FILE.json")
-    from vmm.cli import bisect, diff, docs, lab, player, races, scripts
+    from vmm.cli import bisect, diff, docs, lab, merge, player, races, scripts
 
     bisect.add(commands)
     diff.add(commands)
     docs.add(commands, parser)
     lab.add(commands)
+    merge.add(commands)
     player.add(commands)
     races.add(commands)
     reports.add(commands)
@@ -160,9 +161,11 @@ def _check(args: argparse.Namespace) -> int:
     from vmm.conformance.judge.selection import choose
     from vmm.conformance.report.desk import View
 
-    chosen = choose(CASES, args.globs, args.exclude, args.xfail, thorough=args.thorough)
+    chosen = choose(
+        CASES, args.globs, args.exclude, args.xfail, thorough=args.thorough, shard=args.shard
+    )
     jobs = min(args.jobs or default_jobs(), len(chosen.cases))
-    how = Options(jobs, args.timeout, tuple(args.xfail), args.known)
+    how = Options(jobs, args.timeout, tuple(args.xfail), args.known, shard=str(args.shard or ""))
     view = View(args.json, args.tap, args.verbose, args.quiet, then=reports.then(args.report))
     view = replace(view, baseline=options.baseline(args, chosen))
     where = {"directory": args.output, "resume": args.resume}

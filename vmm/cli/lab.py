@@ -56,8 +56,12 @@ def _run(args: argparse.Namespace) -> int:
     from vmm.lab.kernels import kernels
     from vmm.lab.runs.check import Inner, Order, check
 
-    chosen = choose(CASES, args.globs, args.exclude, args.xfail, thorough=args.thorough)
-    inner = Inner(tuple(args.xfail), tuple(args.known), args.jobs, args.timeout)
+    chosen = choose(
+        CASES, args.globs, args.exclude, args.xfail, thorough=args.thorough, shard=args.shard
+    )
+    inner = Inner(
+        tuple(args.xfail), tuple(args.known), args.jobs, args.timeout, str(args.shard or "")
+    )
     kernel = kernels.resolve(args.kernel)
     where = (args.limit, args.append, args.executor)
     order = Order(kernel, args.vendor, chosen, inner, *where, cpu=args.cpu)

@@ -14,7 +14,7 @@ def listed(args: argparse.Namespace) -> int:
     from vmm.conformance.judge.selection import choose
     from vmm.conformance.report.listing import by_requirement, listing
 
-    chosen = choose(CASES, args.globs, args.exclude, thorough=args.thorough).cases
+    chosen = choose(CASES, args.globs, args.exclude, thorough=args.thorough, shard=args.shard).cases
     if getattr(args, "by_requirement", False):
         lines = by_requirement(chosen, whole=len(chosen) == len(CASES))
     else:

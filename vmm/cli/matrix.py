@@ -73,9 +73,11 @@ def _matrix(args: argparse.Namespace) -> int:
     from vmm.conformance.report import table
     from vmm.lab.runs import check, matrix
 
-    chosen = choose(CASES, args.globs, args.exclude, thorough=args.thorough)
+    chosen = choose(CASES, args.globs, args.exclude, thorough=args.thorough, shard=args.shard)
     how = (args.limit, args.append, args.executor)
-    orders = check.Orders(chosen, check.Inner(timeout=args.timeout), *how)
+    orders = check.Orders(
+        chosen, check.Inner(timeout=args.timeout, shard=str(args.shard or "")), *how
+    )
     directory = args.output or matrix.default_directory()
     _is_ours(directory)
     missing: list[str] = []

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from vmm.cli.options import shard
 from vmm.conformance.records.status import DONE, Status, epilog
 from vmm.lab import cache
 from vmm.lab.errors import LabError
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("globs", nargs="*", metavar="GLOB", help="mutants by name or requirement: 'svm.*', R72")
     add("-x", "--exclude", action="append", default=[], metavar="GLOB", help="leave these out")
+    add("--shard", type=shard, metavar="I/N", help="of these, part I of N, by their names")
     add("-l", "--list", action="store_true", help="list the chosen mutants and run nothing")
     add("--source", type=Path, metavar="TREE", help="a kernel tree to use instead of the package")
     add("--results", type=Path, metavar="FILE", help="JSON lines (default: in the cache)")
@@ -71,7 +73,8 @@ def _wanted(mutant: Mutant, args: argparse.Namespace) -> bool:
         names = (mutant.name, mutant.vendor, *mutant.violates)
         return any(fnmatchcase(name, glob) for glob in globs for name in names)
 
-    return (not args.globs or matches(args.globs)) and not matches(args.exclude)
+    wanted = (not args.globs or matches(args.globs)) and not matches(args.exclude)
+    return wanted and (not args.shard or args.shard.has(mutant.name))
 
 
 def _card(mutant: Mutant) -> str:

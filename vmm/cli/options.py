@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vmm.conformance.judge.selection import Chosen
@@ -28,6 +28,8 @@ def choice(parser: argparse.ArgumentParser) -> None:
         metavar="GLOB",
         help="leave out what GLOB matches",
     )
+    text = "of these, part I of N: which a case is in, its name decides (msrward merge joins them)"
+    parser.add_argument("--shard", type=shard, metavar="I/N", help=text)
     text = "without a GLOB: the long cases too, such as a sweep of every MSR in every condition"
     parser.add_argument("--thorough", action="store_true", help=text)
 
@@ -123,6 +125,16 @@ def known(text: str) -> tuple[str, ...]:
             raise argparse.ArgumentTypeError(f"{word!r} is neither 'open' nor one of B01 to B38")
         ids += [fix.id for fix in HISTORY.values() if fix.is_open] if word == "open" else [word]
     return tuple(ids)
+
+
+def shard(text: str) -> Any:
+    """Return the part of a run (``judge.selection.Shard``) that "2/5" names."""
+    from vmm.conformance.judge.selection import Shard
+
+    number, slash, total = text.partition("/")
+    if not (slash and number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 2/5")
+    return Shard(int(number), int(total))
 
 
 def count(text: str) -> int:

@@ -31,7 +31,7 @@ def _tape(args: argparse.Namespace) -> int:
     from vmm.conformance.cases import CASES
     from vmm.conformance.judge.selection import choose
 
-    chosen = choose(CASES, args.globs, args.exclude, thorough=args.thorough)
+    chosen = choose(CASES, args.globs, args.exclude, thorough=args.thorough, shard=args.shard)
     cases = [case for case in chosen.cases if is_playable(case)]
     if left := [case.id for case in chosen.cases if case not in cases]:
         print(f"msrward: left out, no form in C yet: {len(left)} cases, {left[0]}", file=sys.stderr)
@@ -53,9 +53,11 @@ def _judge(args: argparse.Namespace) -> int:
     from vmm.conformance.judge.selection import choose
     from vmm.conformance.report.desk import View
 
-    chosen = choose(CASES, args.globs, args.exclude, args.xfail, thorough=args.thorough)
+    chosen = choose(
+        CASES, args.globs, args.exclude, args.xfail, thorough=args.thorough, shard=args.shard
+    )
     cases = [case for case in chosen.cases if is_playable(case)]
-    how = Options(1, args.timeout, tuple(args.xfail), args.known)
+    how = Options(1, args.timeout, tuple(args.xfail), args.known, shard=str(args.shard or ""))
     since = options.baseline(args, chosen)
     view = View(args.json, args.tap, args.verbose, args.quiet, baseline=since)
     what = (cases, chosen.of, how, view)

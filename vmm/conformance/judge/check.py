@@ -182,4 +182,5 @@ def _run_record(
         "jobs": options.jobs,
         "timeout": options.timeout,
         "kernel_log": log if isinstance(log, str) else "watched",
+        **({"shard": options.shard} if options.shard else {}),
     }

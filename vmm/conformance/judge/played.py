@@ -73,7 +73,8 @@ def judge_trace(
 def _run_record(cases: int, catalogue: int, options: Options) -> Record:
     counts = {"cases": cases, "catalogue": catalogue, "resumed": 0}
     how = {"jobs": options.jobs, "timeout": options.timeout, "kernel_log": "watched"}
-    return {"type": "run", "started": round(time.time(), 3), **counts, **how}
+    part = {"shard": options.shard} if options.shard else {}
+    return {"type": "run", "started": round(time.time(), 3), **counts, **how, **part}
 
 
 def _cut(reading: Reading) -> str:

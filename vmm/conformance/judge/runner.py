@@ -58,6 +58,7 @@ class Options:
 
     A case that waits for the kernel has so much longer (``kernel.waits``).
 
+    ``shard`` says which part of a run this is ("2/5"), "" for all of it.
     ``known`` has the entries of the history whose failures are known, on ``vendor``'s KVM module.
     """
 
@@ -66,6 +67,7 @@ class Options:
     xfail: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
     vendor: str = ""
+    shard: str = ""
 
 
 def run(

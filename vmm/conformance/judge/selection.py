@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -43,8 +44,11 @@ def choose(
     others: Iterable[str] = (),
     *,
     thorough: bool = False,
+    shard: Shard | None = None,
 ) -> Chosen:
     """Return what ``select`` returns, where a word may be a file of JSON too ("found.json").
+
+    Of these, only the cases of ``shard``, if one is given; UnknownCase if it has none.
 
     A saved case stands in for the catalogue's of the same id. ``others`` are globs too, that are
     only to match something. UnknownCase says in one line what is wrong with a file.
@@ -60,9 +64,32 @@ def choose(
     check_globs(cases, others)
     globs = [saved[word].id if word in saved else word for word in wanted]
     chosen = select(cases, globs, exclude, thorough=thorough)
+    if shard:
+        return Chosen(shard.of(chosen), len(cases), None)
     short = [case for case in cases if not case.thorough]
     wholes = ((short, ()), (cases, ("--thorough",)))
     return Chosen(chosen, len(cases), next((o for all_, o in wholes if chosen == all_), None))
+
+
+class Shard(NamedTuple):
+    """One of ``total`` parts of a run, from 1: which a case is in, its name alone decides."""
+
+    number: int
+    total: int
+
+    def has(self, name: str) -> bool:
+        """Say whether what is called ``name`` belongs to this part."""
+        return zlib.crc32(name.encode()) % self.total == self.number - 1
+
+    def of(self, cases: Sequence[Case]) -> list[Case]:
+        """Return the cases of this part; UnknownCase if there are none."""
+        mine = [case for case in cases if self.has(case.id)]
+        if not mine:
+            raise UnknownCase(f"none of the {len(cases)} chosen cases is in shard {self}")
+        return mine
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.total}"
 
 
 def is_file(word: str) -> bool:

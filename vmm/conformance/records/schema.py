@@ -6,7 +6,8 @@ taint).
 
 ``run`` opens a run: ``started`` (seconds since 1970), ``cases`` (how many are to be judged, out of
 ``catalogue``), ``resumed`` (how many of them an earlier run had recorded), ``jobs``, ``timeout``
-(seconds for a case) and ``kernel_log`` ("watched", or why not).
+(seconds for a case), ``kernel_log`` ("watched", or why not), of a part of a run its ``shard``
+("2/5"), and ``merged`` (of how many runs ``msrward merge`` made it).
 
 ``case`` is one case: ``CaseRecord``. Each case of a run has one; where ``--resume`` judged it
 again, since it was ERROR or TIMEOUT, the last one counts.

@@ -119,7 +119,10 @@ _MUST: Mapping[str, Fields] = MappingProxyType(
 _DIFFERENCE: Fields = {"step": _count, "action": _text, "expected": _texts, "seen": _texts}
 _MAY: Mapping[str, Fields] = MappingProxyType(
     {
-        "run": {"started": _number, "jobs": _count, "timeout": _number},
+        "run": {
+            **{"started": _number, "jobs": _count, "timeout": _number},
+            **{"shard": _text, "merged": _count},
+        },
         "case": {
             **_DIFFERENCE,
             **dict.fromkeys(("script", "trace"), _texts),

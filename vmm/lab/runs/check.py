@@ -52,6 +52,8 @@ class Inner:
     known: tuple[str, ...] = ()
     jobs: int | None = None
     timeout: float | None = None
+    shard: str = ""
+    """Which part of a run it is; the cases are chosen already."""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -274,7 +276,7 @@ class _Inside:
     def _record(self, record: Record, host: Mapping[str, Any]) -> None:
         match record["type"]:
             case "run":
-                whole = {"cases": len(self.order.ids), "resumed": self.done}
+                whole = {"cases": len(self.order.ids), "resumed": self.done, **self._part()}
                 if self.desk is None:
                     self._open({**record, **whole, "catalogue": self.order.chosen.of}, host)
             case "case":
@@ -345,9 +347,13 @@ class _Inside:
             "boot_seconds": _rounded(self.boot_seconds),
         }
 
+    def _part(self) -> Record:
+        shard = self.order.options.shard
+        return {"shard": shard} if shard else {}
+
     def _planned(self) -> Record:
         counts = {"cases": len(self.order.ids), "catalogue": self.order.chosen.of}
-        counts["resumed"] = self.done
+        counts |= {"resumed": self.done, **self._part()}
         why = "the guest did not get that far"
         return {"type": "run", "started": round(time.time(), 3), **counts, "kernel_log": why}
 
