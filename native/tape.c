@@ -4,6 +4,7 @@
  */
 #include "words.c"
 #include "platform.c"
+#include "levels.c"
 
 enum { VERSION = 1, HEADER = 24, POOLED = 2 };
 
@@ -18,7 +19,7 @@ enum {
 	ACCESS = 1, BEGIN, SPIN, COMPLETE, FINISH, SET_REGS, GET_REGS, ENABLE_CAP, INSTALL, SCRIBBLE,
 	CHECK_EXTENSION, GET_MSR, SET_MSR, CREATE_IRQCHIP, CREATE_VCPU, SET_CPUID, BEGIN_INSTALL,
 	MEANWHILE, RESUME_INSTALL, AWAIT, PARK, RELEASE, UNTIL_EXITS, UNTIL_RUNS, STOP_SPIN, CLOSE_VM,
-	CLOSE_VCPU, SWEEP, SET_CPUID_BITS, SEND_INIT, GET_MP_STATE,
+	CLOSE_VCPU, SWEEP, SET_CPUID_BITS, SEND_INIT, GET_MP_STATE, ENTER_L2, LEAVE_L2,
 };
 
 struct cursor {
@@ -395,6 +396,37 @@ static void sweep_of(struct cursor *tape)
 	sweep(id, request);
 }
 
+static struct msr_list msr_list_of(struct cursor *tape)
+{
+	int count = below(tape, MAX_LIST + 1);
+	struct listed *msrs = map_low(MAX_LIST * sizeof(*msrs));
+
+	for (int i = 0; i < count; i++) {
+		msrs[i].index = u32(tape);
+		msrs[i].value = u64(tape);
+	}
+	return (struct msr_list){ count, msrs };
+}
+
+static void enter_l2_of(struct cursor *tape)
+{
+	int id = used_vcpu(tape), flags = u8(tape), count = u16(tape);
+	struct through *through = map_low((count + 1) * sizeof(*through));
+	struct l2 l2 = {
+		.passes_all = flags & 1, .no_bitmap = flags & 2, .fields = (flags & 4) != 0,
+		.n_through = count, .through = through,
+	};
+
+	for (int i = 0; i < count; i++) {
+		through[i].index = u32(tape);
+		through[i].how = u8(tape);
+	}
+	l2.entry_load = msr_list_of(tape);
+	l2.exit_store = msr_list_of(tape);
+	l2.exit_load = msr_list_of(tape);
+	enter_l2(id, l2);
+}
+
 static void resume_of(struct cursor *tape)
 {
 	char name[20];
@@ -457,6 +489,8 @@ static void do_action(struct cursor *tape)
 	case SET_CPUID_BITS: set_cpuid_bits_of(tape); break;
 	case SEND_INIT: send_init(used_vcpu(tape)); break;
 	case GET_MP_STATE: get_mp_state(used_vcpu(tape)); break;
+	case ENTER_L2: enter_l2_of(tape); break;
+	case LEAVE_L2: leave_l2(used_vcpu(tape)); break;
 	default: damaged("an action that this player does not know");
 	}
 }
@@ -567,6 +601,8 @@ static const struct { const char *name; const char *(*lacks)(void); } needs[] = 
 	{ "disable_exits_aperfmperf", lacks_disable_exits_aperfmperf },
 	{ "shstk", lacks_shstk }, { "mediated_pmu", lacks_mediated_pmu }, { "pt", lacks_pt },
 	{ "spec_ctrl", lacks_spec_ctrl }, { "xfd", lacks_xfd }, { "lbr", lacks_lbr },
+	{ "nested", lacks_nested }, { "nested_svm", lacks_nested_svm },
+	{ "nested_vmx", lacks_nested_vmx },
 };
 
 static const char *lacks(const char *name)

@@ -37,7 +37,7 @@ def play(player, data):
 
 def test_the_numbers_are_those_of_the_player():
     names = re.search(r"enum \{\s*ACCESS = 1,(.*?)\};", SOURCE, re.DOTALL)[1]
-    enum = ["ACCESS", *re.findall(r"[A-Z_]+", names)]
+    enum = ["ACCESS", *re.findall(r"[A-Z]\w+", names)]
     as_python = {"ACCESS": s.Rdmsr, "AWAIT": s.AwaitInstall, "SCRIBBLE": s.ScribbleBitmaps}
     for number, name in enumerate(enum, 1):
         kind = as_python.get(name) or getattr(s, name.title().replace("_", ""))

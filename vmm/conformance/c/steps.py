@@ -216,6 +216,40 @@ def _scribble(_: s.ScribbleBitmaps, at: At) -> Iterable[str]:
     yield '\tsaw("done");'
 
 
+# --- levels -----------------------------------------------------------------------------------
+
+THROUGH = {"read": "READS", "write": "WRITES", "both": "READS | WRITES"}
+
+
+def _enter_l2(action: s.EnterL2, _: At) -> Iterable[str]:
+    fields = [*_l2_fields(action)]
+    yield f"\tenter_l2({action.vcpu}, (struct l2){{{'' if fields else ' 0 });'}"
+    if fields:
+        yield from (f"\t\t{each}" for each in fields)
+        yield "\t});"
+
+
+def _l2_fields(action: s.EnterL2) -> Iterator[str]:
+    yield from [".passes_all = 1,"] * (action.passes == "all")
+    yield from [".no_bitmap = 1,"] * (not action.bitmap)
+    if isinstance(action.passes, tuple) and action.passes:
+        rows = [f"{{ {c_number(each.index)}, {THROUGH[each.access]} }}" for each in action.passes]
+        yield f".n_through = {len(rows)},"
+        yield from _rows(".through = (struct through[]){", rows, "},")
+    for name in ("entry_load", "exit_store", "exit_load"):
+        if msrs := getattr(action, name):
+            rows = [f"{{ {c_number(each.index)}, 0, {c_number(each.value)} }}" for each in msrs]
+            yield from _rows(f".{name} = {{ {len(msrs)}, (struct listed[]){{", rows, "} },")
+    yield from [".fields = 1,"] * action.fields
+
+
+def _rows(head: str, rows: list[str], end: str) -> Iterator[str]:
+    yield head
+    for at in range(0, len(rows), 3):
+        yield "\t" + " ".join(f"{each}," for each in rows[at : at + 3])
+    yield end
+
+
 # --- races ------------------------------------------------------------------------------------
 
 
@@ -270,6 +304,8 @@ CALLS: dict[type, Callable[[Any, At], Iterable[str]]] = {
     s.UntilExits: lambda each, _: [f"\tuntil_exits({each.vcpu});"],
     s.UntilRuns: lambda each, _: [f"\tuntil_runs({each.vcpu});"],
     s.StopSpin: lambda each, _: [f"\tstop_spin({each.vcpu});"],
+    s.EnterL2: _enter_l2,
+    s.LeaveL2: lambda each, _: [f"\tleave_l2({each.vcpu});"],
     s.CloseVm: lambda _, __: ["\tclose_vm();"],
     s.CloseVcpu: lambda each, _: [f"\tclose_vcpu({each.vcpu});"],
 }

@@ -40,6 +40,7 @@ PROBED = frozenset(
         *("irqchip", "vcpus", "userfaultfd", "compat", "task_syscall", "force_emulation_prefix"),
         *("one_reg", "shstk", "mediated_pmu", "pt", "spec_ctrl", "xfd", "lbr"),
         *(f"disable_exits_{name}" for name in s.DISABLE_EXITS),
+        *("nested", "nested_svm", "nested_vmx"),
     }
 )
 """Needs that the words in C find out."""
@@ -156,12 +157,12 @@ ON_TO_THE_END = 2
 REGISTERS = ("eax", "ebx", "ecx", "edx")
 NO_SLOT = 0xFF
 EVERYTHING = 0xFFFFFFFF
+THROUGH = {"read": 1, "write": 2, "both": 3}
 LOW = 0xFFFFFFFF
 U64 = 0xFFFFFFFF_FFFFFFFF
 
 
 NO_FORM: tuple[type, ...] = (
-    *(s.EnterL2, s.LeaveL2),
     s.Execute,
     *(s.GetVcpuEvents, s.Rewrite, s.Inject, s.GetTaken),
 )
@@ -279,6 +280,16 @@ def _sweep(action: s.Sweep) -> Iterator[bytes]:
     yield struct.pack("<QQ", action.value, s.REPLY)
 
 
+def _enter_l2(action: s.EnterL2) -> Iterator[bytes]:
+    flags = (action.passes == "all") | (not action.bitmap) << 1 | action.fields << 2
+    passes = action.passes if isinstance(action.passes, tuple) else ()
+    yield struct.pack("<BBH", action.vcpu, flags, len(passes))
+    yield from (struct.pack("<IB", each.index, THROUGH[each.access]) for each in passes)
+    for msrs in (action.entry_load, action.exit_store, action.exit_load):
+        yield bytes([len(msrs)])
+        yield from (struct.pack("<IQ", each.index, each.value) for each in msrs)
+
+
 def _vcpu(action: Any) -> Iterator[bytes]:
     yield bytes([action.vcpu])
 
@@ -325,5 +336,7 @@ WORDS: dict[type, tuple[int, Callable[[Any], Iterator[bytes]]]] = {
     s.SetCpuidBits: (29, _set_cpuid_bits),
     s.SendInit: (30, _vcpu),
     s.GetMpState: (31, _vcpu),
+    s.EnterL2: (32, _enter_l2),
+    s.LeaveL2: (33, _vcpu),
 }
 """The number of each word on a tape, and what writes its fields: every word is here."""

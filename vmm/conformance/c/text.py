@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from itertools import groupby
 from typing import Any
 
@@ -120,9 +120,7 @@ def _event_text(event: Any) -> str:
 def _field_text(event: Any, name: str, position: int, is_optional: bool) -> str:
     content = getattr(event, name)
     if isinstance(content, tuple):
-        text = (
-            f"({', '.join(c_number(e) if isinstance(e, int) else _event_text(e) for e in content)})"
-        )
+        text = f"({', '.join(_event_text(e) if is_dataclass(e) else c_number(e) for e in content)})"
     elif isinstance(content, bool | None):
         text = str(content)
     elif isinstance(content, str):

@@ -10,7 +10,8 @@ import functools
 import re
 from pathlib import Path
 
-FILES = [Path(__file__).with_name(f"{name}.c") for name in ("words", "platform", "expect")]
+NAMES = "words", "platform", "levels", "expect"
+FILES = [Path(__file__).with_name(f"{name}.c") for name in NAMES]
 PIECE = re.compile(r"\n\n(?=\S)")
 COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 SPOKEN = re.compile(r'"(?:[^"\\]|\\.)*"')
