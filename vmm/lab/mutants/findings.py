@@ -66,7 +66,10 @@ class Collector:
 
     def line(self, text: str) -> None:
         """Take one line of output; raises :class:`Enough`."""
-        read = record(text)
+        self.take(record(text))
+
+    def take(self, read: dict[str, Any]) -> None:
+        """Take one record; raises :class:`Enough`."""
         self.started = self.started or time.monotonic()
         if read.get("type") not in OF_A_CASE:
             return

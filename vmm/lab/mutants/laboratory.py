@@ -12,12 +12,21 @@ from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
+from vmm.conformance.c.tape import is_playable
 from vmm.conformance.cases import CASES
-from vmm.lab import cache, processes
+from vmm.conformance.judge import runner
+from vmm.conformance.judge.selection import choose
+from vmm.conformance.language.case import Case
+from vmm.conformance.records.status import Status
+from vmm.lab import cache, processes, vendors
 from vmm.lab.errors import LabError
+from vmm.lab.initramfs import player
+from vmm.lab.initramfs.player import Playing
 from vmm.lab.kernels import build, kernels
+from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import machine
-from vmm.lab.machines.machine import LabResult
+from vmm.lab.machines.emulation import Listener
+from vmm.lab.machines.machine import LabResult, Outcome
 from vmm.lab.mutants.findings import (
     Collector,
     Enough,
@@ -28,6 +37,9 @@ from vmm.lab.mutants.findings import (
     decided,
 )
 from vmm.lab.mutants.source import DoesNotApply, Mutant, Tree, unpack
+from vmm.lab.runs.check import WORKERS_A_CPU
+from vmm.lab.runs.claims import Damaged
+from vmm.lab.runs.played import Played, lacks_of
 
 THEMES = tuple(
     f"{theme}.*"
@@ -133,16 +145,52 @@ def _judge(mutant: Mutant, built: Built, options: Options) -> MutantRecord:
 
 
 def _boot(mutant: Mutant, built: Built, cases: tuple[str, ...], options: Options) -> MutantRecord:
-    limit = str(options.case_timeout)
-    argv = ("python3", "-m", "vmm", "check", "--json", "--timeout", limit, *cases)
     collector = Collector(options.enough)
     result: LabResult | None = None
+    chosen = choose(CASES, cases).cases
+    is_played = player.is_there() and all(map(is_playable, chosen))
     with suppress(Enough):
         kernel = kernels.resolve(str(built.image))
-        result = machine.boot(
-            kernel, mutant.vendor, argv, on_line=collector.line, timeout=options.timeout
-        )
+        judged = _play if is_played else _check
+        result = judged(kernel, mutant.vendor, chosen, collector, options)
     return conclude(mutant, collector, result, built.seconds)
+
+
+def _check(
+    kernel: Kernel, vendor: str, cases: Sequence[Case], collector: Collector, options: Options
+) -> LabResult:
+    """Have a msrward in the guest judge."""
+    ids = (case.id for case in cases)
+    argv = ("python3", "-m", "vmm", "check", "--json", f"--timeout={options.case_timeout:g}", *ids)
+    return machine.boot(kernel, vendor, argv, on_line=collector.line, timeout=options.timeout)
+
+
+def _play(
+    kernel: Kernel, vendor: str, cases: Sequence[Case], collector: Collector, options: Options
+) -> LabResult:
+    """Judge here what a player saw in the guest; its status is that of a check."""
+    row, emulated = vendors.of(vendor), not machine.emulator_of(vendor).accelerated
+    jobs = WORKERS_A_CPU * row.cpus
+    how = runner.Options(jobs, options.case_timeout)
+    played = Played(cases, how, lacks_of(row.lacks) if emulated else {})
+
+    def line(text: str) -> None:
+        for record, _ in played.take(text):
+            collector.take(record)
+
+    try:
+        result = machine.play(
+            *(kernel, vendor, Playing(played.tape, jobs)),
+            timeout=options.timeout,
+            listener=Listener(line),
+        )
+    except Damaged as error:
+        return LabResult(Outcome.DONE, Status.TROUBLE, (), (str(error),), None, 0.0, "")
+    if result.outcome is not Outcome.DONE:
+        return result
+    if doubt := played.doubt(result):
+        return replace(result, status=Status.TROUBLE, console_tail=(doubt,))
+    return replace(result, status=Status.of(bool(played.end["splats"])))
 
 
 def _churn(mutant: Mutant, built: Built, options: Options) -> MutantRecord:
