@@ -12,6 +12,7 @@ from pathlib import Path
 from bench.bare import ROOT, BareC
 from bench.cases import measure_cases
 from bench.exits import measure_exits
+from bench.lab import measure_lab
 from bench.line import Line
 from bench.suite import measure_suite
 from bench.table import report, table
@@ -49,11 +50,18 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=12, help="rounds of each line (12)")
     parser.add_argument("--exits", type=int, default=1000, help="exits in a round (1000)")
     parser.add_argument("--cases", type=int, default=4096, help="cases of 4 in a round (4096)")
+    add = parser.add_argument
+    add("--lab", metavar="K", help="measure the lab instead: this kernel, by both executors")
+    add("--vendor", default="svm", help="the lab's machine (svm)")
     args = parser.parse_args()
     try:
         build = ROOT / "build"
         build.mkdir(exist_ok=True)
-        reports = [report(line) for line in measure(args.rounds, args.exits, args.cases, build)]
+        if args.lab:
+            lines = measure_lab(args.lab, args.vendor, min(args.rounds, 3))
+        else:
+            lines = measure(args.rounds, args.exits, args.cases, build)
+        reports = [report(line) for line in lines]
     except (KvmError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2

@@ -23,7 +23,10 @@ def bench():
     """The package, found after everything else: vmm is the installed one."""
     sys.path.append(str(ROOT))
     yield SimpleNamespace(
-        **{name: importlib.import_module(f"bench.{name}") for name in ("bare", "exits", "line")},
+        **{
+            name: importlib.import_module(f"bench.{name}")
+            for name in ("bare", "exits", "lab", "line")
+        },
         table=importlib.import_module("bench.table"),
     )
     sys.path.remove(str(ROOT))
@@ -107,3 +110,31 @@ def test_an_exit_that_is_not_as_expected_is_trouble(bench, kvm):
     drained._reply.data = 1
     with pytest.raises(RuntimeError, match="not as expected"):
         drained.run()
+
+
+def test_the_lab_is_measured_by_what_its_records_say(bench, monkeypatch):
+    from vmm.conformance.records import saved
+
+    asked = []
+
+    def run(command, **_):
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    took = {"boot_seconds": 4.0, "total_seconds": 9.0}
+    monkeypatch.setattr(bench.lab.subprocess, "run", run)
+    monkeypatch.setattr(saved, "load", lambda place: SimpleNamespace(end={"lab": took}))
+    lines = bench.lab.measure_lab("debian:6.12", "svm", 2)
+    assert [line.verdict() for line in lines] == ["MISS", "PASS", "PASS"]
+    assert [line.ratio() for line in lines] == [2.25] * 3 and len(asked) == 6
+    executors = [command[command.index("--executor") + 1] for command in asked]
+    assert executors == ["player", "player", "python"] * 2
+
+
+def test_a_lab_that_cannot_be_measured_says_why(bench, monkeypatch):
+    def run(command, **_):
+        return subprocess.CompletedProcess(command, 2, "", "one\nmsrward: no qemu here\n")
+
+    monkeypatch.setattr(bench.lab.subprocess, "run", run)
+    lines = bench.lab.measure_lab("debian:6.12", "svm", 3)
+    assert [line.skipped for line in lines] == ["msrward: no qemu here"] * 3
