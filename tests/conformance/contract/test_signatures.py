@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from vmm.conformance.contract.difference import Difference
 from vmm.conformance.contract.history import HISTORY
-from vmm.conformance.contract.signatures import SIGNATURES, SVM, VMX, Difference
+from vmm.conformance.contract.signatures import SIGNATURES, SVM, VMX
 
 A, FILTER, UNKNOWN = (
     "0x474f4f00",
@@ -28,15 +29,60 @@ _SWEPT = "swept((run({}, {}, '{}'),))"
 _T, _LAST = "Msr.IA32_TSC_DEADLINE", "Msr.IA32_LASTBRANCHFROMIP"
 _INIT = ("send_init(1) -> done", "get_mp_state(1) -> got(2)", "complete(vcpu=1) -> interrupted")
 _RESET, _HELD = "regs(ANY, rax=0, rcx=0, rdx=ANY)", "regs(-20, rax=0x2, rcx=0, rdx=0x1)"
+_FLUSH, _BLOCKED = "Msr.IA32_FLUSH_CMD", "begin_install(default_allow(), 'b') -> blocked"
+_HALF = "install(default_deny(){}.deny(0x474f4f80, access=0x7)) -> rejected(EINVAL)"
 _CALLED = "l1_exit('hypercall')"
 
 D = Difference
 # An entry, what it explains, and near misses: another MSR, another outcome, another place.
 ROWS: dict[str, tuple[Difference, ...]] = {
+    "B01": (
+        D(f"rdmsr({A})", UNKNOWN.format(A), f"RdmsrExit({A}, INVAL), gp"),
+        D("rdmsr(0x10)", UNKNOWN.format("0x10"), "RdmsrExit(0x10, INVAL), gp"),
+        D(f"rdmsr({A})", UNKNOWN.format(A), f"RdmsrExit({A}, FILTER), gp"),
+        D(f"rdmsr({A})", UNKNOWN.format(A), "RdmsrExit(0x474f4f01, INVAL), gp"),
+        D(f"rdmsr({A})", UNKNOWN.format(A), f"RdmsrExit({A}, INVAL), wrote"),
+    ),
+    "B02": (
+        D("rdmsr(0x808)", "returned(0x0)", FILTER.format("0x808"), (_DENY,)),
+        D("rdmsr(0x900)", "returned(0x0)", FILTER.format("0x900"), (_DENY,)),
+        D("rdmsr(0x7ff)", "returned(0x0)", FILTER.format("0x7ff"), (_DENY,)),
+        D("rdmsr(0x808)", "returned(0x0)", "gp", (_DENY,)),
+        D("rdmsr(0x808)", "returned(0x0)", FILTER.format("0x900"), (_DENY,)),
+        D("rdmsr(0x808, emulated=True)", "returned(0x0)", FILTER.format("0x808"), (_DENY,)),
+    ),
+    "B02 empty": (
+        D("install(default_deny())", "rejected(EINVAL)", "done"),
+        D("install(default_deny().deny(0x1, access=0x7))", "rejected(EINVAL)", "done"),
+        D("install(default_deny())", "rejected(EINVAL)", "rejected(EFAULT)"),
+    ),
     "B03": (
         D(f"rdmsr({A})", FILTER.format(A), UNKNOWN.format(A), (_DENY, _STALL)),
         D(f"rdmsr({A})", FILTER.format(A), UNKNOWN.format(A), (_DENY,)),
         D(f"rdmsr({A})", FILTER.format(A), "gp", (_DENY, _STALL)),
+        D(f"rdmsr({A})", FILTER.format(A), "wrote", (_DENY, _STALL)),
+        D(f"rdmsr({A})", FILTER.format(A), UNKNOWN.format("0x10"), (_DENY, _STALL)),
+        D(f"rdmsr({A})", UNKNOWN.format(A), FILTER.format(A), (_STALL,)),
+    ),
+    "B03 failed": (
+        D(f"rdmsr({A})", FILTER.format(A), UNKNOWN.format(A), (_DENY, _HALF.format(""))),
+        *(
+            D(f"rdmsr({A})", FILTER.format(A), UNKNOWN.format(A), (_DENY, other))
+            for other in (
+                "install(default_deny()) -> rejected(EINVAL)",
+                "install(MsrFilter(0x2).deny(0x474f4f80)) -> rejected(EINVAL)",
+                "install(default_allow().deny(0x474f4f80)) -> rejected(EFAULT)",
+                _HALF.format(".allow(0x474f4f40)"),
+                _HALF.format(".deny(0x474f4f00)"),
+            )
+        ),
+        D(f"rdmsr({A})", FILTER.format(A), "wrote", (_DENY, _HALF.format(""))),
+        D(f"rdmsr({A})", FILTER.format(A), "returned(0x1)", (_HALF.format(""), _DENY)),
+    ),
+    "B03 failed later": (
+        D(f"rdmsr({A})", "returned(0x1)", FILTER.format(A), (_HALF.format(".deny(0x1)"),)),
+        D(f"rdmsr({A})", "returned(0x1)", FILTER.format(A), (_HALF.format(""),)),
+        D(f"rdmsr({A})", "returned(0x1)", FILTER.format(A), (_HALF.format(f".allow({A})"),)),
     ),
     "B04": (
         D(_FEP, FILTER.format(A), "Lost('KVM_RUN')", (_DENY,)),
@@ -95,6 +141,12 @@ ROWS: dict[str, tuple[Difference, ...]] = {
         D("get_msr(Msr.FS_BASE)", "got(0x1)", "got(0x2)", (), SVM),
         D("get_msr(Msr.FS_BASE)", "got(0x1)", "refused", (), VMX),
     ),
+    "B11": (
+        D(f"wrmsr({_FLUSH}, 0x1)", f"WrmsrExit({_FLUSH}, FILTER, 0x1), wrote", "wrote"),
+        D("wrmsr(0x49, 0x1)", "WrmsrExit(0x49, FILTER, 0x1), wrote", "wrote"),
+        D(f"wrmsr({_FLUSH}, 0x1)", f"WrmsrExit({_FLUSH}, FILTER, 0x1), wrote", "gp"),
+        D(f"wrmsr({_FLUSH}, 0x1)", "wrote", "gp"),
+    ),
     "B12": (
         D(_DEADLINE, _DEADLINE_EXIT, "wrote", (_DENY,), VMX),
         D("wrmsr(0x6e1, 0)", "WrmsrExit(0x6e1, FILTER, 0x0), wrote", "wrote", (_DENY,), VMX),
@@ -116,6 +168,13 @@ ROWS: dict[str, tuple[Difference, ...]] = {
         D(_DEADLINE, _DEADLINE_EXIT, "wrote", (_DENY,), SVM),
         D("rdmsr(0x6e0)", FILTER.format("0x6e0"), "returned(0x0)", (_DENY,), SVM),
         D(_DEADLINE, _DEADLINE_EXIT, "gp", (_DENY,), SVM),
+    ),
+    "B17": (
+        D("meanwhile(create_vcpu(1))", "done", "blocked", (_BLOCKED,)),
+        D("meanwhile(create_vcpu(1))", "done", "blocked", ("begin_install(x, 'b') -> done",)),
+        D("meanwhile(create_vcpu(1))", "done", "rejected(EEXIST)", (_BLOCKED,)),
+        D("meanwhile(get_msr(0x10))", "got(0x0)", "blocked", (_BLOCKED,)),
+        D("meanwhile(create_vcpu(1))", "done", "blocked", (_BLOCKED, "await_install('b') -> done")),
     ),
     "B18": (
         D("rdmsr(0xfffffff8)", FILTER.format("0xfffffff8"), UNKNOWN.format("0xfffffff8"), (_TOP,)),
@@ -194,5 +253,56 @@ def test_b06_is_what_the_emulator_does_under_a_filter_and_nothing_else(
     assert native == action or not _explained("B06", D(native, expected, seen, _ALL))
 
 
-def test_every_signature_is_of_the_history() -> None:
+def test_every_signature_is_of_the_history_and_has_near_misses() -> None:
     assert {row.id for row in SIGNATURES} <= set(HISTORY)
+    assert {row.id for row in SIGNATURES} == {name[:3] for name in ROWS}
+    assert all(len(rows) > 2 for rows in ROWS.values())
+
+
+@pytest.mark.parametrize(
+    ("lines", "access", "allowed"),
+    [
+        (["install(default_deny().range(0x10, 0x8, b'\\x00'), access=0x7)"], "rdmsr(0x12)", None),
+        (["begin_install(default_deny().hole(2).allow(0x12), stall_at=3) -> stalled"], "", True),
+        (["begin_install(default_deny().deny(0x9).allow(0x1), stall_at=1) -> stalled"], "", False),
+        (["begin_install(default_deny().deny(0x9).allow(0x1), stall_at=0) -> stalled"], "", True),
+        (
+            [
+                "begin_install(default_deny().deny(0x9).deny(0x1), stall_at=0) -> stalled",
+                "resume_install(fails=True) -> rejected(EFAULT)",
+            ],
+            *("", True),
+        ),
+        (
+            [
+                "begin_install(default_allow().deny(0x12).deny(0x1, access=0x4), stall_at=0)",
+                "resume_install() -> rejected(EINVAL)",
+            ],
+            *("", False),
+        ),
+        (
+            ["install(MsrFilter(0x3).deny(0x9).deny(0x1, access=0x0)) -> rejected(EINVAL)"],
+            "",
+            False,
+        ),
+        (["install(MsrFilter(0x2).deny(0x9).deny(0x1, access=0x0)) -> rejected(EINVAL)"], "", True),
+        (
+            [
+                "install(default_allow().range(0x10, 0x40, bitmap_of(0x40, [*range(0x1, 0x9)]))"
+                ".range(0x10, 0x1, Pointer.NULL)) -> rejected(EFAULT)"
+            ],
+            *("", None),
+        ),
+        (
+            [
+                "install(default_allow().range(0x10, 0x40, b'\\x00' * 0x8, WRITE)"
+                ".range(0x10, 0x3001, b'\\xff' * 0x608)) -> rejected(EINVAL)"
+            ],
+            *("wrmsr(0x12, 0x1)", False),
+        ),
+    ],
+)
+def test_what_a_half_built_filter_decides(
+    lines: list[str], access: str, allowed: bool | None
+) -> None:
+    assert Difference(access or "rdmsr(0x12)", "", "", lines).halfway is allowed

@@ -57,3 +57,8 @@ def test_a_splat_or_an_error_is_explained_by_nothing() -> None:
     assert explains({**OPEN, "splats": [["BUG: KASAN"]]}, VMX) == ""
     assert explains({"id": "some.case", "verdict": "TIMEOUT", "error": "killed"}, VMX) == ""
     assert explains({"id": "some.case", "verdict": "FAIL", "expected": ["done"]}, VMX) == ""
+
+
+def test_what_is_read_back_after_a_write_that_no_filter_stopped_is_another_difference() -> None:
+    back = {"step": 2, "action": "rdmsr(Msr.IA32_TSC_DEADLINE)", "expected": ["returned(0x0)"]}
+    assert explains({**OPEN, "also": [{**back, "seen": ["returned(0x5)"]}]}, VMX) == ""

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vmm.conformance.contract.difference import Difference
 from vmm.conformance.contract.history import HISTORY
-from vmm.conformance.contract.signatures import SIGNATURES, Difference, Signature
+from vmm.conformance.contract.signatures import SIGNATURES, Signature
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.verdict import Verdict
 

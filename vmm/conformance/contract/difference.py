@@ -1,0 +1,137 @@
+"""One step that was not as expected, as text, and what signatures ask of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, takewhile
+
+from vmm.msr import Msr
+
+TOP = 1 << 32
+MOST = 0x3000
+"""MSRs that a range may have: its bitmap is 0x600 bytes then."""
+
+_ACCESS = re.compile(r"(?:begin\()?(rd|wr)msr\((Msr\.\w+|0x[0-9a-f]+)")
+_NOT_OF = {"rd": r"wrote|WrmsrExit\(", "wr": r"returned\(|RdmsrExit\("}
+_FILTER = re.compile(r"\b(default_allow\(\)|default_deny\(\)|MsrFilter\((0x[0-9a-f]+)\))")
+_CALL = re.compile(r"\.(deny|allow|range|hole|slot)\(((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)\)")
+_FLAGS = {"": 3, "READ": 1, "WRITE": 2, "READ_WRITE": 3}
+_ALIKE = {r"b'\x00'": False, r"b'\x01'": True, r"b'\xff'": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One step that was not as expected, as text.
+
+    ``action`` is the step's; ``expected`` and ``seen`` are its events, joined by ", ". ``before``
+    has a line for each step before it, ``ACTION -> EVENTS``. ``vendor`` is the KVM module.
+    """
+
+    action: str
+    expected: str
+    seen: str
+    before: Sequence[str] = ()
+    vendor: str = ""
+
+    @property
+    def install(self) -> str:
+        """The last line before this step that is about an install, or ""."""
+        return next((line for line in reversed(self.before) if "install" in line), "")
+
+    @property
+    def is_of_its_access(self) -> bool:
+        """Whether what was seen can come of this access: its direction, and exits for its MSR."""
+        access = _ACCESS.match(self.action)
+        if not access:
+            return True
+        exits = re.findall(r"msrExit\((Msr\.\w+|0x[0-9a-f]+)", self.seen)
+        right = {_number(access[2])}
+        return not re.search(_NOT_OF[access[1]], self.seen) and set(map(_number, exits)) <= right
+
+    @property
+    def at_top(self) -> bool:
+        """Whether a range of the last install reaches 2^32 and holds the MSR of this access."""
+        access = re.search(r"msr\((0x[0-9a-f]+)", self.action)
+        index = int(access[1], 16) if access else -1
+        ranges = re.findall(r"range\((0x[0-9a-f]+), (0x[0-9a-f]+)", self.install)
+        ends = [(int(base, 16), int(base, 16) + int(nmsrs, 16)) for base, nmsrs in ranges]
+        one = (TOP - 1, TOP)
+        ends += [one] if re.search(r"(?:deny|allow)\([^)]*0xffffffff", self.install) else []
+        return any(base <= index < end and end >= TOP for base, end in ends)
+
+    @property
+    def halfway(self) -> bool | None:
+        """Whether the ranges before the one at which the last install failed or stands allow this.
+
+        None where that cannot be told, or where no range made it fail.
+        """
+        access, started = _ACCESS.match(self.action), _started(self.before)
+        kind = _FILTER.search(started)
+        if not (access and kind):
+            return None
+        slots = list(_slots(started))
+        good = list(takewhile(lambda slot: slot.is_good, slots))
+        stall = re.search(r"stall_at=(\d+|0x[0-9a-f]+)", started)
+        if stall and re.search(r"-> stalled|fails=True", self.install):
+            good = list(islice(good, int(stall[1], 0)))
+        elif len(good) == len(slots):
+            return None
+        held = [slot for slot in good if slot.nmsrs]
+        index, flag = _number(access[2]), 1 if access[1] == "rd" else 2
+        for slot in held:
+            if slot.flags & flag and slot.base <= index < slot.base + slot.nmsrs:
+                return slot.allows
+        denies = kind[1] == "default_deny()" or int(kind[2] or "0", 16) & 1
+        return not (held and denies)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    base: int
+    nmsrs: int
+    flags: int
+    allows: bool | None
+    is_good: bool
+
+
+def _started(before: Sequence[str]) -> str:
+    """Return the action that gave the last install its filter."""
+    return next(
+        (line for line in reversed(before) if "install" in line and _FILTER.search(line)), ""
+    )
+
+
+def _slots(install: str) -> Iterator[_Slot]:
+    for call, arguments in _CALL.findall(install):
+        words = arguments.split(", ")
+        if call in ("deny", "allow"):
+            access = words.pop().removeprefix("access=") if "access=" in words[-1] else ""
+            flags = _flags(access)
+            yield from (
+                _Slot(_number(word), 1, flags, call == "allow", flags in (1, 2, 3))
+                for word in words
+            )
+        elif call == "range":
+            yield _range(words)
+        else:
+            yield _Slot(0, 0, 0, None, call == "hole")
+
+
+def _range(words: Sequence[str]) -> _Slot:
+    base, nmsrs, bitmap = _number(words[0]), _number(words[1]), ", ".join(words[2:])
+    last = (
+        words[-1] if len(words) > 3 and re.fullmatch(r"READ|WRITE|0x[0-9a-f]+", words[-1]) else ""
+    )
+    flags = _flags(last)
+    is_good = not nmsrs or (nmsrs <= MOST and "Pointer" not in bitmap and flags in (1, 2, 3))
+    return _Slot(base, nmsrs, flags, _ALIKE.get(bitmap.partition(" * ")[0]), is_good)
+
+
+def _flags(word: str) -> int:
+    return _FLAGS[word] if word in _FLAGS else int(word, 16)
+
+
+def _number(word: str) -> int:
+    return int(Msr[word.removeprefix("Msr.")]) if word.startswith("Msr.") else int(word, 16)
