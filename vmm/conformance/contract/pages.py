@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vmm.conformance.contract.history import HISTORY, Fix
 from vmm.conformance.contract.requirements import REQUIREMENTS, Requirement
+from vmm.conformance.contract.signatures import UNSIGNED
 from vmm.conformance.contract.sources import SOURCES
 
 _WRITTEN = "<!-- written by `msrward docs` from vmm/conformance/contract: edit the data -->\n"
@@ -55,6 +56,8 @@ def _entry(fix: Fix) -> str:
     broken = [each.id for each in REQUIREMENTS.values() if fix.id in each.history]
     if broken:
         rows.append(f"Breaks: {', '.join(f'[{r}](contract.md#{r.lower()})' for r in broken)}.")
+    if fix.id in UNSIGNED:
+        rows.append(f"No signature: {UNSIGNED[fix.id]}.")
     return _part(fix.id, fix.title, [f"Seen: {fix.symptom}.", *rows])
 
 

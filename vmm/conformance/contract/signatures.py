@@ -8,7 +8,9 @@ one exact difference, and one that is only like it stays unexplained (docs/histo
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from vmm.conformance.contract.difference import Difference
 
@@ -329,9 +331,29 @@ SIGNATURES = (
         lasts=True,
     ),
 )
-"""In order: where two entries make the same difference, the one that says more of it is first.
+"""In order: where two entries make the same difference, the one that says more of it is first."""
 
-B14, B22, B25 leave no such difference (a splat, an error of the host, a race of one thread); B23,
-B24, B26 to B33 and B38 are changes that ``observe`` cases record; B21 cannot be told from a filter
-that is late for other reasons; B36 has no words yet.
-"""
+_OBSERVED = "what changes is no fault: `observe` cases record it"
+_UNSEEN = "the guest and the VMM see no difference"
+
+UNSIGNED: Mapping[str, str] = MappingProxyType(
+    {
+        "B14": "it shows as a splat or as nothing, and a splat is explained by no entry",
+        "B21": "a filter that is late shows the same way whatever made it late",
+        "B22": "it needs a kernel that is out of memory, which no case makes",
+        "B23": _OBSERVED,
+        "B24": _OBSERVED,
+        "B25": "it is a race within one KVM_RUN: what it leaves is either of two outcomes",
+        "B26": _OBSERVED,
+        "B27": _OBSERVED,
+        "B28": _OBSERVED,
+        "B29": _OBSERVED,
+        "B30": _UNSEEN,
+        "B31": _UNSEEN,
+        "B32": "no kernel was released with it",
+        "B33": _UNSEEN,
+        "B36": "no word restores the state of an L2",
+        "B38": _OBSERVED,
+    }
+)
+"""Why the other entries of the history have no signature: what they do stays news, if it fails."""
