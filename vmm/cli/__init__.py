@@ -167,7 +167,7 @@ def _check(args: argparse.Namespace) -> int:
     jobs = min(args.jobs or default_jobs(), len(chosen.cases))
     how = Options(jobs, args.timeout, tuple(args.xfail), args.known, shard=str(args.shard or ""))
     view = View(args.json, args.tap, args.verbose, args.quiet, then=reports.then(args.report))
-    view = replace(view, baseline=options.baseline(args, chosen))
+    view = replace(view, baseline=options.baseline(args, chosen), known=args.known)
     where = {"directory": args.output, "resume": args.resume}
     if not args.both:
         return check(chosen.cases, chosen.of, how, view, **where)

@@ -66,7 +66,7 @@ def _run(args: argparse.Namespace) -> int:
     where = (args.limit, args.append, args.executor)
     order = Order(kernel, args.vendor, chosen, inner, *where, cpu=args.cpu)
     view = View(args.json, args.tap, args.verbose, args.quiet, then=reports.then(args.report))
-    view = replace(view, baseline=options.baseline(args, chosen))
+    view = replace(view, baseline=options.baseline(args, chosen), known=args.known)
     return check(order, view, args.output, resume=args.resume)
 
 

@@ -59,7 +59,7 @@ def _judge(args: argparse.Namespace) -> int:
     cases = [case for case in chosen.cases if is_playable(case)]
     how = Options(1, args.timeout, tuple(args.xfail), args.known, shard=str(args.shard or ""))
     since = options.baseline(args, chosen)
-    view = View(args.json, args.tap, args.verbose, args.quiet, baseline=since)
+    view = View(args.json, args.tap, args.verbose, args.quiet, baseline=since, known=args.known)
     what = (cases, chosen.of, how, view)
     if args.trace == "-":
         return judge_trace(sys.stdin.buffer, *what, directory=args.output)

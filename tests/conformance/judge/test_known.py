@@ -35,6 +35,37 @@ def test_a_known_bug_is_xfail_and_no_other() -> None:
     assert _verdict("gp", known("open")) == "FAIL"
 
 
+@pytest.mark.parametrize(
+    ("verdict", "splats", "xfail", "becomes"),
+    [
+        ("FAIL", False, True, "XFAIL"),
+        ("PASS", False, True, "XPASS"),
+        ("TIMEOUT", False, True, "TIMEOUT"),
+        ("ERROR", False, True, "ERROR"),
+        ("SKIP", False, True, "SKIP"),
+        ("SKIP", True, False, "FAIL"),
+        ("SKIP", True, True, "FAIL"),
+        ("PASS", True, True, "FAIL"),
+        ("FAIL", True, True, "FAIL"),
+    ],
+)
+def test_xfail_excuses_a_difference_and_neither_a_hang_nor_a_splat(
+    verdict: str, splats: bool, xfail: bool, becomes: str
+) -> None:
+    outcome = {"verdict": Verdict(verdict)}
+    options = Options(xfail=(CASE.id,) if xfail else ())
+    log = [["WARNING: CPU: 0 PID: 1"]] if splats else []
+    assert case_record(CASE, outcome, 1.0, log, options)["verdict"] == becomes
+
+
+def test_a_splat_is_no_known_bug() -> None:
+    outcome = {"verdict": Verdict.FAIL, "step": 4, "action": _WRITE, "trace": []}
+    outcome |= {"expected": ["WrmsrExit(0x6e0, FILTER, 0x0)", "wrote"], "seen": ["wrote"]}
+    options = Options(known=("B12",), vendor="kvm_intel")
+    assert case_record(CASE, dict(outcome), 1.0, [], options)["verdict"] == "XFAIL"
+    assert case_record(CASE, dict(outcome), 1.0, [["BUG: x"]], options)["verdict"] == "FAIL"
+
+
 def test_open_stands_for_all_that_no_kernel_has_a_fix_for() -> None:
     assert {"B12", "B13", "B20", "B34"} <= set(known("open"))
     assert "B03" not in known("open")

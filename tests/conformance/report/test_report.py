@@ -211,6 +211,14 @@ def test_what_is_not_kept_is_said_by_cases_that_are_about_it():
     assert decode(encoder(HOST)({"type": "end", **end}))["broken"] == ["R36"]
 
 
+def test_a_known_bug_that_passes_is_said():
+    end = {**end_record([record("a")], 1.0), "unseen": ["B12"]}
+    (said,) = closing.summary([record("a")], end, plain)[1:]
+    assert said.startswith("XPASS   B12: known, and no case fails by it: ")
+    assert tap.end_lines(end) == ["# known, and no case fails by it: B12"]
+    assert decode(encoder(HOST)({"type": "end", **end}))["unseen"] == ["B12"]
+
+
 def test_only_the_first_requirement_of_a_case_is_explained():
     lines = "\n".join(text.failure({**FAILED, "requirements": ["R27", "R19"]}, plain))
     assert "  R27: an allowed MSR" in lines and "this kernel lacks it or undid it" in lines

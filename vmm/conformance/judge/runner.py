@@ -250,7 +250,11 @@ class _Master:
 def case_record(
     case: Case, outcome: Record, ms: float, splats: list[list[str]], options: Options
 ) -> Record:
-    """Return the record of a case that ended with ``outcome`` (``worker.judge``) after ``ms``."""
+    """Return the record of a case that ended with ``outcome`` (``worker.judge``) after ``ms``.
+
+    A splat is FAIL whatever the case saw, and known to nobody. A case that was to fail and hangs
+    is TIMEOUT.
+    """
     record: Record = {
         "type": "case",
         "id": case.id,
@@ -263,7 +267,7 @@ def case_record(
         record["file"] = case.file
     if splats:
         record |= {"verdict": Verdict.FAIL, "splats": splats}
-    if any(fnmatchcase(case.id, glob) for glob in options.xfail) and not case.observes:
+    elif any(fnmatchcase(case.id, glob) for glob in options.xfail) and not case.observes:
         record["verdict"] = record["verdict"].expected
     if not record["verdict"].is_good:
         record["script"] = code(case.actions)

@@ -23,7 +23,8 @@ that fell in no case, ``foreign`` (one line each: splats that surely are other p
 change no status), ``lost`` (kernel log records that were overwritten unread), and ``broken`` (the
 requirements that are not kept, by cases that are about them). Under
 ``--baseline`` it has ``baseline``: the ``path`` of that run's records, and the ids of the cases
-that are newly ``failing``, ``passing`` or ``skipped``.
+that are newly ``failing``, ``passing`` or ``skipped``. Under ``--known`` it has ``unseen``: the
+entries of the history that were known and that no case shows, though cases passed that could.
 
 In the lab ``host`` has ``lab`` as well: ``kernel`` (what the user called it), ``vendor``,
 ``emulator``, ``cpu`` (its model, if it is not the vendor's own), ``append`` (what its command line

@@ -131,7 +131,7 @@ _MAY: Mapping[str, Fields] = MappingProxyType(
             ),
             **{"splats": _blocks, "ignore_msrs": _flag, "first": _verdict, "series": _series},
         },
-        "end": {"foreign": _texts, "broken": _texts, "baseline": _changes},
+        "end": {"foreign": _texts, "broken": _texts, "unseen": _texts, "baseline": _changes},
         "ended": {
             **{"outcome": _text, "reason": _text, "attempts": _count, "console": _texts},
             **{f"{name}_seconds": _maybe_number for name in ("boot", "suite", "total")},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from vmm.conformance.contract.history import HISTORY
 from vmm.conformance.records.causes import Cause, causes
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import Status
@@ -32,6 +33,11 @@ def summary(
         for those in _by_verdict(cause.cases)
     ]
     lines += [f"{word(case, paint)} {case['id']}" for case in listed if case["id"] not in named]
+    lines += [
+        f"{Verdict.XPASS:7} {entry}: known, and no case fails by it: {HISTORY[entry].title}"
+        for entry in end.get("unseen", ())
+        if entry in HISTORY
+    ]
     lines += [f"not kept: {' '.join(ids)}" for ids in [end.get("broken", ())] if ids]
     lines += [f"foreign, of no case here: {line}" for line in end.get("foreign", ())]
     for splat in end["splats"]:

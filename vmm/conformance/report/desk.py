@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from vmm.conformance.records.baseline import Baseline
-from vmm.conformance.records.causes import FAILED, causes, explains
+from vmm.conformance.records.causes import FAILED, causes, explains, unseen
 from vmm.conformance.records.plain import plain_painted
 from vmm.conformance.records.results import Results
 from vmm.conformance.records.schema import Record
@@ -23,7 +23,8 @@ class View:
 
     ``verbose`` 1 shows every case as it ends and all observations, 2 traces and tracebacks too.
     ``rerun`` is the command that takes a case's id to run it again. ``then`` gets the path of the
-    records when the last is filed. ``baseline`` is the run by whose changes this one is judged.
+    records when the last is filed. ``baseline`` is the run by whose changes this one is judged,
+    ``known`` the entries of the history whose failures are known.
     """
 
     json: str | None = None
@@ -33,6 +34,7 @@ class View:
     rerun: str = rerun.HERE
     then: Callable[[Path], None] | None = None
     baseline: Baseline | None = None
+    known: Sequence[str] = ()
 
     @property
     def is_text(self) -> bool:
@@ -138,6 +140,8 @@ class Desk:
 
         ResultsError says that the disk is full, or what is wrong with ``View.then``.
         """
+        if passed := unseen(self.view.known, self.cases, self.host):
+            end["unseen"] = passed
         if self.view.baseline:
             end["baseline"] = self.view.baseline.changes(self.cases)
         self.progress.clear()

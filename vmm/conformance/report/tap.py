@@ -63,6 +63,7 @@ def end_lines(end: Record) -> list[str]:
     """Return what closes the stream: "Bail out!" if the run did not get to its end."""
     stray = [f"# kernel log: {line}" for splat in end["splats"] for line in splat]
     stray += [f"# foreign: {line}" for line in end.get("foreign", ())]
+    stray += [f"# known, and no case fails by it: {entry}" for entry in end.get("unseen", ())]
     stray += [f"# not kept: {name}" for name in end.get("broken", ())]
     since = end.get("baseline", {})
     stray += [f"# newly {word}: {name}" for word in CHANGES for name in since.get(word, ())]
