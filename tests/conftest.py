@@ -42,6 +42,17 @@ def vm(kvm):
 
 
 @pytest.fixture
+def has_userfaultfd() -> None:
+    """Skip, with the reason, where this process may not stop the kernel at a missing page."""
+    from vmm.uffd import Userfaultfd
+
+    try:
+        Userfaultfd().close()
+    except KvmError as error:
+        pytest.skip(f"no userfaultfd: {error}")
+
+
+@pytest.fixture
 def nothing_left():
     """Nothing of a run may survive it: no thread, descriptor or child."""
     me = psutil.Process()

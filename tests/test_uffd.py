@@ -10,13 +10,9 @@ from vmm.uffd import Userfaultfd
 
 
 @pytest.fixture
-def uffd():
-    try:
-        opened = Userfaultfd()
-    except KvmError as error:
-        pytest.skip(f"no userfaultfd: {error}")
-    yield opened
-    opened.close()
+def uffd(has_userfaultfd):
+    with Userfaultfd() as opened:
+        yield opened
 
 
 def reader(mapping, seen):

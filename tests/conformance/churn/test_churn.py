@@ -42,7 +42,7 @@ def test_installs_that_fail_are_measured_and_must_fail(churn, kvm, monkeypatch, 
 # --- endings ----------------------------------------------------------------------------------
 
 
-def test_every_ending_leaves_nothing(churn, nothing_left):
+def test_every_ending_leaves_nothing(churn, has_userfaultfd, nothing_left):
     lines = []
     result = churn.run(8, 0, 0, seed=1, on_progress=lines.append)
     assert result.conforms, churn.render(result)
@@ -70,7 +70,9 @@ def test_a_vcpu_that_never_exits_is_stuck_and_released(churn, endings, monkeypat
     assert "STUCK" in churn.render(result), churn.render(result)
 
 
-def test_an_install_that_stays_stalled_is_stuck(kvm, endings, monkeypatch, nothing_left):
+def test_an_install_that_stays_stalled_is_stuck(
+    kvm, endings, has_userfaultfd, monkeypatch, nothing_left
+):
     monkeypatch.setattr(endings, "DEADLINE", 0.1)
     monkeypatch.setattr(endings, "THICK", endings.MsrFilter.default_allow().deny(endings.A))
     with pytest.raises(endings.Stuck, match="never reached"):

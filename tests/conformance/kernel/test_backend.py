@@ -216,10 +216,12 @@ def verdicts(backend, cases):
 
 
 def test_the_order_of_cases_does_not_matter(backend):
-    shuffled = list(CASES)
+    cases = [case for case in CASES if not any(map(backend.lacks, case.all_needs))]
+    assert len(cases) > len(CASES) // 2  # the rest needs what this user or machine lacks
+    shuffled = list(cases)
     seed = random.randrange(1 << 32)
     random.Random(seed).shuffle(shuffled)
-    assert verdicts(backend, CASES) == verdicts(backend, shuffled), f"seed {seed}"
+    assert verdicts(backend, cases) == verdicts(backend, shuffled), f"seed {seed}"
 
 
 def test_every_need_is_known_and_reasons_are_words(backend):
