@@ -35,6 +35,8 @@ READ = {
     "KVM_GET_MP_STATE": (0x98, "kvm_mp_state"),
     "KVM_GET_LAPIC": (0x8E, "kvm_lapic_state"),
     "KVM_GET_VCPU_EVENTS": (0x9F, "kvm_vcpu_events"),
+    "KVM_GET_DEBUGREGS": (0xA1, "kvm_debugregs"),
+    "KVM_GET_XCRS": (0xA6, "kvm_xcrs"),
 }
 WRITTEN = {
     "KVM_SET_USER_MEMORY_REGION": (0x46, "kvm_userspace_memory_region"),
@@ -51,6 +53,8 @@ WRITTEN = {
     "KVM_SIGNAL_MSI": (0xA5, "kvm_msi"),
     "KVM_SET_GUEST_DEBUG": (0x9B, "kvm_guest_debug"),
     "KVM_SET_VCPU_EVENTS": (0xA0, "kvm_vcpu_events"),
+    "KVM_SET_DEBUGREGS": (0xA2, "kvm_debugregs"),
+    "KVM_SET_XCRS": (0xA7, "kvm_xcrs"),
     "KVM_ENABLE_CAP": (0xA3, "kvm_enable_cap"),
 }
 BOTH = {
