@@ -30,6 +30,8 @@ def add(commands: Any) -> None:
     bisect.add_argument("--tree", type=Path, metavar="DIR", help="bisect this git tree as well")
     where = "keep the records here, and use those that are here (bisect-CASE)"
     bisect.add_argument("-o", "--output", type=Path, metavar="DIR", help=where)
+    at_once = "ask N packaged kernels at once, each on a machine of its own (1)"
+    bisect.add_argument("-j", "--jobs", type=options.count, metavar="N", help=at_once)
     _question(bisect)
     step = add_command(commands, STEP, in_one_line(_step), "one step for git bisect run", STATUSES)
     step.add_argument("--tree", type=Path, default=Path(), metavar="DIR", help="the tree (.)")
@@ -158,7 +160,14 @@ def _among_packages(
     def tell(name: str, evidence: Any) -> None:
         say(f"{evidence.step.name.lower():4} {name}: {evidence.line}")
 
-    return bisect.search(bisect.between(good, bad), ask, tell)
+    names = bisect.between(good, bad)
+    jobs = args.jobs or 1
+    together = bisect.side_by_side(jobs) if jobs > 1 else None
+    found = bisect.search(names, ask, tell, jobs=jobs, together=together)
+    if jobs > 1:
+        alone = 2 + max(1, len(names) - 2).bit_length()
+        say(f"{len(found.asked)} kernels in {found.rounds} rounds; one by one: about {alone}")
+    return found
 
 
 def _among_commits(

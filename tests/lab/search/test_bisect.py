@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from vmm.lab.errors import LabError
@@ -82,3 +84,44 @@ def test_answers_that_are_damaged_are_one_line(tmp_path, line):
     (tmp_path / "steps.jsonl").write_text(f"{line}\n")
     with pytest.raises(LabError, match="damaged at line 1"):
         place.answers(Question("a.b"))
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3, 5, 30])
+@pytest.mark.parametrize("untestable", [(), (9, 10), (1,), (18,), tuple(range(2, 18))])
+def test_several_at_once_find_what_one_by_one_finds(jobs, untestable):
+    for first_bad in range(1, 20):
+        if first_bad == 19 and 19 in untestable:
+            continue
+        answer = history(first_bad, untestable)
+        alone = bisect.search(NAMES, answer, silent)
+        found = bisect.search(NAMES, answer, silent, jobs=jobs)
+        ends = ("last_good", "first_bad", "untested")
+        assert [getattr(found, e) for e in ends] == [getattr(alone, e) for e in ends]
+        assert len({name for name, _ in found.asked}) == len(found.asked), "none is asked twice"
+
+
+def test_several_at_once_take_fewer_rounds():
+    rounds = [bisect.search(NAMES, history(7), silent, jobs=n).rounds for n in (1, 2, 4, 19)]
+    assert rounds == sorted(rounds, reverse=True) and rounds[-1] == 2
+    assert bisect.search(NAMES, history(7), silent).rounds == len(
+        bisect.search(NAMES, history(7), silent).asked
+    )
+
+
+def test_they_are_asked_in_processes_of_their_own():
+    seen = []
+
+    def answer(name):
+        if name == NAMES[5]:
+            raise LabError("gone from the mirror")
+        return Evidence(history(12)(name).step, f"{os.getpid()}")
+
+    found = bisect.search(
+        NAMES,
+        answer,
+        lambda name, evidence: seen.append(evidence.line),
+        jobs=3,
+        together=bisect.side_by_side(3),
+    )
+    assert (found.last_good, found.first_bad) == (NAMES[11], NAMES[12])
+    assert str(os.getpid()) not in seen and len({*seen}) > 3

@@ -12,7 +12,7 @@ from vmm.conformance.judge.selection import Chosen, choose
 from vmm.conformance.records import places
 from vmm.conformance.records.saved import Saved
 from vmm.conformance.records.status import Status
-from vmm.lab import append
+from vmm.lab import append, processes
 from vmm.lab.errors import LabError
 from vmm.lab.kernels import kernels
 from vmm.lab.kernels.kernels import Kernel
@@ -107,6 +107,8 @@ class Boundary:
     first_bad: str
     untested: tuple[str, ...]
     asked: tuple[tuple[str, Evidence], ...]
+    rounds: int = 0
+    """How often several kernels were asked at once; as often as kernels were, one by one."""
 
 
 def step(
@@ -183,27 +185,72 @@ def _position(ordered: Sequence[str], wish: str) -> int:
 
 
 def search(
-    names: Sequence[str], answer: Judge, on_step: Callable[[str, Evidence], None]
+    names: Sequence[str],
+    answer: Judge,
+    on_step: Callable[[str, Evidence], None],
+    *,
+    jobs: int = 1,
+    together: Together | None = None,
 ) -> Boundary:
     """Find two neighbours, the first good and the second bad; the ends are asked as well.
 
-    A kernel that cannot be tested is passed over for the nearest one that can.
-    Raises :class:`LabError` where the ends are not good and bad.
+    A kernel that cannot be tested is passed over for the nearest one that can. Each round asks
+    `jobs` kernels, which leaves a part in `jobs` + 1 of those between; ``together`` asks several at
+    once (one by one, if it is None). Where good kernels come before bad ones the finding is the
+    same for any `jobs`. Raises :class:`LabError` where the ends are not good and bad.
     """
     asked: list[tuple[str, Evidence]] = []
+    rounds = 0
 
-    def ask(index: int) -> Step:
-        evidence = _asked(answer, names[index])
-        asked.append((names[index], evidence))
-        on_step(names[index], evidence)
-        return evidence.step
+    def ask(indices: Sequence[int]) -> list[Step]:
+        nonlocal rounds
+        rounds += 1
+        found = (together or _one_by_one)(answer, [names[index] for index in indices])
+        for index, evidence in zip(indices, found, strict=True):
+            asked.append((names[index], evidence))
+            on_step(names[index], evidence)
+        return [evidence.step for evidence in found]
 
-    for index, wanted in ((0, Step.GOOD), (len(names) - 1, Step.BAD)):
-        if (got := ask(index)) is not wanted:
-            seen = f"{got.name.lower()} ({asked[-1][1].line})"
-            raise LabError(f"{names[index]} should be {wanted.name.lower()}, but is {seen}")
-    low, high = _narrow(0, len(names) - 1, ask)
-    return Boundary(names[low], names[high], tuple(names[low + 1 : high]), tuple(asked))
+    ends = (0, Step.GOOD), (len(names) - 1, Step.BAD)
+    groups = [ends] if jobs > 1 else [(end,) for end in ends]
+    for group in groups:
+        first = len(asked)
+        for (index, wanted), got in zip(group, ask([index for index, _ in group]), strict=True):
+            if got is not wanted:
+                line = dict(asked[first:])[names[index]].line
+                seen = f"{got.name.lower()} ({line})"
+                raise LabError(f"{names[index]} should be {wanted.name.lower()}, but is {seen}")
+    low, high = _narrow(0, len(names) - 1, ask, jobs)
+    return Boundary(names[low], names[high], tuple(names[low + 1 : high]), tuple(asked), rounds)
+
+
+Together = Callable[[Judge, Sequence[str]], list[Evidence]]
+"""Asks several kernels at once, and returns what each says, in their order."""
+
+
+def _one_by_one(answer: Judge, names: Sequence[str]) -> list[Evidence]:
+    return [_asked(answer, name) for name in names]
+
+
+def side_by_side(jobs: int) -> Together:
+    """Return what asks up to `jobs` kernels at once, each in a process of its own."""
+
+    def together(answer: Judge, names: Sequence[str]) -> list[Evidence]:
+        global _answer  # noqa: PLW0603 - the processes are forked with it: it cannot be sent
+        _answer = answer
+        with processes.pool(min(jobs, len(names))) as pool:
+            return list(pool.map(_ask_here, names))
+
+    return together
+
+
+_answer: Judge | None = None
+
+
+def _ask_here(name: str) -> Evidence:
+    assert _answer is not None
+    answer = _answer
+    return processes.interruptibly(lambda: _asked(answer, name))
 
 
 def _asked(answer: Judge, name: str) -> Evidence:
@@ -214,16 +261,18 @@ def _asked(answer: Judge, name: str) -> Evidence:
         return Evidence(Step.SKIP, str(error))
 
 
-def _narrow(low: int, high: int, ask: Callable[[int], Step]) -> tuple[int, int]:
-    """Halve the range until nothing between its ends can be tested."""
+def _narrow(
+    low: int, high: int, ask: Callable[[Sequence[int]], list[Step]], jobs: int
+) -> tuple[int, int]:
+    """Cut the range into parts until nothing between its ends can be tested."""
     untestable: set[int] = set()
     while left := [index for index in range(low + 1, high) if index not in untestable]:
-        middle = left[len(left) // 2]
-        match ask(middle):
-            case Step.GOOD:
-                low = middle
-            case Step.BAD:
-                high = middle
-            case Step.SKIP:
-                untestable.add(middle)
+        cuts = sorted({left[len(left) * part // (jobs + 1)] for part in range(1, jobs + 1)})
+        for index, step in zip(cuts, ask(cuts), strict=True):
+            if step is Step.SKIP:
+                untestable.add(index)
+            elif step is Step.GOOD and index < high:
+                low = index
+            elif step is Step.BAD:
+                high = min(high, index)
     return low, high
