@@ -101,6 +101,7 @@ def test_bisect_takes_a_file_to_where_git_runs_it():
         (("run", "/nonexistent.json"), "cannot read /nonexistent.json: No such file"),
         (("run", "/etc/hostname"), "/etc/hostname"),
         (("fuzz", "--examples", "0"), "whole number"),
+        (("fuzz", "--seconds", "0"), "number of seconds above 0"),
         (("stress", "--seconds", "-1"), "above 0"),
         (("stress", "--vcpus", "99999"), "vcpus"),
     ],
@@ -115,6 +116,13 @@ def test_fuzz_in_bulk_says_its_seed_and_its_verdict(has_kvm):
     ran = msrward("fuzz", "--bulk", "--examples", 200, "--seed", 7)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "--bulk --seed 7 --examples 200" in ran.stdout and "200 cases" in ran.stdout
+
+
+def test_fuzz_goes_on_with_the_next_seed_until_the_time_is_over(has_kvm):
+    ran = msrward("fuzz", "--examples", 5, "--seed", 7, "--seconds", 1.5)
+    seeds = [int(line.split()[3]) for line in ran.stdout.splitlines() if "--seed" in line]
+    assert ran.returncode == 0 and len(seeds) > 1
+    assert seeds == [*range(7, 7 + len(seeds))]
 
 
 def test_fuzz_says_its_seed_and_its_verdict(has_kvm):

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmm.cli.options import count
+from vmm.cli.options import count, seconds
 from vmm.cli.output import complain, say
 from vmm.cli.parser import add_command
 from vmm.conformance.records.status import DONE, Status
@@ -24,6 +24,8 @@ def add(commands: Any) -> None:
     fuzz = add_command(commands, "fuzz", _fuzz, "random scripts: the Model against this kernel")
     fuzz.add_argument("--examples", type=count, default=1000, metavar="N", help="scripts (1000)")
     fuzz.add_argument("--seed", type=int, metavar="N", help="repeat the run that printed N")
+    text = "go on with the next seed, and the next, for S seconds or until something is found"
+    fuzz.add_argument("--seconds", type=seconds, metavar="S", help=text)
     fuzz.add_argument(
         "--bulk", action="store_true", help="filters and accesses only, thousands a second"
     )
@@ -41,13 +43,18 @@ def _fuzz(args: argparse.Namespace) -> int:
     from vmm.conformance.judge.check import kvm_capabilities
     from vmm.conformance.kernel.backend import KvmBackend
     from vmm.conformance.random import bulk, fuzz
+    from vmm.conformance.random.fuzz import random_seed
 
     kvm_capabilities()
     found: list[fuzz.Finding] = []
     began = time.monotonic()
+    run = bulk.run if args.bulk else fuzz.run
+    seed = random_seed() if args.seed is None and args.seconds else args.seed
     with KvmBackend() as backend:
-        run = bulk.run if args.bulk else fuzz.run
-        status = run(backend, args.seed, args.examples, say, on_found=found.append)
+        status = run(backend, seed, args.examples, say, on_found=found.append)
+        while status == DONE and time.monotonic() - began < (args.seconds or 0.0):
+            seed += 1
+            status = run(backend, seed, args.examples, say, on_found=found.append)
     if args.output and status != Status.UNTESTED:
         _keep(args, found[0] if found else None, time.monotonic() - began)
     return status
