@@ -9,6 +9,7 @@ from vmm.conformance.judge.check import Trouble
 from vmm.conformance.judge.selection import Chosen
 from vmm.conformance.language import codec
 from vmm.conformance.language.case import Case
+from vmm.conformance.records.baseline import Baseline
 from vmm.conformance.records.results import ResultsError
 from vmm.conformance.records.saved import load
 from vmm.conformance.report.desk import View
@@ -100,6 +101,19 @@ def test_a_saved_case_goes_along_and_is_named_by_its_file(guest, order, tmp_path
     assert check.check(order, View(), tmp_path / "o") == 1
     assert f"  rerun: {order.rerun} /home/me/found.json\n" in capsys.readouterr().out
     assert guest.files == order.files
+
+
+def test_a_baseline_is_held_against_what_the_guest_says(guest, order, tmp_path, capsys):
+    guest.fails = "plumbing.b"
+    assert check.check(order, View(), tmp_path / "before") == 1
+    since = View(baseline=Baseline.of(load(tmp_path / "before")))
+    assert check.check(order, since, tmp_path / "same") == 0
+    assert "no verdict changed" in capsys.readouterr().out
+    guest.fails = "plumbing.c"
+    assert check.check(order, since, tmp_path / "now") == 1
+    said = capsys.readouterr().out
+    assert "newly failing: 1 case: plumbing.c" in said
+    assert "newly passing: 1 case: plumbing.b" in said
 
 
 def test_what_would_end_the_emulator_is_not_tried(guest, order, monkeypatch):
