@@ -44,7 +44,6 @@ class Signature:
         before = "\n".join(difference.before)
         return (
             self.vendor in ("", difference.vendor)
-            and difference.is_of_its_access
             and (not self.at_top or difference.at_top)
             and bool(re.fullmatch(self.action, difference.action))
             and bool(re.fullmatch(self.expected, difference.expected))
@@ -53,6 +52,7 @@ class Signature:
             and bool(re.search(self.before, before))
             and not (self.without and re.search(self.without, before))
             and (self.halfway is None or difference.halfway is self.halfway)
+            and difference.is_of_its_access
         )
 
 
