@@ -265,6 +265,11 @@ def test_every_entry_has_a_signature_with_near_misses_or_a_reason_why_not() -> N
         (["install(default_deny().range(0x10, 0x8, b'\\x00'), access=0x7)"], "rdmsr(0x12)", None),
         (["begin_install(default_deny().hole(2).allow(0x12), stall_at=3) -> stalled"], "", True),
         (["begin_install(default_deny().deny(0x9).allow(0x1), stall_at=1) -> stalled"], "", False),
+        (
+            ["begin_install(default_deny().deny(0x9).allow(0x1), stall_at=0x1) -> stalled"],
+            "",
+            False,
+        ),
         (["begin_install(default_deny().deny(0x9).allow(0x1), stall_at=0) -> stalled"], "", True),
         (
             [
@@ -291,7 +296,7 @@ def test_every_entry_has_a_signature_with_near_misses_or_a_reason_why_not() -> N
                 "install(default_allow().range(0x10, 0x40, bitmap_of(0x40, [*range(0x1, 0x9)]))"
                 ".range(0x10, 0x1, Pointer.NULL)) -> rejected(EFAULT)"
             ],
-            *("", None),
+            *("", True),
         ),
         (
             [
@@ -306,3 +311,41 @@ def test_what_a_half_built_filter_decides(
     lines: list[str], access: str, allowed: bool | None
 ) -> None:
     assert Difference(access or "rdmsr(0x12)", "", "", lines).halfway is allowed
+
+
+@pytest.mark.parametrize(
+    ("bitmap", "allowed"),
+    [
+        (r"b'\x06'", True),
+        (r"b'\x03'", False),
+        (r"b'\xfb' * 0x10", False),
+        ("AtEdge(b'\\xff' * 0x10)", True),
+        ('bytes.fromhex("04ff")', True),
+        ('bytes.fromhex("fb00")', False),
+        ("bitmap_of(0x40, [0x2])", True),
+        ("bitmap_of(0x40, [0x1, *range(0x3, 0x9)])", False),
+        ("urandom(8)", None),
+        ("AtEdge(b'\\x00' * 0x7)", True),
+        ("AtEdge(b'\\x00' * 0x8)", False),
+    ],
+)
+def test_a_bitmap_is_read_as_a_case_writes_it(bitmap: str, allowed: bool | None) -> None:
+    filter_ = f"default_allow().range(0x10, 0x40, {bitmap}).deny(0x1, access=0x4)"
+    before = [f"install({filter_}) -> rejected(EINVAL)"]
+    assert Difference("rdmsr(0x12)", "", "", before).halfway is allowed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("deny(zzz)", "deny(Msr.NONE)", "deny()", "deny(0x1, access=?)", "range()", "range(1, 2)"),
+        *("range(0x10, 0x40, b'\\\\x0')", "range(0x10, 0x40, b'\u00e9')", "range(0x10, 0x40, b')"),
+        *("slot(x)", "range(0x10, 0x40, bitmap_of(0x40, [?]))", "range(0x10, 0x40, b'', 0x3)"),
+    ],
+)
+def test_no_text_of_a_record_stops_a_signature(text: str) -> None:
+    for stall in ("0", "9" * 5000, "0x" + "f" * 5000):
+        line = f"begin_install(default_deny().{text}.deny(0x1, access=0x4), stall_at={stall})"
+        found = Difference("rdmsr(0x12)", "", "", [f"{line} -> stalled"])
+        assert found.halfway in (True, False, None)
+    assert Difference("rdmsr(Msr.NONE)", "", "RdmsrExit(Msr.NONE, FILTER)").is_of_its_access

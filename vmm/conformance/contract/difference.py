@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, takewhile
+from itertools import takewhile
 
 from vmm.msr import Msr
 
@@ -17,8 +18,16 @@ _ACCESS = re.compile(r"(?:begin\()?(rd|wr)msr\((Msr\.\w+|0x[0-9a-f]+)")
 _NOT_OF = {"rd": r"wrote|WrmsrExit\(", "wr": r"returned\(|RdmsrExit\("}
 _FILTER = re.compile(r"\b(default_allow\(\)|default_deny\(\)|MsrFilter\((0x[0-9a-f]+)\))")
 _CALL = re.compile(r"\.(deny|allow|range|hole|slot)\(((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)\)")
+_ONE = {"deny": r"b'\x00'", "allow": r"b'\x01'"}
 _FLAGS = {"": 3, "READ": 1, "WRITE": 2, "READ_WRITE": 3}
-_ALIKE = {r"b'\x00'": False, r"b'\x01'": True, r"b'\xff'": True}
+_ESCAPE = r"\\x[0-9a-f]{2}|\\[nrt\\']"
+_BYTES = re.compile(
+    rf"""(b'(?:[ -&(-\[\]-~]|{_ESCAPE})*'|b"(?:[ !#-\[\]-~]|{_ESCAPE})*")(?: \* (0x[0-9a-f]+))?"""
+)
+_HEX = re.compile(r'bytes\.fromhex\("((?:[0-9a-f]{2})+)"\)')
+_BITS = re.compile(r"bitmap_of\(0x[0-9a-f]+, \[(.*)\]\)")
+_HEXADECIMAL = re.compile(r"0x[0-9a-f]{1,16}")
+_RUN = re.compile(r"\*range\((0x[0-9a-f]+), (0x[0-9a-f]+)\)|(0x[0-9a-f]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +82,16 @@ class Difference:
             return None
         slots = list(_slots(started))
         good = list(takewhile(lambda slot: slot.is_good, slots))
-        stall = re.search(r"stall_at=(\d+|0x[0-9a-f]+)", started)
+        stall = re.search(r"stall_at=(0x[0-9a-f]+|\d{1,4})", started)
         if stall and re.search(r"-> stalled|fails=True", self.install):
-            good = list(islice(good, int(stall[1], 0)))
+            good = good[: int(stall[1], 0)]
         elif len(good) == len(slots):
             return None
         held = [slot for slot in good if slot.nmsrs]
         index, flag = _number(access[2]), 1 if access[1] == "rd" else 2
         for slot in held:
             if slot.flags & flag and slot.base <= index < slot.base + slot.nmsrs:
-                return slot.allows
+                return _bit(slot.bitmap, index - slot.base)
         denies = kind[1] == "default_deny()" or int(kind[2] or "0", 16) & 1
         return not (held and denies)
 
@@ -92,7 +101,7 @@ class _Slot:
     base: int
     nmsrs: int
     flags: int
-    allows: bool | None
+    bitmap: str
     is_good: bool
 
 
@@ -110,13 +119,12 @@ def _slots(install: str) -> Iterator[_Slot]:
             access = words.pop().removeprefix("access=") if "access=" in words[-1] else ""
             flags = _flags(access)
             yield from (
-                _Slot(_number(word), 1, flags, call == "allow", flags in (1, 2, 3))
-                for word in words
+                _Slot(_number(word), 1, flags, _ONE[call], flags in (1, 2, 3)) for word in words
             )
-        elif call == "range":
+        elif call == "range" and len(words) > 2:
             yield _range(words)
         else:
-            yield _Slot(0, 0, 0, None, call == "hole")
+            yield _Slot(0, 0, 0, "", call == "hole")
 
 
 def _range(words: Sequence[str]) -> _Slot:
@@ -125,13 +133,41 @@ def _range(words: Sequence[str]) -> _Slot:
         words[-1] if len(words) > 3 and re.fullmatch(r"READ|WRITE|0x[0-9a-f]+", words[-1]) else ""
     )
     flags = _flags(last)
-    is_good = not nmsrs or (nmsrs <= MOST and "Pointer" not in bitmap and flags in (1, 2, 3))
-    return _Slot(base, nmsrs, flags, _ALIKE.get(bitmap.partition(" * ")[0]), is_good)
+    is_read = "Pointer" not in bitmap and not _ends_early(bitmap, nmsrs)
+    is_good = not nmsrs or (nmsrs <= MOST and is_read and flags in (1, 2, 3))
+    return _Slot(base, nmsrs, flags, bitmap, is_good)
+
+
+def _bit(bitmap: str, number: int) -> bool | None:
+    """Return a bit of a bitmap as a case writes it; None where that is none of its ways."""
+    if held := _BITS.search(bitmap):
+        runs = [(int(a or one, 16), int(b, 16) if b else 0) for a, b, one in _RUN.findall(held[1])]
+        return any(start <= number < (end or start + 1) for start, end in runs)
+    data = _data(bitmap)
+    return bool(data[number // 8] >> number % 8 & 1) if number < len(data) * 8 else None
+
+
+def _ends_early(bitmap: str, nmsrs: int) -> bool:
+    """Say whether the bitmap ends at the edge of what can be read, before its last long does."""
+    return "AtEdge" in bitmap and len(_data(bitmap)) < (nmsrs + 63) // 64 * 8
+
+
+def _data(bitmap: str) -> bytes:
+    if hexadecimal := _HEX.search(bitmap):
+        return bytes.fromhex(hexadecimal[1])
+    if literal := _BYTES.search(bitmap):
+        data: bytes = ast.literal_eval(literal[1])
+        return data[:1] * min(int(literal[2], 16), MOST) if literal[2] else data
+    return b""
 
 
 def _flags(word: str) -> int:
-    return _FLAGS[word] if word in _FLAGS else int(word, 16)
+    return _FLAGS.get(word, _number(word))
 
 
 def _number(word: str) -> int:
-    return int(Msr[word.removeprefix("Msr.")]) if word.startswith("Msr.") else int(word, 16)
+    """Return an MSR or another number as a case writes it; -1 for what is none."""
+    name = word.removeprefix("Msr.")
+    if name != word and name in Msr.__members__:
+        return int(Msr[name])
+    return int(word, 16) if _HEXADECIMAL.fullmatch(word) else -1
