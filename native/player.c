@@ -129,8 +129,8 @@ static void read_tape(const char *path)
 		damaged("it does not begin as one");
 	version = u32(&tape);
 	if (version != VERSION) {
-		fprintf(stderr, "msrward-player: the tape has version %u, and this player reads %d\n",
-			version, VERSION);
+		fprintf(stderr, "msrward-player: the tape is of version %08x, and this player of %08x: "
+				"take both from one msrward\n", version, VERSION);
 		exit(TROUBLE);
 	}
 	n_records = u32(&tape);
@@ -145,7 +145,7 @@ static void read_tape(const char *path)
 		die("the tape");
 	for (__u32 i = 0; i < n_records; i++)
 		read_record(part(&tape, u32(&tape)), &records[i]);
-	say("msrward-player %d %08x %u", VERSION, crc, n_records);
+	say("msrward-player %08x %08x %u", VERSION, crc, n_records);
 }
 
 /* A worker: a process, the pipe that it writes to, and the record that it is at. */

@@ -15,8 +15,9 @@ from vmm.conformance.host.needs import PROBES
 from vmm.conformance.kernel.backend import BY_A_GUEST
 from vmm.conformance.language import script as s
 from vmm.conformance.language.case import Case
+from vmm.conformance.language.levels import Listed, Through
 from vmm.conformance.language.script import done, enable_exits, install, rdmsr
-from vmm.filter import default_allow
+from vmm.filter import AtEdge, MsrFilter, MsrRange, Pointer, default_allow
 from vmm.msr import FILTER
 
 SOURCE = (Path(__file__).parents[3] / "native" / "tape.c").read_text()
@@ -55,7 +56,7 @@ def test_every_need_has_a_probe_in_c():
 def test_a_tape_that_is_whole_is_played(has_kvm, player):
     ran = play(player, tapes.tape([SMALL]))
     lines = ran.stdout.decode().splitlines()
-    assert ran.returncode == 0 and lines[0].startswith("msrward-player 1 ")
+    assert ran.returncode == 0 and lines[0].startswith(f"msrward-player {tapes.VERSION:08x} ")
     assert [line for line in lines if line.startswith("text ")] == [
         "text 1 done",
         "text 2 RdmsrExit(0x1, FILTER), returned(0x1122334455667788)",
@@ -84,12 +85,67 @@ def test_a_tape_of_another_version_is_refused(player):
     ran = play(player, bytes(whole))
     assert (ran.returncode, ran.stderr) == (
         2,
-        b"msrward-player: the tape has version 7, and this player reads 1\n",
+        f"msrward-player: the tape is of version 00000007, and this player of {tapes.VERSION:08x}:"
+        " take both from one msrward\n".encode(),
     )
 
 
+FILTER_OF_ALL = MsrFilter(
+    3,
+    tuple(
+        MsrRange(2, 0x10, size, bits)
+        for size, bits in ((8, b"\x05"), (64, Pointer.NULL), (8, AtEdge(b"\x07")))
+    ),
+)
+ONE_OF_EACH: tuple[s.Action, ...] = (
+    s.Rdmsr(1, 2, 3, 4, s.Reply(5, True, True), 6, True, True),
+    s.Wrmsr(1, 2, 3, 4, s.Reply(5, False, True), 6, True, True),
+    *(s.Begin(s.Rdmsr(1)), s.Spin(s.Wrmsr(1, 2))),
+    *(s.Complete(s.Reply(5, True), by, 6) for by in tapes.BY),
+    *(s.Finish(None, 6), s.Finish(s.Reply(5), 6)),
+    *(s.SetRegs(1, None, 3, "sync", 4), s.SetRegs(None, 2, -3, "ioctl", 4, 5), s.GetRegs(6)),
+    *(s.EnableCap(188, (1, 2, 3, 4), 5, on) for on in tapes.FILES),
+    *(s.Install(FILTER_OF_ALL, 7, "vcpu", argp) for argp in (None, *tapes.POINTERS)),
+    *(s.Install(FILTER_OF_ALL, caller=caller) for caller in tapes.CALLERS),
+    *(s.ScribbleBitmaps(), s.CheckExtension(188, "vm")),
+    *(s.GetMsr(1, 6), s.GetMsr(1, 6, "one_reg"), s.SetMsr(1, 2, 6), s.SetMsr(1, 2, 6, "one_reg")),
+    *(s.CreateIrqchip(), s.CreateVcpu(6), s.CreateVcpu(6, True)),
+    *(s.SetCpuid(feature, True, 6) for feature in (next(iter(s.CPUID_BITS)), "everything")),
+    *(s.BeginInstall(FILTER_OF_ALL, 1, "a", "compat"), s.Meanwhile(s.GetRegs(6), "m")),
+    *(s.ResumeInstall("a", True), s.AwaitInstall("a"), s.AwaitMeanwhile("m")),
+    *(kind(6) for kind in (s.Park, s.Release, s.UntilExits, s.UntilRuns, s.StopSpin)),
+    *(s.CloseVm(), s.CloseVcpu(6), s.Sweep("wrmsr", 1, 2, 3, 4, 6)),
+    *(s.SetCpuidBits(1, "ecx", 2, True, 3, 6), s.SendInit(6), s.GetMpState(6)),
+    *(s.EnterL2(passes) for passes in ("all", "none")),
+    s.EnterL2((Through(1, "read"), Through(2)), True, *[(Listed(4, 3),)] * 3, True, 6),
+    *(s.EnterL2("none", False), s.LeaveL2(6)),
+)
+
+
+def test_another_layout_is_another_version():
+    """A player that reads what it does not know as something else would blame the kernel."""
+    assert {type(action) for action in ONE_OF_EACH} == {*tapes.WORDS}
+    whole = tapes.tape([Case("a.b", "", "", ONE_OF_EACH, ())])
+    assert re.search(r"VERSION = 0x([0-9a-f]{8});", SOURCE)[1] == f"{tapes.VERSION:08x}"
+    layout = tapes.crc_of(whole)
+    assert f"{tapes.VERSION:08x}" == f"{layout:08x}", "a new layout: tape.py and tape.c say this"
+
+
+def test_what_a_step_has_beyond_its_action_is_damage(has_kvm, player):
+    """An old reader of a longer action would do something else with what it leaves."""
+    body = tapes.tape([SMALL])[tapes.HEADER.size :]
+    step = tapes._step(rdmsr(1), None)
+    at = body.rindex(step)
+    longer = tapes._sized(step[2:] + b"\0")
+    body = struct.pack("<I", len(body) - 4 + 1) + body[4:at] + longer
+    ran = play(player, with_body(body))
+    assert b"the tape is damaged: a step is longer than its action" in ran.stdout, ran
+
+
 def with_body(body, records=1):
-    return tapes.HEADER.pack(tapes.MAGIC, 1, records, len(body), zlib.crc32(body)) + body
+    return (
+        tapes.HEADER.pack(tapes.MAGIC, tapes.VERSION, records, len(body), zlib.crc32(body)) + body
+    )
 
 
 def test_bytes_that_mean_nothing_end_no_player_and_pass_no_case(has_kvm, player):

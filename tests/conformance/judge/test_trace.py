@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vmm.conformance.c.tape import crc_of, is_playable, tape
+from vmm.conformance.c.tape import VERSION, crc_of, is_playable, tape
 from vmm.conformance.cases import CASES
 from vmm.conformance.judge.runner import Options
 from vmm.conformance.judge.trace import Reading, TraceError
@@ -35,7 +35,7 @@ def played(number, how="ok", steps="1*2 2"):
 
 
 HEAD = [
-    f"msrward-player 1 {CRC:08x} 2",
+    f"msrward-player {VERSION:08x} {CRC:08x} 2",
     r"fact /proc/sys/kernel/osrelease 6.99.0\x0a",
     "fact /sys/module/kvm/parameters/ignore_msrs N\\x0a",
     "capability KVM_CAP_X86_MSR_FILTER 1",
@@ -108,7 +108,7 @@ def test_what_a_worker_said_is_in_the_error():
 
 def test_a_need_that_is_not_there_skips_what_has_it():
     case = Case("a.race", "", "", SCRIPT, TRACE, needs=("userfaultfd",))
-    head = f"msrward-player 1 {crc_of(tape([case])):08x} 2"
+    head = f"msrward-player {VERSION:08x} {crc_of(tape([case])):08x} 2"
     lines = [head, *HEAD[1:], "begin 0", "lacks 0 userfaultfd run as root", "done 0 1 ok"]
     reading, (record,) = read([*lines, "without 1 userfaultfd", "over 2"], (case,))
     assert (record["verdict"], record["reason"]) == (Verdict.SKIP, "run as root")
@@ -127,8 +127,8 @@ def test_a_splat_fails_the_cases_that_ran():
 
 BAD = {
     "nothing of a player": ["Linux version 6.99"],
-    "another version": [f"msrward-player 2 {CRC:08x} 2"],
-    "another tape": ["msrward-player 1 00000000 2"],
+    "another version": [f"msrward-player 00000002 {CRC:08x} 2"],
+    "another tape": [f"msrward-player {VERSION:08x} 00000000 2"],
     "a verdict of its own": [*HEAD, "PASS a.one"],
     "a case that nobody asked for": [*HEAD, "begin 2"],
     "a case of no number": [*HEAD, "begin -1"],

@@ -2,7 +2,7 @@
 
 A tape is a header and records, all numbers little-endian::
 
-    header   8 bytes "MSRWTAPE", u32 version (1), u32 records, u32 bytes of them, u32 their CRC-32
+    header   8 bytes "MSRWTAPE", u32 version, u32 records, u32 bytes of them, u32 their CRC-32
     record   u32 bytes that follow, u8 kind (1 need, 2 parameter, 3 case), text name, and
       parameter  text value: what /sys/module/kvm/parameters/NAME is set to, if the player may
       case       u8 flags (1: its VM may serve others, 2: it makes its vCPUs itself), u32 deadline
@@ -28,7 +28,8 @@ from vmm.conformance.language.lasting import needs_its_own_vm
 from vmm.conformance.oracle import spoiled
 from vmm.filter import AtEdge, MsrFilter, MsrRange, Pointer, bitmap_size
 
-VERSION = 1
+VERSION = 0x3AEAFCBB
+"""What the layout of every action comes to, as a test computes it: no other one is played."""
 MAGIC = b"MSRWTAPE"
 NEED, PARAMETER, CASE = 1, 2, 3
 KEEPS, MAKES_VCPUS = 1, 2

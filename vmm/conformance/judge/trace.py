@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from vmm.conformance.c.notation import read_events
-from vmm.conformance.c.tape import crc_of, entries, tape
+from vmm.conformance.c.tape import VERSION, crc_of, entries, tape
 from vmm.conformance.host import facts as host_facts
 from vmm.conformance.host.klog import find_splats, kernel_message
 from vmm.conformance.judge.runner import Options, case_record
@@ -35,7 +35,6 @@ from vmm.conformance.language.script import Script, Step, Trace
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.verdict import Verdict
 
-VERSION = 1
 MOST_LINE, MOST_BYTES = 1 << 18, 1 << 26
 MOST_FACT = 1 << 15
 ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
@@ -121,8 +120,11 @@ class Reading:
         if word != "msrward-player" or not rest:
             raise TraceError(f"it does not begin as a trace: {_shown(f'{word} {rest}')}")
         version, crc = (*rest.split(" "), "")[:2]
-        if version != str(VERSION):
-            raise TraceError(f"version {_shown(version)}, and this one reads {VERSION}")
+        if version != f"{VERSION:08x}":
+            raise TraceError(
+                f"its player is of version {_shown(version)}, and this one of {VERSION:08x}:"
+                " take the player from this msrward"
+            )
         if crc != f"{self.crc:08x}":
             raise TraceError(
                 "it was made of another tape: judge by the msrward, the globs and the timeout"
