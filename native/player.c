@@ -43,6 +43,15 @@ static void say(const char *format, ...)
 	putchar('\n');
 }
 
+/* A trace that is not written is worth nothing: end, and the workers with it. */
+static void flush(void)
+{
+	if (!fflush(stdout) && !ferror(stdout))
+		return;
+	fprintf(stderr, "msrward-player: the trace cannot be written: %s\n", strerror(errno));
+	_exit(TROUBLE);
+}
+
 /* What steps left is written once, and then called by its number: a serial line is slow. */
 static char *texts[MAX_TEXTS];
 static unsigned int n_texts, text_at[2 * MAX_TEXTS];
@@ -207,11 +216,11 @@ static void hire(struct worker *worker)
 	int lines[2], commands[2];
 
 	if (pipe2(lines, O_CLOEXEC) < 0 || pipe2(commands, O_CLOEXEC) < 0)
-		die("pipe");
-	fflush(stdout);
+		die("msrward-player: pipes for a worker (-j asks for fewer, ulimit -n allows more)");
+	flush();
 	worker->pid = fork();
 	if (worker->pid < 0)
-		die("fork");
+		die("msrward-player: a worker (-j asks for fewer, ulimit -u allows more)");
 	if (worker->pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		dup2(lines[1], 1);
@@ -270,7 +279,7 @@ static void finish_record(struct worker *worker, const char *how)
 {
 	look_at_the_log();
 	say("done %d %d %s%s", worker->record, ms_of_clock() - worker->began, how, worker->steps);
-	fflush(stdout);
+	flush();
 	worker->record = -1;
 }
 
@@ -377,7 +386,7 @@ static void assign(struct worker *worker, __u32 number)
 	worker->noted = worker->last_text = worker->times = 0;
 	worker->steps[0] = 0;
 	say("begin %u", number);
-	fflush(stdout);
+	flush();
 	if (write(worker->commands, &number, sizeof(number)) != sizeof(number))
 		return;	/* it is dead: bury() says so */
 }
@@ -420,7 +429,7 @@ static int wait_for_workers(int jobs)
 	}
 	if (beat - last_beat > 1000) {
 		say("beat");
-		fflush(stdout);
+		flush();
 		last_beat = beat;
 	}
 	return 1;
@@ -568,14 +577,15 @@ static int play_tape(const char *path, int jobs, int is_own)
 	play_all(jobs, is_own);
 	look_at_the_log();
 	say("over %u", n_records);
-	return fflush(stdout) || ferror(stdout) ? TROUBLE : PASS;
+	flush();
+	return PASS;
 }
 
 #include "guest.c"
 
-static int usage(void)
+static int usage(FILE *to)
 {
-	fprintf(stderr, "usage: msrward-player [-jN] [--own] TAPE\n"
+	fprintf(to, "usage: msrward-player [-jN] [--own] TAPE\n"
 			"Play a tape that `msrward tape` wrote (- for stdin); `msrward judge` reads what it says.\n"
 			"  -jN    so many workers at once, 1 to %d (1)\n"
 			"  --own  the kernel is the tape's: set module parameters as it says\n",
@@ -586,14 +596,19 @@ static int usage(void)
 int main(int argc, char **argv)
 {
 	int jobs = 1, is_own = 0, i;
+	char more;
 
 	if (getpid() == 1)
 		be_init();
+	if (fcntl(1, F_GETFD) < 0)
+		die("msrward-player: the trace cannot be written");
 	for (i = 1; i < argc && argv[i][0] == '-' && argv[i][1]; i++) {
 		if (!strcmp(argv[i], "--own"))
 			is_own = 1;
-		else if (sscanf(argv[i], "-j%d", &jobs) != 1 || jobs < 1 || jobs > MAX_WORKERS)
-			return usage();
+		else if (!strcmp(argv[i], "-h") || !strcmp(argv[i], "--help"))
+			return usage(stdout), PASS;
+		else if (sscanf(argv[i], "-j%d%c", &jobs, &more) != 1 || jobs < 1 || jobs > MAX_WORKERS)
+			return usage(stderr);
 	}
-	return i == argc - 1 ? play_tape(argv[i], jobs, is_own) : usage();
+	return i == argc - 1 ? play_tape(argv[i], jobs, is_own) : usage(stderr);
 }

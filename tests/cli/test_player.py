@@ -55,13 +55,62 @@ def test_a_kernel_that_saw_something_else_does_not_conform(trace, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("-j0", "x"), ("-j99", "x"), ("--nonesuch", "x"), ("a", "b"), ("/nonesuch",)]
+    "arguments",
+    [
+        (),
+        ("-j0", "x"),
+        ("-j99", "x"),
+        ("-j4x", "x"),
+        ("--nonesuch", "x"),
+        ("a", "b"),
+        ("/nonesuch",),
+    ],
 )
 def test_the_player_says_what_is_wrong(arguments):
     if not (BIN / "msrward-player").exists():
         pytest.skip("no msrward-player: there was no static libc to link it with")
     ran = run("msrward-player", *arguments)
     assert ran.returncode == 2 and ran.stdout == b"" and ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirected", "why"),
+    [
+        (">/dev/full", "No space left on device"),
+        (">&-", "Bad file descriptor"),
+        ("| :", "Broken pipe"),
+    ],
+)
+def test_a_trace_that_cannot_be_written_ends_the_player_in_one_line(
+    has_kvm, tmp_path, redirected, why
+):
+    if not (BIN / "msrward-player").exists():
+        pytest.skip("no msrward-player: there was no static libc to link it with")
+    run("msrward", "tape", "matching.*", "stalled.*", "-o", tmp_path / "some.tape")
+    script = f'set -o pipefail; "{BIN}/msrward-player" -j2 "{tmp_path}/some.tape" {redirected}'
+    ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    expected = f"msrward-player: the trace cannot be written: {why}\n"
+    assert (ran.returncode, ran.stderr) == (2, expected)
+
+
+def test_too_few_descriptors_for_its_workers_are_said_to_be(has_kvm, tmp_path):
+    if not (BIN / "msrward-player").exists():
+        pytest.skip("no msrward-player: there was no static libc to link it with")
+    run("msrward", "tape", "stalled.*", "-o", tmp_path / "some.tape")
+    script = f'ulimit -n 8; "{BIN}/msrward-player" -j16 "{tmp_path}/some.tape"'
+    ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 2 and "over " not in ran.stdout
+    assert ran.stderr == (
+        "msrward-player: pipes for a worker (-j asks for fewer, ulimit -n allows more):"
+        " Too many open files\n"
+    )
+
+
+def test_the_player_helps():
+    if not (BIN / "msrward-player").exists():
+        pytest.skip("no msrward-player: there was no static libc to link it with")
+    helped = run("msrward-player", "--help")
+    assert helped.returncode == 0 and b"usage: msrward-player [-jN]" in helped.stdout
 
 
 def test_the_player_needs_no_library_and_is_small():
