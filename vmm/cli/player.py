@@ -34,7 +34,11 @@ def _tape(args: argparse.Namespace) -> int:
     chosen = choose(CASES, args.globs, args.exclude, thorough=args.thorough, shard=args.shard)
     cases = [case for case in chosen.cases if is_playable(case)]
     if left := [case.id for case in chosen.cases if case not in cases]:
-        print(f"msrward: left out, no form in C yet: {len(left)} cases, {left[0]}", file=sys.stderr)
+        print(
+            f"msrward: no form in C yet, left out: {len(left)} of {len(chosen.cases)} cases,"
+            f" the first is {left[0]}",
+            file=sys.stderr,
+        )
     data = tape(cases, timeout=args.timeout)
     if args.output:
         args.output.write_bytes(data)
