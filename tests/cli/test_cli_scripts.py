@@ -35,7 +35,9 @@ def test_a_saved_case_is_run_and_can_fail(has_kvm, tmp_path):
     saved = msrward("export", "--json", a_case().id)
     file = tmp_path / "case.json"
     file.write_text(saved.stdout)
-    assert msrward("run", file).returncode == 0
+    ran = msrward("run", file)
+    assert ran.returncode == 0
+    assert " passes the 1 selected case of " in ran.stdout and "keeps" not in ran.stdout
     document = json.loads(saved.stdout)
     document["trace"].pop()
     file.write_text(json.dumps(document))
