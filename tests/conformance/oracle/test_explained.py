@@ -1,4 +1,6 @@
-"""Signatures held against kernels with one mistake: a history entry's own is explained, news is not."""
+"""Signatures held against kernels with one mistake: a history entry's own is explained, news is
+not.
+"""
 
 from __future__ import annotations
 
