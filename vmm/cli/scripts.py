@@ -35,7 +35,10 @@ def add(commands: Any) -> None:
     run.add_argument("case", metavar="CASE", help=ONE_CASE)
     export = add_command(commands, "export", _export, "write a case as one C program, or as JSON")
     export.add_argument("case", metavar="CASE", help=ONE_CASE)
-    export.add_argument("--json", action="store_true", help="JSON for 'msrward run', not C")
+    form = export.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="JSON for 'msrward run', not C")
+    text = "a test for the kernel's own tools/testing/selftests/kvm"
+    form.add_argument("--selftest", action="store_true", help=text)
     export.add_argument("-o", "--output", type=Path, metavar="FILE", help="not to stdout")
 
 
@@ -82,11 +85,13 @@ def _run(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     from vmm.conformance.c.export import c_source
+    from vmm.conformance.c.selftest import selftest_source
     from vmm.conformance.language import codec
 
     case = _one(args.case)
+    write = codec.dump if args.json else selftest_source if args.selftest else c_source
     try:
-        text = codec.dump(case) if args.json else c_source(case)
+        text = write(case)
     except ValueError as error:
         return complain(str(error))
     if args.output:

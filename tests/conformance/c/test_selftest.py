@@ -1,0 +1,33 @@
+"""Cases as tests for the kernel's own KVM selftests: what they say, and what is refused."""
+
+import pytest
+
+from vmm.cli import main
+from vmm.conformance.c.selftest import selftest_source
+from vmm.conformance.cases import CASES
+
+BY_ID = {case.id: case for case in CASES}
+
+
+def test_an_exit_is_asserted_field_by_field():
+    text = selftest_source(BY_ID["exits.denied_unknown_read_is_filter"])
+    assert "expect_exit(vcpus[0], KVM_EXIT_X86_RDMSR" in text
+    assert "KVM_MSR_EXIT_REASON_FILTER" in text
+    assert "TEST_ASSERT_EQ(uc.args[3], 0x1122334455667788);" in text
+
+
+def test_an_error_is_asserted_with_its_errno():
+    text = selftest_source(BY_ID["validation.filter_flag"])
+    assert "&filter_4), -1);\n\tTEST_ASSERT_EQ(errno, EINVAL);" in text
+
+
+@pytest.mark.parametrize(
+    ("theme", "why"),
+    [("emulated", "force_emulation_prefix"), ("levels", "nested"), ("stalled", "userfaultfd")],
+)
+def test_what_the_harness_cannot_express_is_refused(theme, why, capsys):
+    name = next(each for each in BY_ID if each.startswith(f"{theme}."))
+    with pytest.raises(ValueError, match=why) as error:
+        selftest_source(BY_ID[name])
+    assert "\n" not in str(error.value)
+    assert main(["export", name, "--selftest"]) == 2
