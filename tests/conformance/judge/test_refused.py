@@ -85,7 +85,8 @@ def test_msrs_that_are_nobodys_and_cases_on_other_promises_are_not_asked():
 
 
 def test_they_are_counted_apart_and_are_no_test():
-    record = {"id": "t.a", **judge(through(rdmsr(XFD)), Host(read=[gp]))}
+    outcome = judge(through(rdmsr(XFD)), Host(read=[gp]))
+    record = {"id": "t.a", "requirements": ["R72"], **outcome}
     assert count([record]) == {"refused": 1}
     assert end_record([record], 1.0)["status"] == 4
 
