@@ -35,6 +35,7 @@ VM_CALLS = {
     "set_user_memory_region": lambda vm: vm.set_user_memory_region(0, GuestMemory(0, 4096)),
     "create_irqchip": lambda vm: vm.create_irqchip(),
     "create_any_irqchip": lambda vm: vm.create_any_irqchip(),
+    "signal_msi": lambda vm: vm.signal_msi(0xFEE00000, 0),
     "set_tss_addr": lambda vm: vm.set_tss_addr(0xFFFBD000),
     "create_vcpu": lambda vm: vm.create_vcpu(0),
 }
@@ -53,6 +54,17 @@ VCPU_CALLS = {
     "set_msrs": lambda vcpu: vcpu.set_msrs({Msr.STAR: 0}),
     "set_cpuid2": lambda vcpu: vcpu.set_cpuid2(ffi.new("struct kvm_cpuid2 *", {"entries": 0})),
     "set_guest_debug": lambda vcpu: vcpu.set_guest_debug(0),
+    "get_debugregs": lambda vcpu: vcpu.get_debugregs(),
+    "set_debugregs": lambda vcpu: vcpu.set_debugregs(ffi.new("struct kvm_debugregs *")),
+    "get_xcrs": lambda vcpu: vcpu.get_xcrs(),
+    "set_xcrs": lambda vcpu: vcpu.set_xcrs(ffi.new("struct kvm_xcrs *")),
+    "get_lapic": lambda vcpu: vcpu.get_lapic(),
+    "set_lapic": lambda vcpu: vcpu.set_lapic(ffi.new("struct kvm_lapic_state *")),
+    "get_msr_by_one_reg": lambda vcpu: vcpu.get_msr_by_one_reg(Msr.STAR),
+    "set_msr_by_one_reg": lambda vcpu: vcpu.set_msr_by_one_reg(Msr.STAR, 0),
+    "nmi": lambda vcpu: vcpu.nmi(),
+    "smi": lambda vcpu: vcpu.smi(),
+    "interrupt": lambda vcpu: vcpu.interrupt(32),
     "set_signal_mask": lambda vcpu: vcpu.set_signal_mask(()),
 }
 
@@ -104,6 +116,10 @@ def test_on_another_kind_of_descriptor_every_method_says_enotty(kind, name):
 
 def test_every_ioctl_method_is_in_these_tables():
     plain = {"ioctl", "pointed", "close", "reply", "fail", "kick", "run_for", "sync_regs"}
+    plain |= {
+        "entered",
+        "map_in_smm",
+    }  # of memory that the VM has: set_user_memory_region once more
     for cls, calls in ((Kvm, SYSTEM_CALLS), (Vm, VM_CALLS), (Vcpu, VCPU_CALLS)):
         methods = {each for each in vars(cls) if not each.startswith("_")} - plain
         assert methods <= set(calls), cls

@@ -60,7 +60,7 @@ def kernel(tmp_path):
 
 def test_inserted_modules_are_given_theirs_after_the_labs_own(kernel):
     line = "kvm.force_emulation_prefix=0 kvm.ignore_msrs=1 kvm_amd.nested=0 kvm_intel.ept=0"
-    packed = archive._module_archive(kernel, "svm", line)
+    packed = archive.module_archive(kernel, "svm", line)
     assert b"force_emulation_prefix=1\nforce_emulation_prefix=0\nignore_msrs=1" in packed
     assert b"nested=0" in packed
     assert b"ept=0" not in packed, "the other vendor's module is not there"
@@ -68,4 +68,4 @@ def test_inserted_modules_are_given_theirs_after_the_labs_own(kernel):
 
 def test_what_the_guests_shell_would_change_is_refused(kernel):
     with pytest.raises(LabError, match="shell"):
-        archive._module_archive(kernel, "svm", 'kvm.x="a b"')
+        archive.module_archive(kernel, "svm", 'kvm.x="a b"')
