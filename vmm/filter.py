@@ -110,6 +110,20 @@ class MsrRange:
         return f"MsrRange({flags}, {msr_code(self.base)}, {self.nmsrs:#x}, {bitmap})"
 
 
+PAGE = 4096
+
+
+def bitmap_bytes(each: MsrRange) -> bytes:
+    """Return the bytes that the kernel is given as this range's bitmap, b"" where it is a pointer.
+
+    They are padded with zeroes to what the kernel reads, or to a page if it would read more.
+    """
+    if not isinstance(each.bitmap, bytes):
+        return b""
+    size = max(len(each.bitmap), min(bitmap_size(each.nmsrs), PAGE))
+    return each.bitmap.ljust(-(-size // 8) * 8, b"\x00")
+
+
 EMPTY_SLOT = MsrRange(0, 0, 0, Pointer.NULL)
 
 

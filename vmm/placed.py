@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from vmm._native import ffi
 from vmm.errors import Closed
-from vmm.filter import AtEdge, MsrFilter, MsrRange, Pointer, bitmap_size
+from vmm.filter import AtEdge, MsrFilter, MsrRange, Pointer, bitmap_bytes
 from vmm.memory import PAGE, Mapping
 from vmm.msr import KVM_MSR_FILTER_MAX_RANGES
 
@@ -133,11 +133,3 @@ def bad_address(pointer: Pointer) -> int:
             _UNMAPPED[0].forbid(0, PAGE)
         return _UNMAPPED[0].address
     return 0 if pointer is Pointer.NULL else KERNEL_ADDRESS
-
-
-def bitmap_bytes(each: MsrRange) -> bytes:
-    """Return the bytes that the kernel is given as this range's bitmap."""
-    if not isinstance(each.bitmap, bytes):
-        return b""
-    size = max(len(each.bitmap), min(bitmap_size(each.nmsrs), PAGE))
-    return each.bitmap.ljust(-(-size // 8) * 8, b"\x00")

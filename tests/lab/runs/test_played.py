@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vmm.conformance.cases import CASES
+from vmm.conformance.host.told import lacks_of
 from vmm.conformance.judge.check import Trouble
 from vmm.conformance.judge.selection import Chosen
 from vmm.conformance.records.saved import load
@@ -18,7 +19,6 @@ from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import machine
 from vmm.lab.machines.machine import LabResult, Outcome
 from vmm.lab.runs import check
-from vmm.lab.runs.played import lacks_of
 
 PLAYER = Path(sys.executable).with_name("msrward-player")
 SOME = [case for case in CASES if case.id.startswith(("slots.", "quirks.short"))][:8]

@@ -26,7 +26,7 @@ from vmm.conformance.language import script as s
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.lasting import needs_its_own_vm
 from vmm.conformance.oracle import spoiled
-from vmm.filter import AtEdge, MsrFilter, MsrRange, Pointer, bitmap_size
+from vmm.filter import AtEdge, MsrFilter, MsrRange, Pointer, bitmap_bytes
 
 VERSION = 0x3AEAFCBB
 """What the layout of every action comes to, as a test computes it: no other one is played."""
@@ -47,7 +47,6 @@ PROBED = frozenset(
 """Needs that the words in C find out."""
 
 HEADER = struct.Struct("<8sIIII")
-PAGE = 4096
 
 
 def tape(cases: Sequence[Case], *, timeout: float = 10.0) -> bytes:
@@ -239,8 +238,7 @@ def _bitmap(each: MsrRange) -> tuple[int, bytes]:
         return POINTERS[each.bitmap], b""
     if isinstance(each.bitmap, AtEdge):
         return 4, each.bitmap.bits
-    size = max(len(each.bitmap), min(bitmap_size(each.nmsrs), PAGE))
-    return 0, each.bitmap.ljust(-(-size // 8) * 8, b"\0")
+    return 0, bitmap_bytes(each)
 
 
 def _begin_install(action: s.BeginInstall) -> Iterator[bytes]:

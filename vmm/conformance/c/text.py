@@ -11,10 +11,9 @@ from typing import Any
 from vmm.conformance.language import script as s
 from vmm.conformance.language.vocabulary import word_of
 from vmm.exits import RdmsrExit, WrmsrExit
-from vmm.filter import AtEdge, MsrFilter, MsrRange, Pointer, bitmap_size
+from vmm.filter import AtEdge, MsrFilter, MsrRange, Pointer, bitmap_bytes
 from vmm.msr import MsrExitReason
 
-PAGE = 4096
 ACCESS = {1: "KVM_MSR_FILTER_READ", 2: "KVM_MSR_FILTER_WRITE"}
 ACCESS[3] = f"{ACCESS[1]} | {ACCESS[2]}"
 DEFAULT = {0: "KVM_MSR_FILTER_DEFAULT_ALLOW", 1: "KVM_MSR_FILTER_DEFAULT_DENY"}
@@ -58,9 +57,7 @@ def _bits(each: MsrRange) -> bytes:
     """Return what the kernel may read, padded as a well-behaved VMM pads it."""
     if isinstance(each.bitmap, AtEdge):
         return each.bitmap.bits or b"\0"
-    assert isinstance(each.bitmap, bytes)
-    size = max(len(each.bitmap), min(bitmap_size(each.nmsrs), PAGE), 1)
-    return each.bitmap.ljust(-(-size // 8) * 8, b"\0")
+    return bitmap_bytes(each) or bytes(8)
 
 
 def _bitmap_data(name: str, bits: bytes) -> str:

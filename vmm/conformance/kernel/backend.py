@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import Self
 from vmm._native import lib
 from vmm.conformance.host.needs import PROBES
 from vmm.conformance.host.parameters import ignores_msrs
+from vmm.conformance.host.told import told_lacks
 from vmm.conformance.kernel.effects import counter_of
 from vmm.conformance.kernel.execution import Execution
 from vmm.conformance.kernel.pool import PooledVm
@@ -136,17 +136,6 @@ class KvmBackend:
         if self._control is None:
             self._control = self.kvm.create_vm()
         return self._control
-
-
-def told_lacks() -> dict[str, str]:
-    """Return the needs that $MSRWARD_LACKS says are not met: ``need=reason``, by semicolons.
-
-    So the lab tells what its emulator cannot do, where trying it would end the machine.
-    """
-    told = os.environ.get("MSRWARD_LACKS", "").split(";")
-    return {
-        need: reason for need, equals, reason in (each.partition("=") for each in told) if equals
-    }
 
 
 def _ignores_msrs(_: KvmBackend) -> str | None:

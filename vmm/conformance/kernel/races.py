@@ -41,10 +41,11 @@ from vmm.conformance.language.script import (
     stalled,
     stopped,
 )
+from vmm.filter import bitmap_bytes
 from vmm.ioctl import KvmFile
 from vmm.kvm import Vm
 from vmm.memory import PAGE, GuestMemory, Mapping
-from vmm.placed import Missing, PlacedFilter, bitmap_bytes
+from vmm.placed import Missing, PlacedFilter
 from vmm.uffd import Userfaultfd
 
 CONTROLS = 5

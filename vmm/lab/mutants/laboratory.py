@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vmm.conformance.c.tape import is_playable
 from vmm.conformance.cases import CASES
+from vmm.conformance.host.told import lacks_of
 from vmm.conformance.judge import runner
 from vmm.conformance.judge.selection import choose
 from vmm.conformance.language.case import Case
@@ -39,7 +40,7 @@ from vmm.lab.mutants.findings import (
 from vmm.lab.mutants.source import DoesNotApply, Mutant, Tree, unpack
 from vmm.lab.runs.check import WORKERS_A_CPU
 from vmm.lab.runs.claims import Damaged
-from vmm.lab.runs.played import Played, lacks_of
+from vmm.lab.runs.played import Played
 
 THEMES = tuple(
     f"{theme}.*"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vmm.conformance.c.tape import is_playable
+from vmm.conformance.host.told import lacks_of
 from vmm.conformance.judge.again import HANGS
 from vmm.conformance.judge.check import Trouble, json_file
 from vmm.conformance.judge.runner import Options
@@ -35,7 +36,7 @@ from vmm.lab.machines import machine
 from vmm.lab.machines.emulation import Listener
 from vmm.lab.machines.machine import LabResult, Outcome
 from vmm.lab.runs.claims import TOLD, Claims, Damaged
-from vmm.lab.runs.played import Played, lacks_of
+from vmm.lab.runs.played import Played
 
 WORKERS_A_CPU = 2
 """Workers sleep in the kernel's grace periods, and an emulated CPU has no time to give away."""

@@ -91,9 +91,3 @@ class Played:
         if not self.end or result.status != Status.CONFORMS:
             return f"the player ended with status {result.status}{while_}: {last}"
         return ""
-
-
-def lacks_of(told: str) -> dict[str, str]:
-    """Return the needs of ``need=reason;need=reason``, as a vendor's row has them."""
-    pairs = (each.partition("=") for each in told.split(";"))
-    return {need: reason for need, equals, reason in pairs if equals}
