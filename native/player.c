@@ -12,7 +12,7 @@
 #include <dirent.h>
 #include <sys/prctl.h>
 
-enum { MAX_WORKERS = 16, MAX_NEEDS = 64, MAX_TEXTS = 1 << 14, MAX_LINE = 1 << 17 };
+enum { MAX_WORKERS = 16, MAX_NEEDS = 64, MAX_TEXTS = 1 << 14, MAX_LINE = 1 << 17, LEAVES_WITHIN = 5000 };
 
 /* --- what is written ---------------------------------------------------------------------- */
 
@@ -64,8 +64,9 @@ static unsigned int number_of(const char *text)
 		at = (at + 1) % (2 * MAX_TEXTS);
 	if (text_at[at])
 		return text_at[at];
+	errno = E2BIG;
 	if (n_texts == MAX_TEXTS)
-		return 0;
+		die("the texts of a trace");
 	texts[n_texts] = strdup(text);
 	if (!texts[n_texts])
 		die("strdup");
@@ -396,6 +397,8 @@ static void overdue(struct worker *worker)
 {
 	if (worker->is_killed) {
 		finish_record(worker, "stuck");
+		close(worker->fd);
+		close(worker->commands);
 		worker->pid = 0;
 		return;
 	}
@@ -435,12 +438,17 @@ static int wait_for_workers(int jobs)
 	return 1;
 }
 
+/* Let the workers end, who have nothing to do; one that does not (it may be stopped) is killed. */
 static void dismiss(int jobs)
 {
 	for (int i = 0; i < jobs; i++) {
+		struct pollfd ended = { .fd = workers[i].fd };
+
 		if (!workers[i].pid)
 			continue;
 		close(workers[i].commands);
+		if (poll(&ended, 1, LEAVES_WITHIN) <= 0)
+			kill(workers[i].pid, SIGKILL);
 		waitpid(workers[i].pid, NULL, 0);
 		close(workers[i].fd);
 		workers[i].pid = 0;

@@ -1,7 +1,11 @@
 """The player as a user runs it: a tape, a trace, a verdict."""
 
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -144,3 +148,47 @@ def test_a_baseline_that_is_none_is_named_in_one_line(tmp_path):
         judged = run("msrward", "judge", "-", "--baseline", place)
         assert judged.returncode == 2 and judged.stderr.count(b"\n") == 1
         assert why in judged.stderr
+
+
+def test_a_worker_that_is_stopped_at_the_end_holds_nobody_up(has_kvm, tmp_path):
+    """It is stopped when it has done its last case, while the supervisor is stopped too."""
+    player = BIN / "msrward-player"
+    if not player.exists():
+        pytest.skip("no msrward-player: there was no static libc to link it with")
+    made = run("msrward", "tape", "parked.install_waits", "-o", tmp_path / "some.tape")
+    assert made.returncode == 0
+    command = [player, "-j1", tmp_path / "some.tape"]
+    playing = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    too_long = threading.Timer(30, playing.kill)
+    too_long.start()
+    try:
+        lines = iter(playing.stdout.readline, "")
+        last = next(int(line.split()[3]) for line in lines if line.startswith("msrward-p")) - 1
+        assert f"begin {last}\n" in lines
+        children = Path(f"/proc/{playing.pid}/task/{playing.pid}/children")
+        worker = int(children.read_text())
+        wait_until(lambda: len(os.listdir(f"/proc/{worker}/task")) > 1)  # a vCPU is parked
+        os.kill(playing.pid, signal.SIGSTOP)
+        wait_until(lambda: is_idle(worker))
+        os.kill(worker, signal.SIGSTOP)
+        os.kill(playing.pid, signal.SIGCONT)
+        assert "".join(lines).splitlines()[-1].startswith("over ")
+        assert playing.wait() == 0
+        assert not Path(f"/proc/{worker}").exists()
+    finally:
+        too_long.cancel()
+        playing.kill()
+        playing.wait()
+
+
+def is_idle(worker):
+    """Say whether the process sleeps in read(2), which a player's worker does between cases."""
+    return Path(f"/proc/{worker}/syscall").read_text().startswith("0 ")
+
+
+def wait_until(condition):
+    """Wait for a state of the kernel that has no event: a process asleep in read(2)."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
