@@ -9,18 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from vmm.conformance.c.tape import VERSION, crc_of, is_playable, tape
+from vmm.conformance.c.tape import VERSION, Alone, crc_of, entries, is_playable, tape
 from vmm.conformance.cases import CASES
 from vmm.conformance.judge.runner import Options
 from vmm.conformance.judge.trace import Reading, TraceError
 from vmm.conformance.judge.worker import judge
 from vmm.conformance.kernel.backend import KvmBackend
+from vmm.conformance.language import script as words
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import done, enable_exits, install, rdmsr, returned
+from vmm.conformance.oracle.refused import asked_alone
 from vmm.conformance.records.verdict import Verdict
 from vmm.exits import RdmsrExit
 from vmm.filter import default_allow
-from vmm.msr import FILTER
+from vmm.msr import FILTER, msr_name
 
 PLAYER = Path(sys.executable).with_name("msrward-player")
 SCRIPT = enable_exits(FILTER), install(default_allow().deny(1)), rdmsr(1)
@@ -186,9 +188,81 @@ def test_mutations_of_a_trace_raise_nothing_else_and_earn_nothing():
                 )
 
 
+LOOP = next(
+    case
+    for case in CASES
+    if is_playable(case) and len(asked_alone(case)) == 1 and set(case.all_needs) <= {"vcpus"}
+)
+ALONE = "text 1 gp", "text 2 returned(0x5)"
+
+
+def looped(alone, *, first=True):
+    """A trace of one case that has a loop: what the access does alone is told first, or last."""
+    todo = entries([LOOP])
+    index = rf"Msr\.{msr_name(asked_alone(LOOP)[0].index)}"
+    steps = [
+        re.sub(index, hex(asked_alone(LOOP)[0].index), repr(step)[1:-1].rstrip(","))
+        for step in words.steps(LOOP.actions, LOOP.expected)
+    ]
+    texts = [f"text {number} {step}" for number, step in enumerate(steps, 3)]
+    lone, case = (
+        next(at for at, entry in enumerate(todo) if isinstance(entry, kind))
+        for kind in (Alone, Case)
+    )
+    head = [f"msrward-player {VERSION:08x} {crc_of(tape([LOOP])):08x} {len(todo)}", *HEAD[1:4]]
+    needs = [
+        line
+        for at, entry in enumerate(todo)
+        if isinstance(entry, str)
+        for line in (f"begin {at}", f"done {at} 0 ok ")
+    ]
+    asked = [f"begin {lone}", f"done {lone} 0 {alone}"]
+    held = played(case, steps=" ".join(str(at) for at in range(3, 3 + len(steps))))
+    order = [*asked, *held] if first else [asked[0], *held, asked[1]]
+    return [*head, *ALONE, *texts, *needs, *order, f"over {len(todo)}"]
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    "alone, verdict",
+    [
+        ("ok 1", Verdict.SKIP),
+        ("ok 2", Verdict.PASS),
+        ("timeout", Verdict.ERROR),
+        ("died-11", Verdict.ERROR),
+        ("ok 99", Verdict.ERROR),
+        ("ok ", Verdict.ERROR),
+    ],
+)
+def test_a_loop_that_only_faults_here_is_no_pass(alone, verdict, first):
+    reading, (record,) = read(looped(alone, first=first), (LOOP,))
+    assert record["verdict"] is verdict, record
+    assert "alone is not known" in record.get("error", "") or verdict is not Verdict.ERROR
+    assert (record.get("need") or "").startswith("msr:") is (verdict is Verdict.SKIP)
+    assert reading.is_over and not reading.missing
+
+
+def test_a_case_waits_for_what_it_asks():
+    lines = looped("ok 1", first=False)
+    reading = Reading([LOOP], Options())
+    for line in lines[:-2]:
+        assert not list(reading.line(line))
+    assert reading.missing == [LOOP.id]
+    with pytest.raises(TraceError, match=f"{LOOP.id} has no end"):
+        list(reading.line(lines[-1]))
+
+
+def test_no_case_passes_when_what_it_asks_was_not_played():
+    lines = [line for line in looped("ok 1") if not line.startswith(("begin 1", "done 1"))]
+    assert len(lines) == len(looped("ok 1")) - 2
+    with pytest.raises(TraceError, match="has no end"):
+        read(lines, (LOOP,))
+
+
 def spread():
     themes = {case.id.partition(".")[0]: case for case in reversed(CASES)}
-    chosen = [*themes.values(), *CASES[::40]]
+    loops = [case for case in CASES if asked_alone(case)]
+    chosen = [*themes.values(), *CASES[::40], *loops]
     return [
         case
         for case in {case.id: case for case in chosen}.values()

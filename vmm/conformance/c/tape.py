@@ -20,12 +20,14 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from vmm.conformance.language import script as s
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.lasting import needs_its_own_vm
 from vmm.conformance.oracle import spoiled
+from vmm.conformance.oracle.refused import asked_alone
 from vmm.filter import AtEdge, MsrFilter, MsrRange, Pointer, bitmap_bytes
 
 VERSION = 0x3AEAFCBB
@@ -59,8 +61,20 @@ def tape(cases: Sequence[Case], *, timeout: float = 10.0) -> bytes:
     return HEADER.pack(MAGIC, VERSION, len(records), len(body), zlib.crc32(body)) + body
 
 
-Entry = Case | str | tuple[str, str]
-"""A record of a tape: a case, a need by its name, or a parameter and its value."""
+@dataclass(frozen=True)
+class Alone:
+    """An access in a VM of its own: what it leaves there is asked of cases that it is part of."""
+
+    access: s.Access
+
+    @property
+    def case(self) -> Case:
+        """The access as a case, which nobody judges."""
+        return Case(f"alone {self.access!r}", "", "", (self.access,), ())
+
+
+Entry = Case | str | tuple[str, str] | Alone
+"""A record of a tape: a case, a need by its name, a parameter and its value, or a lone access."""
 
 
 def entries(cases: Sequence[Case]) -> list[Entry]:
@@ -68,15 +82,22 @@ def entries(cases: Sequence[Case]) -> list[Entry]:
     plain = [case for case in cases if spoiled.NEED not in case.needs]
     ignoring = [case for case in cases if spoiled.NEED in case.needs]
     needs = dict.fromkeys(need for case in cases for need in _needs(case))
+    head: list[Entry] = [*needs, *_alone(plain), *plain]
     if not ignoring:
-        return [*needs, *plain]
-    return [*needs, *plain, ("ignore_msrs", "1"), *ignoring, ("ignore_msrs", "0")]
+        return head
+    return [*head, ("ignore_msrs", "1"), *_alone(ignoring), *ignoring, ("ignore_msrs", "0")]
+
+
+def _alone(cases: Sequence[Case]) -> list[Alone]:
+    return [Alone(each) for each in dict.fromkeys(each for c in cases for each in asked_alone(c))]
 
 
 def _written(entry: Entry, timeout: float) -> bytes:
     match entry:
         case Case():
             return _case(entry, timeout)
+        case Alone():
+            return _case(entry.case, timeout)
         case str():
             return _record(NEED, entry, b"")
         case (name, value):

@@ -12,7 +12,8 @@ its events alone. One line a thing::
     said N TEXT          beat                  over RECORDS          unwatched WHY
 
 N is the number of a record of the tape, from 0; STEPS are numbers of texts, "4*3" for three in a
-row. Texts have what is no printable character as \xNN.
+row. Texts have what is no printable character as \xNN. A case that asks what an access does alone
+has its record when those on the tape have ended: they come first, but workers overtake each other.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from pathlib import Path
 from typing import Any
 
 from vmm.conformance.c.notation import read_events
-from vmm.conformance.c.tape import VERSION, crc_of, entries, tape
+from vmm.conformance.c.tape import VERSION, Alone, crc_of, entries, tape
 from vmm.conformance.host import facts as host_facts
 from vmm.conformance.host.klog import find_splats, kernel_message
 from vmm.conformance.judge.runner import Options, case_record
 from vmm.conformance.judge.worker import judge
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import Script, Step, Trace
+from vmm.conformance.oracle.refused import asked_alone
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.verdict import Verdict
 
@@ -83,6 +85,8 @@ class Reading:
         self._texts: list[Step | str] = []
         self._playing: dict[int, _Played | None] = {}
         self._done: set[int] = set()
+        self._alone: dict[tuple[Script, bool], Trace | str] = {}
+        self._waiting: list[tuple[_Played, str, float, str]] = []
         self._log: list[str] = []
         self._ignoring = False
         self._greeted = False
@@ -99,7 +103,7 @@ class Reading:
             entry.id
             for number, entry in enumerate(self.entries)
             if isinstance(entry, Case) and number not in self._done
-        ]
+        ] + [played.case.id for played, *_ in self._waiting]
 
     def line(self, text: str) -> Iterator[Record]:
         """Take one line; yield the records that it completes. TraceError if it cannot be."""
@@ -204,12 +208,16 @@ class Reading:
         """Take a case that was not played for want of what it needs."""
         text, _, need = rest.partition(" ")
         number = self._number(text)
-        case = self.entries[number]
+        entry = self.entries[number]
+        case = entry.case if isinstance(entry, Alone) else entry
         self._know_host()
         if not isinstance(case, Case) or need not in self.lacking or need not in case.all_needs:
             raise TraceError(f"a case that lacks nothing: {_shown(rest)}")
         self._done.add(number)
-        yield self._record(_Played(case, self._ignoring), "ok", 0.0, "")
+        if isinstance(entry, Alone):
+            yield from self._know_alone(entry, f"it was not played for want of {need}")
+        else:
+            yield self._record(_Played(case, self._ignoring), "ok", 0.0, "")
 
     def _said(self, rest: str) -> None:
         number, _, text = rest.partition(" ")
@@ -230,8 +238,14 @@ class Reading:
         self._attribute()
         played = self._playing.pop(number)
         self._done.add(number)
+        entry = self.entries[number]
         if played:
-            yield self._record(played, how, float(ms), steps)
+            self._waiting.append((played, how, float(ms), steps))
+            yield from self._judged()
+        elif isinstance(entry, Alone):
+            trace, damage = self._trace(steps, 1)
+            bad = damage or ("" if how == "ok" else f"the player's worker {_shown(how)}")
+            yield from self._know_alone(entry, bad or trace or "it left nothing")
         elif how != "ok":  # a need that could not be found out
             self.lacking[str(self.entries[number])] = f"the player {_shown(how)} when it tried"
 
@@ -239,7 +253,7 @@ class Reading:
         self._know_host()
         self._attribute()
         if self._playing or self.missing:
-            first = (self.running or self.missing)[0]
+            first = (self.running or self.missing or ["what a case needs"])[0]
             raise TraceError(f"it is over, and {first} has no end")
         self.is_over = True
 
@@ -265,6 +279,22 @@ class Reading:
 
     # --- a case -------------------------------------------------------------------------------
 
+    def _know_alone(self, entry: Alone, seen: Trace | str) -> Iterator[Record]:
+        """Take what a lone access left, or why that is not known, and judge who waited for it."""
+        self._alone[(entry.access,), self._ignoring] = seen
+        yield from self._judged()
+
+    def _judged(self) -> Iterator[Record]:
+        """Yield the records of the cases that have ended and ask for nothing that has not."""
+        held, self._waiting = self._waiting, []
+        for each in held:
+            played = each[0]
+            asked = (((access,), played.ignoring) for access in asked_alone(played.case))
+            if all(key in self._alone for key in asked):
+                yield self._record(*each)
+            else:
+                self._waiting.append(each)
+
     def _record(self, played: _Played, how: str, ms: float, steps: str) -> Record:
         options = replace(self.options, vendor=str(self.host.get("vendor_module") or ""))
         outcome = self._outcome(played, how, steps)
@@ -285,7 +315,10 @@ class Reading:
             return {"verdict": Verdict.ERROR, "error": self.seen[name]}
         if steps:
             self.seen[name] = trace
-        return judge(played.case, _Seen(trace, self.lacking), ignoring=played.ignoring)
+        ignoring = played.ignoring
+        alone = {script: seen for (script, when), seen in self._alone.items() if when is ignoring}
+        seen = _Seen(played.case.actions, trace, self.lacking, alone)
+        return judge(played.case, seen, ignoring=ignoring)
 
     def _trace(self, steps: str, most: int) -> tuple[Trace, str]:
         """Return the events of the steps, and what is wrong with what should name them."""
@@ -328,12 +361,17 @@ TAKES: dict[str, Any] = {
 class _Seen:
     """A backend that has run the case already: elsewhere, by the player."""
 
+    script: Script
     trace: Trace
     lacking: Mapping[str, str]
+    alone: Mapping[Script, Trace | str]
 
-    def run(self, _: Script, *, expected: Trace | None = None) -> Trace:
-        """Return what the player saw."""
-        return self.trace
+    def run(self, script: Script, *, expected: Trace | None = None) -> Trace:
+        """Return what the player saw; LookupError where it did not see the end of it."""
+        seen = self.trace if script == self.script else self.alone.get(script, "it was not asked")
+        if isinstance(seen, str):
+            raise LookupError(f"what {script[0]!r} does alone is not known: {seen}")
+        return seen
 
     def lacks(self, need: str) -> str | None:
         """Return why the player's machine does not have ``need``."""

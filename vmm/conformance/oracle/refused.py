@@ -41,6 +41,19 @@ def refused_here(case: Case, seen: Trace, alone: Callable[[Access], Step]) -> tu
     return tuple(dict.fromkeys(indices))
 
 
+def asked_alone(case: Case) -> tuple[Access, ...]:
+    """Return the accesses whose outcome alone ``refused_here`` may ask for."""
+    if case.observes or PASSED_THROUGH not in case.requirements:
+        return ()
+    spun = (action.access for action in case.actions if isinstance(action, Spin))
+    asked = (_alone(access) for access in spun if not is_unknown_to_kvm(access.index))
+    return tuple(dict.fromkeys(asked))
+
+
+def _alone(access: Access) -> Access:
+    return replace(access, vcpu=0)
+
+
 def _let_through(
     case: Case, seen: Trace, alone: Callable[[Access], Step]
 ) -> Iterator[tuple[Access, Step]]:
@@ -50,7 +63,7 @@ def _let_through(
         if not isinstance(access, Access) or is_unknown_to_kvm(access.index):
             continue
         if isinstance(action, Spin):
-            yield access, alone(replace(access, vcpu=0))
+            yield access, alone(_alone(access))
         elif want == (unfiltered,):
             yield access, have
 
