@@ -31,23 +31,6 @@ typedef __typeof__(((struct kvm_vcpu_events *)0)->nmi) mw_nmi;
 /* Where a page fault message has its address: inside a union that cffi cannot name. */
 #define MW_FAULT_ADDRESS offsetof(struct uffd_msg, arg.pagefault.address)
 
-/* A vCPU to enter. is_pending: the last exit was an MSR exit that the kernel has not completed yet.
- * kvm_run cannot say so: after EINTR it still shows the exit that is over (R65). An exit whose
- * reason is known_reason and whose kvm_run.msr is known is MW_KNOWN, so that nobody decodes it. */
-struct mw_vcpu {
-	int fd;
-	uint32_t is_pending;
-	void *run;
-	uint32_t known_reason;
-	uint32_t state;
-	int tid;
-	uint8_t known[24];
-};
-#define MW_NOT_PENDING (-4096) /* below every -errno */
-#define MW_GONE (-4097)        /* closed while it ran: who ran it ends it */
-#define MW_BUSY (-4098)        /* another thread is in it */
-#define MW_KNOWN 0x10000       /* above every exit reason */
-
 /* The answer to one access: error, scribble (also overwrite what the kernel must ignore), data. */
 struct mw_reply {
 	uint64_t data;
@@ -133,17 +116,11 @@ int mw_ioctl(int fd, unsigned long number, uintptr_t arg);
 int mw_ioctl_compat(int fd, uint32_t number, uint32_t arg);
 int mw_ioctl_in_child(int fd, unsigned long number, uintptr_t arg, int compat);
 int mw_run(int fd, void *run);
-int mw_enter(struct mw_vcpu *vcpu);
-int mw_reply(struct mw_vcpu *vcpu, uint64_t data);
-int mw_fail(struct mw_vcpu *vcpu);
 int mw_drain(struct mw_batch *batch);
 int mw_sweep(struct mw_sweep *sweep);
 int mw_bulk(struct mw_bulk *bulk);
 int mw_kick_handler(int signo);
 int mw_kick(int tid, int signo);
-int mw_claim(struct mw_vcpu *vcpu);
-int mw_unclaim(struct mw_vcpu *vcpu);
-int mw_retire(struct mw_vcpu *vcpu);
 int mw_blank(void *at, size_t size);
 struct kvm_regs *mw_sync_regs(void *run);
 /* A vCPU that runs until it is stopped, each MSR exit answered with reply; exits are counted and the

@@ -88,7 +88,7 @@ OBJECT = ("-O2", "-c", "-o", "/dev/null")
 
 def test_the_extension(compiler, flags, extension):
     headers = f"-isystem{sysconfig.get_path('include')}", f"-I{NATIVE}"
-    for source in (extension, NATIVE / "shim.c", NATIVE / "stress.c"):
+    for source in (extension, *(NATIVE / f"{name}.c" for name in ("shim", "stress", "entry"))):
         quiet(compiler, *flags, *OBJECT, *headers, "-DPy_LIMITED_API=0x030b0000", source)
 
 

@@ -80,12 +80,12 @@ def system_on(fd: int) -> Kvm:
 
 
 def vcpu_on(fd: int) -> Vcpu:
-    vcpu = object.__new__(Vcpu)
+    vcpu = Vcpu.__new__(Vcpu)
     vcpu.fd, vcpu.vcpu_id, vcpu._run_size = fd, 0, 4096
     vcpu._keep = Mapping(4096)
     vcpu._area = ffi.cast("void *", vcpu._keep.address)
     vcpu.kvm_run = ffi.cast("struct kvm_run *", vcpu._area)
-    vcpu._use(fd)
+    vcpu._open(fd, vcpu._keep.address)
     return vcpu
 
 

@@ -133,6 +133,35 @@ def test_a_closed_kvm_run_is_zeroes(vm):
             use()
 
 
+def test_a_run_takes_its_two_answers_and_nothing_else(vm):
+    vm.enable_msr_exits(FILTER)
+    vm.set_msr_filter(default_allow().deny(Msr.STAR))
+    vcpu = Guest.load("read_msr").boot(vm, rcx=Msr.STAR)
+    with pytest.raises(ValueError, match="no MSR exit waits"):
+        vcpu.run(1)
+    assert isinstance(vcpu.run(None, False), vmm.RdmsrExit)
+    odd = ((1, False, 2), {}), ((), {"answer": 1}), ((1,), {"reply": 1}), (("x",), {}), ((1.5,), {})
+    for places, names in odd:
+        with pytest.raises(TypeError):
+            vcpu.run(*places, **names)
+    for places, names in (((1, 2), {}), ((1 << 64, 0), {}), ((), {"reply": -1})):
+        with pytest.raises(ValueError, match=r"one answer|64 bits"):
+            vcpu.run(*places, **names)
+    for use in (lambda: vcpu.reply(1, 2), lambda: vcpu.reply(value=1), lambda: vcpu.reply("x")):
+        with pytest.raises(TypeError):
+            use()
+    vcpu.reply(data=0)
+    assert isinstance(vcpu.run(reply=True, **{"".join(("fa", "il")): False}), vmm.HltExit)
+    assert vcpu.get_regs().rax == 1
+
+
+def test_a_vcpu_that_was_never_made_is_closed():
+    vcpu = vmm.Vcpu.__new__(vmm.Vcpu)
+    for use in (vcpu.run, vcpu.reply, vcpu.fail, lambda: vcpu.run(reply=1)):
+        with pytest.raises(Closed):
+            use()
+
+
 @pytest.mark.parametrize("size", [0, -1, -4096, 1.5, None, "1", math.nan, 1 << 64])
 def test_no_memory_of_an_odd_size(size):
     with pytest.raises((ValueError, TypeError, KvmError)):

@@ -178,7 +178,8 @@ def test_the_wheel_is_abi3_and_carries_the_guests(wheel):
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
     assert f"-{tag}-abi3-linux_x86_64" in wheel.name
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"vmm/_native.abi3.so", "vmm/guests/access.elf", "vmm/cli/__init__.py"} <= set(names)
+    native = {f"vmm/{name}.abi3.so" for name in ("_native", "_entry")}
+    assert {*native, "vmm/guests/access.elf", "vmm/cli/__init__.py"} <= set(names)
     assert not [name for name in names if "__pycache__" in name]
 
 

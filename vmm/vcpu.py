@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+from vmm._entry import BUSY, GONE, NOT_PENDING, Entry
 from vmm._native import ffi, lib
 from vmm.errors import Busy, KvmError
 from vmm.exits import (
@@ -38,11 +39,8 @@ ONE_REG_MSR = 0x2030_0002_0000_0000
 MSR = struct.Struct("<QIIQ")
 """``kvm_run.msr``, at byte 32 (words 4 to 6): error and pad, reason, index, data."""
 
-_enter, _reply, _fail, _WHOLE = lib.mw_enter, lib.mw_reply, lib.mw_fail, slice(None)
-_KNOWN = lib.MW_KNOWN
 
-
-class Vcpu(KvmFile):
+class Vcpu(Entry, KvmFile):
     """A vCPU, made by ``Vm.create_vcpu`` (or a guest's ``boot``)."""
 
     def __init__(self, fd: int, vcpu_id: int, run_size: int) -> None:
@@ -57,38 +55,11 @@ class Vcpu(KvmFile):
         self._area = ffi.gc(self._area, lambda at: lib.munmap(at, run_size))
         self.fd, self._pid = fd, os.getpid()
         self.kvm_run: Any = ffi.cast("struct kvm_run *", self._area)
-        self._use(fd)
+        self._open(fd, int(ffi.cast("uintptr_t", self._area)))
+        self._reads: dict[bytes, RdmsrExit | WrmsrExit] = {}
+        self._writes: dict[bytes, RdmsrExit | WrmsrExit] = {}
 
-    # --- running ----------------------------------------------------------------------------
-
-    def run(self, reply: int | None = None, fail: bool = False) -> Exit:
-        """Answer the pending MSR exit, if told how, and enter the guest until its next exit.
-
-        ``reply`` lets the access succeed (a RDMSR with that value), ``fail`` has it raise #GP; with
-        neither, what ``self.reply`` or ``self.fail`` left counts. ``KvmError`` with EINTR for a
-        signal or a kick, ``Busy`` while another thread is in it; ``ValueError``, the guest not
-        entered, for both or without an exit.
-        """
-        if reply is not None and not fail:
-            try:
-                reason = _reply(self._entry, reply)
-            except OverflowError:
-                raise ValueError(f"run: reply must fit 64 bits unsigned, not {reply:#x}") from None
-        elif reply is None:
-            reason = (_fail if fail else _enter)(self._entry)
-        else:
-            raise ValueError("run(reply=..., fail=True): an access has one answer only")
-        return self._known if reason == _KNOWN else self._decode(reason)
-
-    def reply(self, data: int = 0) -> None:
-        """Answer an MSR exit: the access succeeds at the next run, a RDMSR with ``data``."""
-        words = self._words
-        try:
-            words[6] = data
-            words[4] = 0
-        except ValueError:
-            self._must_be_open("reply")
-            raise ValueError(f"reply: data must fit 64 bits unsigned, not {data}") from None
+    # --- running: run and reply are Entry's ---------------------------------------------------
 
     def fail(self, error: int = 1) -> None:
         """Answer an MSR exit: the access raises #GP at the next run (R61)."""
@@ -252,7 +223,6 @@ class Vcpu(KvmFile):
         is_open = self.fd >= 0
         super().close()
         if is_open:
-            self._words.release()
             lib.mw_blank(self._area, self._run_size)
 
     def entered(self) -> AbstractContextManager[None]:
@@ -265,33 +235,33 @@ class Vcpu(KvmFile):
 
     @contextmanager
     def _claimed(self) -> Iterator[None]:
-        claimed = lib.mw_claim(self._entry)
+        claimed = self._claim()
         if claimed < 0:
             raise self._unclaimed(claimed, "KVM_RUN")
         try:
             yield
         finally:
-            if lib.mw_unclaim(self._entry):
+            if self._unclaim():
                 self._let_go()
 
     # --- inside -----------------------------------------------------------------------------
 
     def _send(self, send: Callable[..., int], number: int, arg: int, name: str) -> int:
         # The kernel lets one thread into a vCPU; a second would wait until the guest exits.
-        claimed = lib.mw_claim(self._entry)
+        claimed = self._claim()
         if claimed < 0:
             raise self._unclaimed(claimed, name)
         try:
             return super()._send(send, number, arg, name)
         finally:
-            if lib.mw_unclaim(self._entry):
+            if self._unclaim():
                 self._let_go()
 
     def _retire(self) -> int:
-        return int(lib.mw_retire(self._entry)) + self._users
+        return self._retire_entry() + self._users
 
     def _interrupt(self) -> None:
-        self._kick(self._entry.tid)
+        self._kick(self._thread())
         super()._interrupt()
 
     def _kick(self, tid: int) -> None:
@@ -320,45 +290,19 @@ class Vcpu(KvmFile):
         self.pointed(getattr(lib, name), value, name)
         return value
 
-    def _use(self, fd: int) -> None:
-        # What a run and a reply touch: on a CPU that comes back from a guest every cache is cold,
-        # so each object more would be felt.
-        self._entry: Any = ffi.new("struct mw_vcpu *", {"fd": fd, "run": self._area})
-        self._words = memoryview(ffi.buffer(self._area, 64)).cast("Q")
-        self._msr: Any = ffi.buffer(self._area + 32, MSR.size)
-        self._reads: dict[bytes, RdmsrExit | WrmsrExit] = {}
-        self._writes: dict[bytes, RdmsrExit | WrmsrExit] = {}
-        self._last: Exit | None = None
-        self._known: Any = None
-
-    def _decode(self, reason: int) -> Exit:
+    def _decode(self, reason: int, msr: bytes) -> Exit:
+        # An exit is a value, so equal exits may be one object: a loop makes it once.
         if reason == RDMSR:
-            known = self._reads
-        elif reason == WRMSR:
-            known = self._writes
-        elif reason >= 0:
-            return EXITS.get(reason, self._other)(self.kvm_run)
-        else:
+            return self._reads.get(msr) or self._new_msr_exit(self._reads, msr)
+        if reason == WRMSR:
+            return self._writes.get(msr) or self._new_msr_exit(self._writes, msr)
+        if reason < 0:
             raise self._ended(reason)
-        msr = self._msr[_WHOLE]
-        exit_ = known.get(msr) or self._new_msr_exit(known, msr)
-        if exit_ is self._last:
-            self._expect(reason, msr, exit_)
-        self._last = exit_
-        return exit_
-
-    def _expect(self, reason: int, msr: bytes, exit_: Exit) -> None:
-        # The shim knows an exit that came twice in a row. A signal handler may raise between any
-        # two of these lines: the shim must never know another exit than self._known.
-        self._entry.known_reason = 0
-        self._known = exit_
-        ffi.memmove(self._entry.known, msr, len(msr))
-        self._entry.known_reason = reason
+        return EXITS.get(reason, self._other)(self.kvm_run)
 
     def _new_msr_exit(
         self, known: dict[bytes, RdmsrExit | WrmsrExit], msr: bytes
     ) -> RdmsrExit | WrmsrExit:
-        # An exit is a value, so equal exits may be one object: a loop makes it once.
         kind = RdmsrExit if known is self._reads else WrmsrExit
         head, reason, index, data = MSR.unpack(msr)
         exit_ = kind(index, MsrExitReason(reason), data, head & 0xFF, head >> 8)
@@ -367,12 +311,12 @@ class Vcpu(KvmFile):
         return exit_
 
     def _ended(self, reason: int) -> Exception:
-        if reason == lib.MW_NOT_PENDING:
+        if reason == NOT_PENDING:
             return ValueError("run(reply=...) or run(fail=True): no MSR exit waits for an answer")
-        if reason == lib.MW_GONE:  # closed while it ran: this thread was the last in it
+        if reason == GONE:  # closed while it ran: this thread was the last in it
             self._let_go()
             return self._closed("KVM_RUN")
-        if reason in (lib.MW_BUSY, -errno.EBADF):
+        if reason in (BUSY, -errno.EBADF):
             return self._unclaimed(reason, "KVM_RUN")
         return self._refusal(-reason, "KVM_RUN")
 
