@@ -513,8 +513,7 @@ static void become_l1(int id)
 	levels[id].is_in_l2 = levels[id].n_stored = 0;
 	is_svm = extensions() == 's';
 	memcpy(vm.memory + L2_START, first, sizeof(first));
-	if (ioctl(vm.vcpus[id].fd, KVM_GET_SREGS, &sregs) < 0)
-		die("KVM_GET_SREGS");
+	sregs = read_sregs(id);
 	if (is_svm) {
 		write_l1_svm();
 		sregs.efer |= 1 << 12;						/* SVME */
@@ -525,8 +524,7 @@ static void become_l1(int id)
 		sregs.cr4 |= 1 << 13;						/* VMXE */
 		need_msr(id, 0x3a, 5);	/* FEAT_CTL: locked, with VMX outside of SMX */
 	}
-	if (ioctl(vm.vcpus[id].fd, KVM_SET_SREGS, &sregs) < 0)
-		die("KVM_SET_SREGS");
+	write_sregs(id, &sregs);
 }
 
 /* Run L1's stub or L2's call to where it ends. */

@@ -5,9 +5,10 @@
 #include "words.c"
 #include "platform.c"
 #include "levels.c"
+#include "modes.c"
 
 /* What the layout of every action comes to: a test computes it, so that no tape is misread. */
-static const __u32 VERSION = 0x3aeafcbb;
+static const __u32 VERSION = 0xe923ce4f;
 
 enum { HEADER = 24, POOLED = 2 };
 
@@ -145,9 +146,8 @@ static struct reply reply_of(struct cursor *tape)
 	return (struct reply){ data, error, u8(tape) };
 }
 
-static struct access access_of(struct cursor *tape)
+static struct access access_of(struct cursor *tape, __u8 flags)
 {
-	__u8 flags = u8(tape);
 	struct access access = {
 		.rip = (flags & 1 ? WRMSR : RDMSR) | (flags & 2 ? PREFIXED : 0),
 		.rflags = flags & 4 ? TF : 0,
@@ -445,12 +445,34 @@ static void await_of(struct cursor *tape)
 	await_task(text(tape, name, sizeof(name)));
 }
 
+static void access_in(__u8 mode, __u8 action, int id, struct access access)
+{
+	static const struct mode *const modes[] = {
+		&long_mode, &compat_mode, &user_mode, &protected_mode, &real_mode,
+	};
+	enum { SMM = sizeof(modes) / sizeof(modes[0]) };
+
+	if (mode > SMM || action == SPIN)
+		damaged("an access in no mode that it can have");
+	if (mode == SMM && action == ACCESS)
+		do_access_in_smm(id, access);
+	else if (mode == SMM)
+		begin_in_smm(id, access);
+	else if (action == ACCESS)
+		do_access_in(modes[mode], id, access);
+	else
+		begin_in(modes[mode], id, access);
+}
+
 static void access_on(struct cursor *tape, __u8 action)
 {
 	int id = used_vcpu(tape);
-	struct access access = access_of(tape);
+	__u8 flags = u8(tape), what = flags >> 3 & 3;
+	struct access access = access_of(tape, flags);
 
-	if (action == ACCESS)
+	if (what || flags >> 5)
+		access_in(flags >> 5, action, id, what ? behind(what, access) : access);
+	else if (action == ACCESS)
 		do_access(id, access);
 	else if (action == BEGIN)
 		begin(id, access);
@@ -607,7 +629,8 @@ static const struct { const char *name; const char *(*lacks)(void); } needs[] = 
 	{ "shstk", lacks_shstk }, { "mediated_pmu", lacks_mediated_pmu }, { "pt", lacks_pt },
 	{ "spec_ctrl", lacks_spec_ctrl }, { "xfd", lacks_xfd }, { "lbr", lacks_lbr },
 	{ "nested", lacks_nested }, { "nested_svm", lacks_nested_svm },
-	{ "nested_vmx", lacks_nested_vmx },
+	{ "nested_vmx", lacks_nested_vmx }, { "smm", lacks_smm },
+	{ "put_off_debug", lacks_put_off_debug },
 };
 
 static const char *lacks(const char *name)

@@ -66,6 +66,7 @@ struct access {
 	__u64 rip;	/* RDMSR or WRMSR, | PREFIXED behind the prefix */
 	__u64 rcx, rax, rdx;
 	__u64 rflags;	/* TF: a #DB comes right after it */
+	int before;	/* bytes of code in front of it that are executed too */
 	struct reply reply;
 };
 
@@ -73,7 +74,7 @@ struct vcpu {
 	int fd;
 	struct kvm_run *run;
 	struct access access;
-	int (*left)(int id);	/* of an L1: says how the run ended its L2, if it did */
+	int (*left)(int id);	/* in L2 or another mode: says how the run ended, if that is over */
 };
 
 static int kvm;
@@ -247,7 +248,7 @@ static void open_kvm(void)
 static void open_vm(void)
 {
 	const __u64 gdt[] = { 0, 0x00af9b000000ffff, 0x00cf93000000ffff };
-	const __u64 pml4 = PDPT | 3, pdpt = PD | 3, pd[] = { 0x83, MEMORY | 0x83 };
+	const __u64 pml4 = PDPT | 7, pdpt = PD | 7, pd[] = { 0x87, MEMORY | 0x87 };
 	/* mov (%rcx), %rbx; out %al, $port */
 	const __u8 touch[] = { 0x48, 0x8b, 0x19, 0xe6, DONE_PORT };
 
@@ -273,29 +274,39 @@ static void open_vm(void)
 static struct kvm_segment segment(int selector, int type, int l)
 {
 	return (struct kvm_segment){
-		.limit = 0xffffffff, .selector = selector, .type = type,
+		.limit = 0xffffffff, .selector = selector, .type = type, .dpl = selector & 3,
 		.present = 1, .s = 1, .l = l, .db = !l, .g = 1,
 	};
 }
 
-static void enter_long_mode(int fd)
+static struct kvm_sregs read_sregs(int id)
 {
 	struct kvm_sregs sregs;
 
-	if (ioctl(fd, KVM_GET_SREGS, &sregs) < 0)
+	if (ioctl(vm.vcpus[id].fd, KVM_GET_SREGS, &sregs) < 0)
 		die("KVM_GET_SREGS");
-	sregs.cs = segment(0x08, 11, 1);
-	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = segment(0x10, 3, 0);
-	sregs.gdt.base = GDT;
-	sregs.gdt.limit = 0x17;
-	sregs.idt.base = IDT;
-	sregs.idt.limit = 16 * VECTORS - 1;
-	sregs.cr3 = PML4;
-	sregs.cr4 = 0x220;	/* PAE, OSFXSR */
-	sregs.cr0 = 0x80010033;	/* PG, WP, NE, ET, MP, PE */
-	sregs.efer = 0xd01;	/* NX, LMA, LME, SCE */
-	if (ioctl(fd, KVM_SET_SREGS, &sregs) < 0)
+	return sregs;
+}
+
+static void write_sregs(int id, const struct kvm_sregs *sregs)
+{
+	if (ioctl(vm.vcpus[id].fd, KVM_SET_SREGS, sregs) < 0)
 		die("KVM_SET_SREGS");
+}
+
+/* 64-bit mode, CPL0, flat, with the tables of open_vm(). */
+static void be_long(struct kvm_sregs *sregs)
+{
+	sregs->cs = segment(0x08, 11, 1);
+	sregs->ds = sregs->es = sregs->fs = sregs->gs = sregs->ss = segment(0x10, 3, 0);
+	sregs->gdt.base = GDT;
+	sregs->gdt.limit = 0x17;
+	sregs->idt.base = IDT;
+	sregs->idt.limit = 16 * VECTORS - 1;
+	sregs->cr3 = PML4;
+	sregs->cr4 = 0x220;		/* PAE, OSFXSR */
+	sregs->cr0 = 0x80010033;	/* PG, WP, NE, ET, MP, PE */
+	sregs->efer = 0xd01;		/* NX, LMA, LME, SCE */
 }
 
 /* All that the host supports; the caller frees it. */
@@ -319,6 +330,7 @@ static int add_vcpu(int id)
 	int fd = ioctl(vm.fd, KVM_CREATE_VCPU, id);
 	int size = ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
 	struct kvm_cpuid2 *cpuid;
+	struct kvm_sregs sregs;
 
 	if (fd < 0)
 		return -1;
@@ -330,7 +342,9 @@ static int add_vcpu(int id)
 	if (ioctl(fd, KVM_SET_CPUID2, cpuid) < 0)
 		die("KVM_SET_CPUID2");
 	free(cpuid);
-	enter_long_mode(fd);
+	sregs = read_sregs(id);
+	be_long(&sregs);
+	write_sregs(id, &sregs);
 	/* Behind an in-kernel APIC all but the first would wait for a SIPI. */
 	if (ioctl(fd, KVM_SET_MP_STATE, &runnable) < 0)
 		die("KVM_SET_MP_STATE");
@@ -426,7 +440,7 @@ static void saw_outcome(int id, int port)
 	struct kvm_regs regs = read_regs(id);
 	__u64 high = (regs.rdx & ~0xffffffffull) | regs.rax >> 32;
 	__u64 value = regs.rdx << 32 | (regs.rax & 0xffffffff);
-	int is_read = (vcpu->access.rip & ~(__u64)PREFIXED) == RDMSR;
+	int is_read = !(vcpu->access.rip & (RDMSR ^ WRMSR));
 
 	if (port != DONE_PORT)
 		saw_fault(vcpu, &regs, port - VECTOR_PORT);
@@ -519,7 +533,7 @@ static void answer(int id, struct reply reply)
 static void set_up(int id, struct access access)
 {
 	struct kvm_regs regs = {
-		.rip = access.rip & PREFIXED ? access.rip - sizeof(prefix) : access.rip,
+		.rip = access.rip - (access.rip & PREFIXED ? sizeof(prefix) : 0) - access.before,
 		.rbx = COUNTERS + 8 * id, .rcx = access.rcx, .rax = access.rax, .rdx = access.rdx,
 		.rsp = STACKS + PAGE * (id + 1), .rflags = access.rflags | 2,
 	};
@@ -535,24 +549,31 @@ static int begin(int id, struct access access)
 	return saw_run(id, enter_guest(id));
 }
 
-/* The whole access, every exit answered with its reply. */
-static void do_access(int id, struct access access)
+/* Answer every exit of an access that was begun with its reply. */
+static void answer_exits(int id, int more)
 {
-	int exits = 0, more = begin(id, access);
+	const struct access *access = &vm.vcpus[id].access;
+	int exits = 0;
 
 	while (more) {
 		struct kvm_regs regs = read_regs(id);
 
-		if (regs.rip != access.rip || regs.rcx != access.rcx ||
-		    regs.rax != access.rax || regs.rdx != access.rdx)
+		if (regs.rip != access->rip || regs.rcx != access->rcx ||
+		    regs.rax != access->rax || regs.rdx != access->rdx)
 			saw_regs(id, &regs);
 		if (++exits > 16) {
 			saw("Lost('more exits than accesses')");
 			return;
 		}
-		answer(id, access.reply);
+		answer(id, access->reply);
 		more = saw_run(id, enter_guest(id));
 	}
+}
+
+/* The whole access. */
+static void do_access(int id, struct access access)
+{
+	answer_exits(id, begin(id, access));
 }
 
 static void get_regs(int id)

@@ -101,6 +101,8 @@ ONE_OF_EACH: tuple[s.Action, ...] = (
     s.Rdmsr(1, 2, 3, 4, s.Reply(5, True, True), 6, True, True),
     s.Wrmsr(1, 2, 3, 4, s.Reply(5, False, True), 6, True, True),
     *(s.Begin(s.Rdmsr(1)), s.Spin(s.Wrmsr(1, 2))),
+    *(s.Rdmsr(1, mode=mode) for mode in tapes.MODES),
+    *(s.Begin(s.Wrmsr(1, 2, mode="real", after=after)) for after in tapes.AFTER),
     *(s.Complete(s.Reply(5, True), by, 6) for by in tapes.BY),
     *(s.Finish(None, 6), s.Finish(s.Reply(5), 6)),
     *(s.SetRegs(1, None, 3, "sync", 4), s.SetRegs(None, 2, -3, "ioctl", 4, 5), s.GetRegs(6)),
@@ -157,6 +159,17 @@ def test_bytes_that_mean_nothing_end_no_player_and_pass_no_case(has_kvm, player)
             assert ran.returncode in (0, 2), (at, value, ran)
             died = re.findall(rb"^done \d+ \d+ (died-.*)$", ran.stdout, re.MULTILINE)
             assert not died, (at, value)
+
+
+@pytest.mark.parametrize("access, more", [(s.Rdmsr(1, mode="real"), 2), (s.Spin(s.Rdmsr(1)), 1)])
+def test_an_access_in_no_mode_that_it_can_have_is_damage(has_kvm, player, access, more):
+    """A seventh mode, and a loop outside of 64-bit code."""
+    whole = tapes.tape([Case("a.b", "", "", (access,), ())])
+    body = bytearray(whole[tapes.HEADER.size :])
+    flags = body.rindex(tapes._step(access, None)) + 5  # its size, patience, word and vCPU
+    body[flags] += more << 5
+    ran = play(player, with_body(bytes(body)))
+    assert b"the tape is damaged: an access in no mode that it can have" in ran.stdout, ran
 
 
 def test_a_case_that_does_not_fit_is_named():

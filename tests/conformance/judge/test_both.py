@@ -154,8 +154,46 @@ MISTAKES = {
         'saw("ran");',
         "running.*star",
     ),
+    "user_code_is_the_kernels": (
+        "sregs->cs = segment(USER_CODE64, 11, 1);\n\tsregs->ds = sregs->es = sregs->ss"
+        " = segment(USER_DATA, 3, 0);",
+        ";",
+        "modes.user.*",
+    ),
+    "exceptions_of_user_code_have_no_stack": (
+        "memcpy(vm.memory + TASKS + TASK_SIZE * id + 4, &stack, sizeof(stack));",
+        ";",
+        "modes.user.*",
+    ),
+    "real_mode_counts_from_0": ("regs.rip -= mode->code;", ";", "modes.real.completion.*"),
+    "frame_of_real_mode_is_of_32_bits": (".word = 2, .code", ".word = 4, .code", "modes.real.*"),
+    "frame_has_no_error_code": (
+        "if (has_error_code(vector) && !mode->code) {",
+        "if (0) {",
+        "modes.protected.*",
+    ),
+    "gates_are_64_bit_ones": (
+        "sregs->idt.base = GATES32;",
+        "sregs->idt.base = IDT;",
+        "modes.protected.*",
+    ),
+    "bases_are_lost_with_the_mode": (
+        "sregs.fs.base = fs;\n\tsregs.gs.base = gs;",
+        ";",
+        "modes.*.scope.*_of_fs_base",
+    ),
+    "mode_is_not_left": (
+        "enter_mode(id, &long_mode);\n\twrite_regs",
+        "write_regs",
+        "modes.*.in_turns*",
+    ),
+    "access_behind_another_is_the_other_one": (
+        "access.rip & (RDMSR ^ WRMSR) ? 0x30 : 0x32",
+        "access.rip & (RDMSR ^ WRMSR) ? 0x32 : 0x30",
+        "shadows.allowed",
+    ),
 }
-"""What is written wrong in ``words.c``, and the cases that are to see it."""
+"""What is written wrong in ``words.c`` or ``modes.c``, and the cases that are to see it."""
 
 
 def cases_of(glob):
@@ -201,9 +239,10 @@ def test_a_mistake_in_the_words_is_found(player, mistake, tmp_path):
     old, new, glob = MISTAKES[mistake]
     for file in NATIVE.glob("*.c"):
         shutil.copy(file, tmp_path)
-    words = (tmp_path / "words.c").read_text()
-    assert words.count(old) == 1, f"{mistake}: {words.count(old)} places"
-    (tmp_path / "words.c").write_text(words.replace(old, new))
+    files = [tmp_path / f"{name}.c" for name in ("words", "modes")]
+    places = [each for each in files for _ in range(each.read_text().count(old))]
+    assert len(places) == 1, f"{mistake}: {len(places)} places"
+    places[0].write_text(places[0].read_text().replace(old, new))
     wrong = tmp_path / "player"
     flags = ("-O0", "-w", "-pthread", "-o")
     subprocess.run(["cc", *flags, wrong, tmp_path / "player.c"], check=True, capture_output=True)

@@ -76,15 +76,26 @@ def installs(action: s.Action) -> s.Install | None:
 
 
 def _access(action: s.Access, _: At) -> Iterable[str]:
-    return [f"\tdo_access({action.vcpu}, {_struct(action, action.reply)});"]
+    return [_access_call("do_access", action, action.reply)]
 
 
 def _begin(action: s.Begin, _: At) -> Iterable[str]:
-    return [f"\tbegin({action.access.vcpu}, {_struct(action.access, None)});"]
+    return [_access_call("begin", action.access, None)]
 
 
 def _spin(action: s.Spin, _: At) -> Iterable[str]:
     return [f"\tspin({action.access.vcpu}, {_struct(action.access, s.Reply())});"]
+
+
+def _access_call(word: str, access: s.Access, reply: s.Reply | None) -> str:
+    what = _struct(access, reply)
+    if access.after != "nothing":
+        what = f"behind({access.after.upper()}, {what})"
+    if s.is_plain(access):
+        return f"\t{word}({access.vcpu}, {what});"
+    if access.mode == "smm":
+        return f"\t{word}_in_smm({access.vcpu}, {what});"
+    return f"\t{word}_in(&{access.mode}_mode, {access.vcpu}, {what});"
 
 
 def _struct(access: s.Access, reply: s.Reply | None) -> str:
