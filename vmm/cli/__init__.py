@@ -95,7 +95,10 @@ def _is_expected(error: Exception) -> bool:
 
 
 def _command(argv: list[str]) -> int:
-    if argv[:1] in (["check"], ["lab"]):  # a bare --json is stdout; argparse takes a GLOB for FILE
+    if argv[:1] == ["check"] or argv[:2] == [
+        "lab",
+        "run",
+    ]:  # a bare --json is stdout; argparse takes a GLOB for FILE
         argv = ["--json=-" if word == "--json" else word for word in argv]
     if odd := [word for word in argv if word.startswith("--") and word.endswith("=--")]:
         return complain(f"{odd[0]} names nothing; a file of that name is ./--")
@@ -129,11 +132,12 @@ def command_line() -> argparse.ArgumentParser:
     )
     show = add_command(commands, "show", _show, "show a case: promise, script, expected trace")
     show.add_argument("case", metavar="CASE", help="a case id, wildcards allowed, or FILE.json")
-    from vmm.cli import bisect, diff, docs, lab, merge, player, races, scripts
+    from vmm.cli import bisect, diff, docs, fuzz, lab, merge, player, races, scripts
 
     bisect.add(commands)
     diff.add(commands)
     docs.add(commands, parser)
+    fuzz.add(commands)
     lab.add(commands)
     merge.add(commands)
     player.add(commands)

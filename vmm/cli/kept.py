@@ -1,33 +1,91 @@
-"""Records of what is no run of cases: stress, churn and fuzz keep theirs as ``check`` does."""
+"""What stress, churn and fuzz tell: a person as they go, and records as ``check`` leaves them."""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from vmm.cli.output import say
 from vmm.conformance.records.schema import Record
 
+LIVE_SECONDS = 2.0
+"""Seconds from one live line to the next in JSON: a guest of the lab sends them byte by byte."""
 
-def keep(
-    directory: Path,
+Run = tuple[Mapping[str, Any], list[Record]]
+"""The facts of the host, and the records of a run that has ended."""
+
+
+class Telling:
+    """Where all goes that a run says: to a person, or under ``--json`` to a program."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        """Say to stdout what is to be said, and nothing else."""
+        self.as_json, self._last = as_json, 0.0
+        self.last = ""
+
+    def live(self, line: str) -> None:
+        """Show a line that the next one replaces."""
+        if self.as_json:
+            if time.monotonic() - self._last >= LIVE_SECONDS:
+                self._last = time.monotonic()
+                self.say(line)
+        elif sys.stderr.isatty():
+            print(f"\r\x1b[K{line[:150]}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Take the live line away."""
+        if not self.as_json and sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """Say a text that stays, and is ``last`` from then on; a program gets its first line."""
+        from vmm.conformance.records.jsonl import live
+
+        self.last = text
+        if self.as_json:
+            say(live(text.partition("\n")[0]).rstrip("\n"))
+        else:
+            self.clear()
+            say(text)
+
+    def report(self, text: str) -> None:
+        """Say what came of it; a program gets it with the records."""
+        if not self.as_json:
+            self.say(text)
+
+    def end(self, run: Run, directory: Path | None) -> None:
+        """Keep the records of a run in the directory, if one is given; a program gets them here."""
+        from vmm.conformance.records.jsonl import encoder
+
+        host, records = run
+        if directory:
+            keep(directory, run)
+        line = encoder(host)
+        for record in records if self.as_json else ():
+            say(line(record).rstrip("\n"))
+
+
+def recorded(
     cases: Sequence[Record],
     seconds: float,
     *,
     complaints: Sequence[str] = (),
     foreign: Sequence[str] = (),
     blind: str = "",
-) -> None:
-    """Write a run of ``cases`` that has just ended, after ``seconds``, to a directory.
+    report: str = "",
+) -> Run:
+    """Return a run of ``cases`` that has just ended, after ``seconds``.
 
     ``complaints`` are the kernel's, and splats of the run; ``blind`` is why its log was not
-    watched. ResultsError says why it cannot be kept.
+    watched; ``report`` is what a person read.
     """
     from vmm.conformance.cases import CASES
     from vmm.conformance.host.facts import facts
     from vmm.conformance.judge.check import kvm_capabilities
-    from vmm.conformance.records.results import Results
     from vmm.conformance.records.summary import end_record
 
     here = {"hostname": os.uname().nodename, "capabilities": kvm_capabilities()}
@@ -41,6 +99,14 @@ def keep(
     }
     splats = [text.splitlines() for text in complaints]
     end = end_record(cases, seconds, splats=splats, foreign=foreign)
-    with Results(directory, {**facts(), **here}) as results:
-        for record in (run, *cases, end):
+    return {**facts(), **here}, [run, *cases, {**end, "report": report.splitlines()}]
+
+
+def keep(directory: Path, run: Run) -> None:
+    """Write the records of a run to a directory; ResultsError says why that cannot be."""
+    from vmm.conformance.records.results import Results
+
+    host, records = run
+    with Results(directory, host) as results:
+        for record in records:
             results.write(record)

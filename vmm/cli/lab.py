@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from typing import Any
 
-from vmm.cli import listing, matrix, options, reports
+from vmm.cli import listing, matrix, options, reports, sampled
 from vmm.cli.guarded import Call, in_one_line
 from vmm.cli.output import complain, say
 from vmm.cli.parser import add_command
@@ -31,6 +31,7 @@ def add(commands: Any) -> None:
     options.judging(run, jobs="two a CPU of the guest", timeout=60.0)
     reports.requests(run)
     matrix.add(inner)
+    sampled.add(inner, KERNEL_HELP)
     listing = _command(inner, "kernels", _kernels, "list the kernels that can be had by name")
     listing.add_argument("--refresh", action="store_true", help="ask the mirror for news first")
     config = _command(inner, "config", _config, "print the minimal kernel configuration")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vmm.cli import kept
+from vmm.cli.kept import Telling, recorded
 from vmm.cli.options import count, seconds
-from vmm.cli.output import complain, say
+from vmm.cli.output import complain
 from vmm.cli.parser import add_command
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import MEANINGS, Status, epilog
@@ -26,30 +25,46 @@ STATUSES = epilog(
         Status.UNTESTED: "nothing was observed",
     }
 )
+STRESS = "swap filters under running vCPUs, judge all seen"
+CHURN = "end VMs in every order, measure what installs leak"
 
 
 def add(commands: Any) -> None:
     """Add the two commands."""
-    stress = add_command(
-        commands, "stress", _stress, "swap filters under running vCPUs, judge all seen", STATUSES
-    )
-    stress.add_argument("--seconds", type=seconds, default=10.0, metavar="S", help="how long (10)")
-    stress.add_argument(
+    stress = add_command(commands, "stress", _stress, STRESS, STATUSES)
+    stress_options(stress)
+    churn = add_command(commands, "churn", _churn, CHURN, STATUSES)
+    churn_options(churn)
+    for parser in (stress, churn):
+        as_json(parser)
+
+
+def stress_options(parser: argparse.ArgumentParser) -> None:
+    """Add what a stress has, wherever it runs."""
+    parser.add_argument("--seconds", type=seconds, default=10.0, metavar="S", help="how long (10)")
+    parser.add_argument(
         "--vcpus", type=count, metavar="N", help="threads, each a vCPU in every VM (one a core)"
     )
-    stress.add_argument("--installers", type=count, default=2, metavar="N", help="threads (2)")
-    _seed(stress)
-    churn = add_command(
-        commands, "churn", _churn, "end VMs in every order, measure what installs leak", STATUSES
-    )
-    churn.add_argument("--rounds", type=count, default=300, metavar="N", help="VMs a way (300)")
-    churn.add_argument(
+    parser.add_argument("--installers", type=count, default=2, metavar="N", help="threads (2)")
+    _seed(parser)
+
+
+def churn_options(parser: argparse.ArgumentParser) -> None:
+    """Add what a churn has, wherever it runs."""
+    parser.add_argument("--rounds", type=count, default=300, metavar="N", help="VMs a way (300)")
+    parser.add_argument(
         "--installs", type=count, default=100_000, metavar="N", help="to measure over (100000)"
     )
-    churn.add_argument(
+    parser.add_argument(
         "--vms", type=count, default=2000, metavar="N", help="to measure over (2000)"
     )
-    _seed(churn)
+    _seed(parser)
+
+
+def as_json(parser: argparse.ArgumentParser) -> None:
+    """Add what has the records on stdout."""
+    text = "JSON lines to stdout, as the only output"
+    parser.add_argument("--json", action="store_true", help=text)
 
 
 def _seed(parser: argparse.ArgumentParser) -> None:
@@ -64,10 +79,11 @@ def _stress(args: argparse.Namespace) -> int:
     from vmm.errors import KvmError
 
     samples: list[stress.Progress] = []
+    telling = Telling(as_json=args.json)
 
     def sampled(progress: stress.Progress) -> None:
         samples.append(progress)
-        _live(progress.line())
+        telling.live(progress.line())
 
     try:
         result = stress.run(
@@ -79,12 +95,11 @@ def _stress(args: argparse.Namespace) -> int:
         )
     except (KvmError, ValueError) as error:
         return complain(str(error))
-    _live_ends()
-    say(stress.render(result))
-    if args.output:
-        every = samples[:: len(samples) // POINTS + 1]
-        case = stress.as_case(result, [*every, result.progress])
-        _keep(args, [case], result.progress.seconds, result)
+    report = stress.render(result)
+    telling.report(f"{report}\n  again: msrward stress {' '.join(stress.words_of(result))}")
+    every = samples[:: len(samples) // POINTS + 1]
+    case = stress.as_case(result, [*every, result.progress])
+    _keep(args, telling, [case], result.progress.seconds, result, report)
     if result.conforms:
         return Status.CONFORMS
     is_violated = result.violation or result.complaints
@@ -95,28 +110,25 @@ def _churn(args: argparse.Namespace) -> int:
     from vmm.conformance.churn import churn
     from vmm.errors import KvmError
 
+    telling = Telling(as_json=args.json)
     try:
-        result = churn.run(args.rounds, args.installs, args.vms, args.seed, _live)
+        result = churn.run(args.rounds, args.installs, args.vms, args.seed, telling.live)
     except (KvmError, ValueError) as error:
         return complain(str(error))
-    _live_ends()
-    say(churn.render(result))
-    if args.output:
-        cases = churn.as_cases(result)
-        _keep(args, cases, result.seconds, result)
+    report = churn.render(result)
+    telling.report(report)
+    _keep(args, telling, churn.as_cases(result), result.seconds, result, report)
     return Status.of(not result.conforms)
 
 
-def _keep(args: argparse.Namespace, cases: Sequence[Record], seconds: float, of: Any) -> None:
-    told = {"complaints": of.complaints, "foreign": of.foreign}
-    kept.keep(args.output, cases, seconds, blind=of.blind, **told)
-
-
-def _live(line: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{line[:150]}", end="", file=sys.stderr, flush=True)
-
-
-def _live_ends() -> None:
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+def _keep(  # noqa: PLR0917 - what a run of either kind leaves
+    args: argparse.Namespace,
+    telling: Telling,
+    cases: Sequence[Record],
+    seconds: float,
+    of: Any,
+    report: str,
+) -> None:
+    if args.output or args.json:
+        told = {"complaints": of.complaints, "foreign": of.foreign, "blind": of.blind}
+        telling.end(recorded(cases, seconds, report=report, **told), args.output)

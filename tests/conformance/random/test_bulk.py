@@ -255,13 +255,20 @@ def test_the_command_says_its_seed_and_what_differs(has_kvm):
     assert "expected: " in said[-1] and "Case(" in said[-1]
 
 
-def test_the_command_tests_nothing_under_ignore_msrs():
+@pytest.mark.parametrize(
+    ("lacking", "told"),
+    [
+        ("no_ignore_msrs", "cannot fuzz: why not; load kvm with ignore_msrs=0"),
+        ("upper_rcx", "cannot fuzz in bulk: why not; leave out --bulk"),
+    ],
+)
+def test_the_command_tests_nothing_where_all_would_differ(lacking, told):
     from vmm.conformance.random.bulk import run
 
-    class Ignoring:
+    class Lacking:
         def lacks(self, need: str) -> str | None:
-            return "ignore_msrs is on" if need == "no_ignore_msrs" else None
+            return "why not" if need == lacking else None
 
     said: list[str] = []
-    assert run(Ignoring(), 1, 1, said.append) == 4
-    assert said == ["cannot fuzz: ignore_msrs is on; load kvm with ignore_msrs=0"]
+    assert run(Lacking(), 1, 1, said.append) == 4
+    assert said == [told]

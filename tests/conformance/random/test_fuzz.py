@@ -128,6 +128,17 @@ def test_the_kernel_does_what_the_model_predicts_of_hypothesis_scripts(backend):
     differ()
 
 
+def test_upper_bits_of_rcx_can_be_left_out_where_a_bitmap_is_looked_up_by_them():
+    draws = (Random(3).randrange for _ in range(2))
+    with_, without = (
+        [need for _ in range(200) for need in needs_of(random_script(draw, upper_rcx=upper))]
+        for draw, upper in zip(draws, (True, False), strict=True)
+    )
+    assert "upper_rcx" in with_ and "upper_rcx" not in without
+    assert needs_of([rdmsr(0x1FFF, rcx_high=1)]) == ("upper_rcx",)
+    assert needs_of([rdmsr(0x2000, rcx_high=1), rdmsr(0x10)]) == ()
+
+
 @pytest.mark.parametrize("levels", ("svm", "vmx"))
 def test_random_levels_can_be_run_and_each_has_a_meaning(levels):
     draw = Random(3).randrange

@@ -11,6 +11,9 @@ THREADS = (words.Meanwhile, words.BeginInstall, words.AwaitInstall, words.AwaitM
 """What may end as ``blocked``, which only /proc/self/task/TID/syscall tells."""
 
 
+LOW_MSRS = 0x2000
+"""The MSRs below it are the first that an SVM's bitmap has (APM volume 2, 15.11)."""
+
 OF_INSTRUCTION: dict[str, tuple[str, ...]] = {
     "rdtsc": ("guest_tsc",),
     "rdtscp": ("rdtscp",),
@@ -39,6 +42,7 @@ def _needs(action: Action) -> Iterator[str]:
     if isinstance(access, words.Rdmsr | words.Wrmsr):
         yield from ["force_emulation_prefix"] * access.emulated
         yield from ["single_step"] * access.single_step
+        yield from ["upper_rcx"] * bool(access.rcx_high and access.index < LOW_MSRS)
         yield from ["smm"] * (access.mode == "smm")
         yield from ["put_off_debug"] * (access.single_step and access.after == "mov_ss")
     if isinstance(action, words.EnableCap) and action.cap == words.KVM_CAP_X86_DISABLE_EXITS:

@@ -98,6 +98,9 @@ def run(
     if reason := backend.lacks("no_ignore_msrs"):
         say(f"cannot fuzz: {reason}; load kvm with ignore_msrs=0")
         return Status.UNTESTED
+    if reason := backend.lacks("upper_rcx"):
+        say(f"cannot fuzz in bulk: {reason}; leave out --bulk")
+        return Status.UNTESTED
     seed = random_seed() if seed is None else seed
     rerun = f"msrward fuzz --bulk --seed {seed} --examples {cases}"
     say(f"fuzzing with --bulk --seed {seed} --examples {cases}")

@@ -12,9 +12,10 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from vmm.conformance.host.parameters import ignores_msrs
+from vmm.conformance.language import codec
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import Script, Trace, first_difference, steps
 from vmm.conformance.oracle.model import Model
@@ -89,7 +90,55 @@ class Finding:
         return "\n".join([*lines, "", PASTE + code(self.case)])
 
 
-def as_case(found: Finding | None, examples: int, file: Path | None = None) -> Record:
+class Drawn(NamedTuple):
+    """The call that drew a script."""
+
+    seed: int
+    examples: int
+    bulk: bool = False
+
+    @property
+    def words(self) -> str:
+        """What follows ``fuzz`` in the command that draws it again."""
+        return f"{'--bulk ' * self.bulk}--seed {self.seed} --examples {self.examples}"
+
+
+def document(found: Finding, drawn: Drawn) -> Record:
+    """Return a finding as the ``found`` of a case's record."""
+    import json
+
+    seen = replace(found.case, trace=found.seen)
+    text = json.dumps(json.loads(codec.dump(seen)))
+    return {"case": text, **drawn._asdict(), "steady": found.is_steady}
+
+
+def drawn_of(claim: Record) -> Drawn:
+    """Return the call that a ``found`` names."""
+    return Drawn(claim["seed"], claim["examples"], claim["bulk"])
+
+
+def finding_of(claim: Record, command: str) -> Finding | None:
+    """Return the finding of a ``found`` that anybody wrote, as the Model of today has it.
+
+    None where the Model predicts the trace. ``command`` is what draws it again, but for the words
+    of the call. ValueError says why the document is none.
+    """
+    case = codec.load(claim["case"])
+    if case.observes:
+        raise ValueError("a finding without a trace")
+    model = Model(ignore_msrs=NEED in case.needs)
+    expected = model.predict(case.actions)
+    step = first_difference(case.actions, expected, case.expected)
+    if step is None:
+        return None
+    seen = (case.actions, expected, case.expected, step)
+    rerun = f"{command} {drawn_of(claim).words}"
+    return Finding(*seen, rerun, claim["steady"], case.needs)
+
+
+def as_case(
+    found: Finding | None, examples: int, file: Path | None = None, drawn: Drawn | None = None
+) -> Record:
     """Return what came of so many examples as a case's record; ``file`` has it as JSON."""
     record: Record = {"type": "case", "id": "fuzz.found", "requirements": [], "ms": 0.0}
     if found is None:
@@ -107,6 +156,7 @@ def as_case(found: Finding | None, examples: int, file: Path | None = None) -> R
         **{"expected": expected, "seen": seen, "trace": [repr(each) for each in found.seen]},
         "script": [repr(each) for each in found.script],
         **({"file": str(file)} if file else {}),
+        **({"found": document(found, drawn)} if drawn else {}),
     }
 
 
@@ -141,6 +191,7 @@ def fuzz(
     model: Oracle | None = None,
     vcpus: int = 2,
     levels: Levels = "",
+    upper_rcx: bool = True,
 ) -> Finding | None:
     """Return the first script, shrunk, on which ``backend`` is not as ``model`` says, or None.
 
@@ -150,7 +201,8 @@ def fuzz(
 
     below = Random(seed).randrange
     for _ in range(examples):
-        found = compare(backend, random_script(below, vcpus, levels=levels), model)
+        script = random_script(below, vcpus, levels=levels, upper_rcx=upper_rcx)
+        found = compare(backend, script, model)
         if found:
             rerun = f"msrward fuzz --seed {seed} --examples {examples}"
             return replace(shrunk(found, backend, model), rerun=rerun)
@@ -174,7 +226,10 @@ def run(
     say(f"fuzzing with --seed {seed} --examples {examples}")
     vcpus, ignoring = 1 if backend.lacks("vcpus") else 2, ignores_msrs()
     model, levels = Model(ignore_msrs=ignoring), levels_of(backend)
-    found = fuzz(backend, seed, examples, model=model, vcpus=vcpus, levels=levels)
+    upper = not backend.lacks("upper_rcx")
+    found = fuzz(
+        *(backend, seed, examples), model=model, vcpus=vcpus, levels=levels, upper_rcx=upper
+    )
     if found and ignoring:
         found = replace(found, needs=(NEED,))
     if found and on_found:

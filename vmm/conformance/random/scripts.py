@@ -14,6 +14,7 @@ from typing import TypeVar
 from vmm.conformance.language import script as s
 from vmm.conformance.language.domains import After, Instruction, Mode, VcpuPart, choices
 from vmm.conformance.language.effects import CARRIED
+from vmm.conformance.language.needs import LOW_MSRS
 from vmm.conformance.language.soundness import is_sound
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import (
@@ -72,15 +73,21 @@ WINDOW = (X2APIC_FIRST - 1, X2APIC_FIRST, Msr.APIC_ID, X2APIC_LAST, X2APIC_LAST 
 
 
 def random_script(
-    below: Callable[[int], int], vcpus: int = 2, most: int = 20, levels: Levels = ""
+    below: Callable[[int], int],
+    vcpus: int = 2,
+    most: int = 20,
+    levels: Levels = "",
+    *,
+    upper_rcx: bool = True,
 ) -> s.Script:
     """Return a script of up to about ``most`` actions; ``below(n)`` draws from 0 to n - 1.
 
-    ``levels`` is whose extensions a guest has, "svm" or "vmx": then vCPUs enter L2s too.
+    ``levels`` is whose extensions a guest has, "svm" or "vmx": then vCPUs enter L2s too. Without
+    ``upper_rcx`` no access needs what that word says.
     """
     dice = _Dice(below)
     filters = [dice.filter() for _ in range(1 + dice.below(3))]
-    writer = _Writer(dice, filters, vcpus, levels)
+    writer = _Writer(dice, filters, vcpus, levels, upper_rcx=upper_rcx)
     if dice.below(10):
         writer.enable_exits(0)
     if dice.below(10):
@@ -164,9 +171,15 @@ class _Writer:
     """A script in the making: what may follow depends on which vCPUs stopped in an access."""
 
     def __init__(
-        self, dice: _Dice, filters: Sequence[MsrFilter], vcpus: int, levels: Levels
+        self,
+        dice: _Dice,
+        filters: Sequence[MsrFilter],
+        vcpus: int,
+        levels: Levels,
+        *,
+        upper_rcx: bool,
     ) -> None:
-        self.dice, self.vcpus = dice, vcpus
+        self.dice, self.vcpus, self.upper_rcx = dice, vcpus, upper_rcx
         self.levels = Ladder(dice, levels)
         self.filters = [*filters, MsrFilter()]
         self.script: list[s.Action] = []
@@ -241,7 +254,11 @@ class _Writer:
         index, reply = self._pick_index(self.readable), dice.reply()
         if not dice.one_in(3):
             return s.rdmsr(index, reply=reply, vcpu=vcpu)
-        return s.rdmsr(index, dice.u64(), dice.u64(), dice.pick((0, 1, U32)), reply, vcpu)
+        before, high, upper = dice.u64(), dice.u64(), dice.pick((0, 1, U32))
+        return s.rdmsr(index, before, high, self._upper(index, upper), reply, vcpu)
+
+    def _upper(self, index: int, upper: int) -> int:
+        return upper if self.upper_rcx or index >= LOW_MSRS else 0
 
     def write(self, vcpu: int) -> s.Access:
         dice = self.dice
@@ -254,7 +271,8 @@ class _Writer:
         if kind == 7:  # these have no effect without an in-kernel APIC, and no filter stops them
             index, value = X2APIC_FIRST + dice.below(0x100), 0
         high = dice.u64() if dice.one_in(3) else 0
-        return s.wrmsr(index, value, high, dice.pick((0, 0, 1, U32)), reply, vcpu)
+        upper = self._upper(index, dice.pick((0, 0, 1, U32)))
+        return s.wrmsr(index, value, high, upper, reply, vcpu)
 
     def finish(self, vcpu: int) -> None:
         self.stopped.discard(vcpu)

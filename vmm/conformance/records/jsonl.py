@@ -6,11 +6,14 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
+from vmm.conformance.records.plain import plain
 from vmm.conformance.records.schema import SCHEMA, Record
 from vmm.conformance.records.shape import LINE, checked
 
 OF_A_CASE = ("first", "case")
 """The types of records that are about one case."""
+LIVE = 400
+"""Characters of a ``live`` line that are shown, at most."""
 
 
 def encoder(host: Mapping[str, Any]) -> Callable[[Record], str]:
@@ -23,8 +26,27 @@ def encoder(host: Mapping[str, Any]) -> Callable[[Record], str]:
     return line
 
 
+def live(text: str) -> str:
+    """Return the line, newline included, that says in passing what a run does."""
+    return json.dumps({"schema": SCHEMA, "type": "live", "line": text}) + "\n"
+
+
 def decode(line: str) -> Record:
     """Return the record of one line, its texts plain; ValueError says what is wrong with it."""
+    return checked(_object(line))
+
+
+def decode_live(line: str) -> Record | str:
+    """Return the record of a line as ``decode`` does, or the plain text of a ``live`` one."""
+    record = _object(line)
+    if not isinstance(record, dict) or record.get("type") != "live":
+        return checked(record)
+    if not isinstance(text := record.get("line"), str):
+        raise ValueError(f"line is {repr(text)[:60]}")
+    return plain(text[:LIVE])
+
+
+def _object(line: str) -> Any:
     if len(line) > LINE:
         raise ValueError(f"a line of more than {LINE >> 20} MiB")
     try:
@@ -33,7 +55,7 @@ def decode(line: str) -> Record:
         raise ValueError("nested without end") from None
     if isinstance(record, dict) and record.get("schema", SCHEMA) != SCHEMA:
         raise ValueError(f"schema {str(record['schema'])[:20]!r}, this version reads {SCHEMA}")
-    return checked(record)
+    return record
 
 
 def _no_number(text: str) -> NoReturn:

@@ -26,6 +26,10 @@ requirements that are not kept, by cases that are about them). Under
 that are newly ``failing``, ``passing`` or ``skipped``. Under ``--known`` it has ``unseen``: the
 entries of the history that were known and that no case shows, though cases passed that could.
 
+A run of ``stress``, ``churn`` or ``fuzz`` has the same three records, and its ``end`` has
+``report``: the lines that a person read. Under ``--json`` such a run says in passing what it does:
+``live`` has ``line`` and no facts of the host; it is in no file.
+
 In the lab ``host`` has ``lab`` as well: ``kernel`` (what the user called it), ``vendor``,
 ``emulator``, ``cpu`` (its model, if it is not the vendor's own), ``append`` (what its command line
 has besides), ``boot_seconds``; ``end`` has
@@ -89,6 +93,9 @@ class CaseRecord(TypedDict, total=False):
     Absent where a splat was evidence enough, or others had timed out twice already."""
     series: dict[str, list[list[float]]]
     """What was measured while it ran, by name with unit: seconds since the start, and value."""
+    found: Record
+    """What ``fuzz`` found: ``case``, the JSON of a case (``language.codec``) with the trace seen;
+    ``seed``, ``examples`` and ``bulk`` of the call that drew it; ``steady``, if it came again."""
     first: Verdict
     """What an UNSTEADY case was when it failed: FAIL or TIMEOUT."""
 

@@ -82,6 +82,19 @@ def _series(value: Any) -> bool:
     )
 
 
+def _found(value: Any) -> bool:
+    checks = {"case": _text, "seed": _whole, "examples": _count, "bulk": _flag, "steady": _flag}
+    return (
+        isinstance(value, dict)
+        and value.keys() == checks.keys()
+        and all(check(value[name]) for name, check in checks.items())
+    )
+
+
+def _whole(value: Any) -> bool:
+    return type(value) is int and -MOST < value < MOST
+
+
 def _verdict(value: Any) -> bool:
     return isinstance(value, str) and value in set(Verdict)
 
@@ -130,8 +143,12 @@ _MAY: Mapping[str, Fields] = MappingProxyType(
                 (*("observation", "reason", "need", "error", "traceback", "file"), "cause"), _text
             ),
             **{"splats": _blocks, "ignore_msrs": _flag, "first": _verdict, "series": _series},
+            "found": _found,
         },
-        "end": {"foreign": _texts, "broken": _texts, "unseen": _texts, "baseline": _changes},
+        "end": {
+            **dict.fromkeys(("foreign", "broken", "unseen", "report"), _texts),
+            "baseline": _changes,
+        },
         "ended": {
             **{"outcome": _text, "reason": _text, "attempts": _count, "console": _texts},
             **{f"{name}_seconds": _maybe_number for name in ("boot", "suite", "total")},

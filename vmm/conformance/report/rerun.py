@@ -9,16 +9,20 @@ from typing import Any
 from vmm.conformance.records.schema import Record
 
 OTHERS = ("stress", "churn")
-"""Commands that leave records of their own; their names begin the ids."""
+"""Commands whose records are of no script; their names begin the ids."""
 HERE = "msrward check"
 """The command that takes the id of a case to judge it on this host."""
 
 
-def in_the_lab(kernel: str, vendor: str, append: str = "", cpu: str = "") -> str:
-    """Return the command that takes the id of a case to run it in the lab."""
+def in_the_lab(
+    kernel: str, vendor: str, append: str = "", cpu: str = "", *, what: str = "run"
+) -> str:
+    """Return the command that takes the id of a case to run it in the lab; ``what`` is which."""
     added = f" --cpu {shlex.quote(cpu)}" if cpu else ""
     added += f" --append {shlex.quote(append)}" if append else ""
-    return f"msrward lab run --kernel {shlex.quote(kernel)} --vendor {shlex.quote(vendor)}{added}"
+    return (
+        f"msrward lab {what} --kernel {shlex.quote(kernel)} --vendor {shlex.quote(vendor)}{added}"
+    )
 
 
 def of_run(host: Mapping[str, Any]) -> str:
@@ -37,6 +41,7 @@ def line(command: str, case: Record) -> str:
     """
     theme = str(case["id"]).partition(".")[0]
     if theme in OTHERS:
-        return f"msrward {theme}"
+        where = command.partition("lab run ")[2]
+        return f"msrward lab {theme} {where}" if where else f"msrward {theme}"
     name = str(case.get("file") or case["id"])
     return f"{command} {shlex.quote(f'./{name}' if name.startswith('-') else name)}"

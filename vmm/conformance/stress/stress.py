@@ -186,7 +186,7 @@ def _rates(samples: Sequence[Progress]) -> dict[str, list[list[float]]]:
 
 
 def render(result: StressResult) -> str:
-    """Return the result as the lines that a person reads; the last one says how to repeat it."""
+    """Return the result as the lines that a person reads."""
     counts = result.progress
     loose = f", {result.loose} of them too long to judge closely" if result.loose else ""
     lines = [
@@ -199,8 +199,13 @@ def render(result: StressResult) -> str:
     lines += [f"  the kernel: {each}" for each in result.complaints]
     lines += [f"  foreign, and no matter here: {each}" for each in result.foreign]
     lines += [f"  the kernel log was not watched: {result.blind}"] if result.blind else []
-    again = f"--seed {result.seed} --vcpus {result.vcpus} --installers {result.installers}"
-    return "\n".join([*lines, f"  again: msrward stress {again}"])
+    return "\n".join(lines)
+
+
+def words_of(result: StressResult) -> list[str]:
+    """Return the words after ``msrward stress`` that repeat it."""
+    told = (("seed", result.seed), ("vcpus", result.vcpus), ("installers", result.installers))
+    return [word for name, value in told for word in (f"--{name}", str(value))]
 
 
 def _verdict(result: StressResult) -> str:

@@ -69,7 +69,8 @@ class Inner:
         return Options(jobs, self.timeout or CASE_SECONDS, self.xfail, self.known)
 
 
-def _told(vendor: str) -> tuple[str, ...]:
+def told(vendor: str) -> tuple[str, ...]:
+    """Return the words before a command that tell it what the vendor's machine lacks."""
     lacks = "" if machine.emulator_of(vendor).accelerated else vendors.of(vendor).lacks
     return ("/bin/busybox", "env", f"MSRWARD_LACKS={lacks}") if lacks else ()
 
@@ -141,7 +142,7 @@ class Order:
         asked = self.chosen.options
         if saved or asked is None or len(todo) < len(self.ids):
             asked = tuple(todo)
-        return (*_told(self.vendor), *CHECK, workers, *self.options.words, *asked)
+        return (*told(self.vendor), *CHECK, workers, *self.options.words, *asked)
 
 
 def saved_as(case_id: str) -> str:
@@ -316,7 +317,7 @@ class _Inside:
         trouble = damage or (self.claims.doubt(result) if result else "")
         end = self._ended(desk, trouble)
         if result:
-            end["lab"] = self._account(result)
+            end["lab"] = account(result, whole=bool(self.claims.end))
             self._say_seconds(desk, end["lab"])
         elif damage:
             end["lab"] = {"outcome": Outcome.LOST, "reason": damage}
@@ -368,25 +369,26 @@ class _Inside:
             desk.cases, seconds, interrupted=self.interrupted, trouble=troubled, **told
         )
 
-    def _account(self, result: LabResult) -> Record:
-        boot = result.boot_seconds
-        told = {} if self.claims.end else {"console": list(result.console_tail)}
-        return {
-            "outcome": result.outcome,
-            "reason": result.reason,
-            "attempts": result.attempts,
-            "boot_seconds": _rounded(boot),
-            "suite_seconds": _rounded(None if boot is None else result.total_seconds - boot),
-            "total_seconds": _rounded(result.total_seconds),
-            **told,
-        }
-
     def _say_seconds(self, desk: Desk, lab: Record) -> None:
         desk.progress.clear()
         if self.claims.end and self.view.is_text and not self.view.quiet:
             names = ("boot", "suite", "total")
             shown = ", ".join(f"{name} {lab[f'{name}_seconds']:.1f} s" for name in names)
             desk.out.lines([f"the lab took: {shown}"])
+
+
+def account(result: LabResult, *, whole: bool) -> Record:
+    """Return the ``lab`` of an end; with the console's end, unless the run is ``whole``."""
+    boot = result.boot_seconds
+    return {
+        "outcome": result.outcome,
+        "reason": result.reason,
+        "attempts": result.attempts,
+        "boot_seconds": _rounded(boot),
+        "suite_seconds": _rounded(None if boot is None else result.total_seconds - boot),
+        "total_seconds": _rounded(result.total_seconds),
+        **({} if whole else {"console": list(result.console_tail)}),
+    }
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -82,11 +82,7 @@ class Claims:
         """Take the end if it is what the cases amount to."""
         if end["interrupted"]:
             raise Damaged("the run in the guest was interrupted")
-        ours = self.summed(end["status"] == Status.TROUBLE, end)
-        for field in ("counts", "status", "fingerprint"):
-            if ours[field] != end[field]:
-                said = f"the guest says {field} {end[field]!r}, and its records {ours[field]!r}"
-                raise Damaged(said if len(said) < 400 else f"{said[:400]}...")
+        agree(self.summed(end["status"] == Status.TROUBLE, end), end)
         missing = [name for name in self.asked if name not in self.cases]
         if missing and end["status"] != Status.TROUBLE:
             raise Damaged(
@@ -109,13 +105,26 @@ class Claims:
 
     def doubt(self, result: LabResult) -> str:
         """Return why what came of the boot is no verdict, or ""."""
-        last = next((line for line in reversed(result.console_tail) if line.strip()), "silence")
-        if result.outcome is not Outcome.DONE:
-            some = f" after {len(self.cases)} of {len(self.asked)} cases" if self.cases else ""
-            return f"{result.reason}{some}; the console ended with: {last}"
-        if not self.end:
-            return f"the run in the guest ended with status {result.status}: {last}"
-        if result.status != self.end["status"]:
-            ended = f"ended with status {result.status}, and its records with {self.end['status']}"
-            return f"the run in the guest {ended:s}"
-        return ""
+        some = f" after {len(self.cases)} of {len(self.asked)} cases" if self.cases else ""
+        return doubt(result, self.end, some)
+
+
+def agree(ours: Record, end: Record) -> None:
+    """Raise Damaged where an ``end`` is not what its cases amount to, which is ``ours``."""
+    for field in ("counts", "status", "fingerprint"):
+        if ours[field] != end[field]:
+            said = f"the guest says {field} {end[field]!r}, and its records {ours[field]!r}"
+            raise Damaged(said if len(said) < 400 else f"{said[:400]}...")
+
+
+def doubt(result: LabResult, end: Record, some: str = "") -> str:
+    """Return why a boot that left the record ``end`` is no verdict, or ""; it did ``some``."""
+    last = next((line for line in reversed(result.console_tail) if line.strip()), "silence")
+    if result.outcome is not Outcome.DONE:
+        return f"{result.reason}{some}; the console ended with: {last}"
+    if not end:
+        return f"the run in the guest ended with status {result.status}: {last}"
+    if result.status != end["status"]:
+        ended = f"ended with status {result.status}, and its records with {end['status']}"
+        return f"the run in the guest {ended:s}"
+    return ""

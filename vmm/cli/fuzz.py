@@ -1,0 +1,111 @@
+"""``msrward fuzz``: random scripts, the Model against this kernel."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vmm.cli import races
+from vmm.cli.kept import Telling, recorded
+from vmm.cli.options import count, seconds
+from vmm.cli.parser import add_command
+from vmm.conformance.records.status import DONE, MEANINGS, Status, epilog
+from vmm.conformance.records.verdict import Verdict
+
+if TYPE_CHECKING:
+    from vmm.conformance.random.fuzz import Finding
+
+FUZZ = "random scripts: the Model against this kernel"
+STATUSES = epilog(
+    {
+        **MEANINGS,
+        Status.CONFORMS: "the kernel did what the Model predicted",
+        Status.VIOLATES: "it did not, or it complained",
+        Status.UNTESTED: "nothing could be compared here",
+    }
+)
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    fuzz = add_command(commands, "fuzz", _fuzz, FUZZ, STATUSES)
+    options(fuzz)
+    races.as_json(fuzz)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what fuzz has, wherever it runs."""
+    add = parser.add_argument
+    add("--examples", type=count, default=1000, metavar="N", help="scripts (1000)")
+    add("--seed", type=int, metavar="N", help="repeat the run that printed N")
+    text = "go on with the next seed, and the next, for S seconds or until something is found"
+    add("--seconds", type=seconds, metavar="S", help=text)
+    add("--bulk", action="store_true", help="filters and accesses only, thousands a second")
+    text = "keep results.jsonl in DIR, and what is found as a case: found.json"
+    add("-o", "--output", type=Path, metavar="DIR", help=text)
+
+
+def _fuzz(args: argparse.Namespace) -> int:
+    from vmm.conformance.host.watch import Watch
+    from vmm.conformance.judge.check import kvm_capabilities
+    from vmm.conformance.kernel.backend import KvmBackend
+    from vmm.conformance.random import bulk, fuzz
+
+    kvm_capabilities()
+    telling = Telling(as_json=args.json)
+    found: list[Finding] = []
+    began = time.monotonic()
+    run = bulk.run if args.bulk else fuzz.run
+    seed = first = fuzz.random_seed() if args.seed is None else args.seed
+    with Watch() as watch, KvmBackend() as backend:
+        status = run(backend, seed, args.examples, telling.say, on_found=found.append)
+        while status == DONE and time.monotonic() - began < (args.seconds or 0.0):
+            seed += 1
+            status = run(backend, seed, args.examples, telling.say, on_found=found.append)
+        complaints = watch.complaints()
+    for each in complaints:
+        telling.say(f"the kernel: {each}")
+    report = str(found[0]) if found else telling.last
+    file = _saved(args, found)
+    if file:
+        telling.say(f"saved: {file}")
+    if args.output or args.json:
+        total = args.examples * (seed - first + 1)
+        drawn = fuzz.Drawn(seed, args.examples, args.bulk)
+        case = fuzz.as_case(found[0] if found else None, total, file, drawn)
+        if status == Status.UNTESTED:
+            case |= {"verdict": Verdict.SKIP, "reason": telling.last}
+        run_ = recorded(
+            *([case], time.monotonic() - began),
+            complaints=complaints,
+            foreign=watch.foreign,
+            blind=watch.blind,
+            report=report,
+        )
+        telling.end(run_, args.output)
+    return Status.VIOLATES if complaints else status
+
+
+def _saved(args: argparse.Namespace, found: Sequence[Finding]) -> Path | None:
+    """Save what was found as a case, unless a program asked; the path says where."""
+    if not found or (args.json and not args.output):
+        return None
+    return save(found[0], args.output)
+
+
+def save(found: Finding, directory: Path | None) -> Path:
+    """Write a finding as a case into a directory, or among those that are kept of this user."""
+    from hashlib import sha256
+
+    from vmm.conformance.language import codec
+    from vmm.conformance.records import places
+    from vmm.conformance.records.results import default_directory
+
+    text = codec.dump(found.case)
+    name = f"fuzz-{sha256(text.encode()).hexdigest()[:12]}.json"
+    path = directory / "found.json" if directory else default_directory().with_name("found") / name
+    places.write_new(path, text)
+    return path

@@ -1,0 +1,107 @@
+"""``msrward lab fuzz``, ``lab stress`` and ``lab churn``: what they do here, in another kernel."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from vmm.cli import fuzz, options, races
+from vmm.cli.guarded import in_one_line
+from vmm.cli.kept import keep
+from vmm.cli.output import say
+from vmm.cli.parser import add_command
+from vmm.lab.vendors import VENDORS
+
+if TYPE_CHECKING:
+    from vmm.lab.runs.sampled import Outcome
+
+WALL, WALL_A_SECOND = 900.0, 30.0
+"""Seconds that a guest may take, and more for each second of its own that it was asked for."""
+
+_OF = MappingProxyType(
+    {
+        "fuzz": (fuzz.options, fuzz.FUZZ, fuzz.STATUSES, ("examples", "seconds", "bulk")),
+        "stress": (
+            *(races.stress_options, races.STRESS, races.STATUSES),
+            ("seconds", "vcpus", "installers"),
+        ),
+        "churn": (
+            *(races.churn_options, races.CHURN, races.STATUSES),
+            ("rounds", "installs", "vms"),
+        ),
+    }
+)
+"""Of each command its options, its line of help, its statuses, and the options it gives on."""
+
+
+def add(commands: Any, kernel: str) -> None:
+    """Add the three commands; ``kernel`` is the help of ``--kernel``."""
+    for name, (more, text, statuses, _) in _OF.items():
+        parser = add_command(commands, name, _call(name), f"in the lab: {text}", statuses)
+        parser.add_argument("--kernel", "-k", required=True, metavar="K", help=kernel)
+        parser.add_argument(
+            "--vendor", choices=VENDORS, default="svm", help="what to emulate (svm)"
+        )
+        limit = "seconds of wall time, to end a guest that hangs (900, and 30 for each of its own)"
+        parser.add_argument("--limit", type=options.seconds, metavar="S", help=limit)
+        options.append(parser)
+        options.cpu(parser)
+        more(parser)
+        races.as_json(parser)
+
+
+def _call(name: str) -> Callable[[argparse.Namespace], int]:
+    return in_one_line(lambda args: _run(args, name))
+
+
+def _run(args: argparse.Namespace, name: str) -> int:
+    from vmm.conformance.random.fuzz import random_seed
+    from vmm.lab.kernels import kernels
+    from vmm.lab.runs import sampled
+
+    seed = random_seed() if args.seed is None else args.seed
+    words = _words(args, name)
+    limit = args.limit or WALL + WALL_A_SECOND * (getattr(args, "seconds", None) or 0)
+    kernel = kernels.resolve(args.kernel)
+    where = (kernel, args.vendor, name, words, seed, limit, args.append, args.cpu)
+    order = sampled.Sampling(*where)
+    outcome = sampled.run(order)
+    return _told(args, outcome, f"{order.again} {' '.join((*words, f'--seed={seed}'))}")
+
+
+def _told(args: argparse.Namespace, outcome: Outcome, again: str) -> int:
+    """Show what came of it, keep it, and return the exit status."""
+    file = None
+    if outcome.finding and (args.output or not args.json):
+        file = fuzz.save(outcome.finding, args.output)
+        outcome = replace(outcome, cases=[{**each, "file": str(file)} for each in outcome.cases])
+    if args.output:
+        keep(args.output, (outcome.host, outcome.records))
+    if args.json:
+        from vmm.conformance.records.jsonl import encoder
+
+        line = encoder(outcome.host)
+        say("".join(map(line, outcome.records)).rstrip("\n"))
+        return outcome.status
+    if outcome.finding:
+        say(f"{outcome.finding}\nsaved: {file}")
+    else:
+        say("\n".join([*outcome.end.get("report", ()), f"  again: {again}"]))
+    lab, end = outcome.host["lab"], outcome.end["lab"]
+    say(
+        f"{outcome.host.get('release')} ({args.vendor}) on {lab['emulator']}:"
+        f" boot {end['boot_seconds']:.1f} s, total {end['total_seconds']:.1f} s"
+    )
+    return outcome.status
+
+
+def _words(args: argparse.Namespace, name: str) -> tuple[str, ...]:
+    given = ((option, getattr(args, option)) for option in _OF[name][3])
+    return tuple(
+        f"--{option}" if value is True else f"--{option}={value}"
+        for option, value in given
+        if value
+    )
