@@ -62,6 +62,8 @@ VCPU_CALLS = {
     "set_lapic": lambda vcpu: vcpu.set_lapic(ffi.new("struct kvm_lapic_state *")),
     "get_msr_by_one_reg": lambda vcpu: vcpu.get_msr_by_one_reg(Msr.STAR),
     "set_msr_by_one_reg": lambda vcpu: vcpu.set_msr_by_one_reg(Msr.STAR, 0),
+    "get_nested_state": lambda vcpu: vcpu.get_nested_state(),
+    "set_nested_state": lambda vcpu: vcpu.set_nested_state(bytes(128)),
     "nmi": lambda vcpu: vcpu.nmi(),
     "smi": lambda vcpu: vcpu.smi(),
     "interrupt": lambda vcpu: vcpu.interrupt(32),

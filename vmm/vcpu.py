@@ -36,6 +36,11 @@ RDMSR, WRMSR = lib.KVM_EXIT_X86_RDMSR, lib.KVM_EXIT_X86_WRMSR
 IO = lib.KVM_EXIT_IO
 ONE_REG_MSR = 0x2030_0002_0000_0000
 """``KVM_X86_REG_MSR(0)``: KVM_REG_X86, 64 bits, the type of MSRs; older headers do not have it."""
+KVM_GET_NESTED_STATE, KVM_SET_NESTED_STATE = 0xC080AEBE, 0x4080AEBF
+NESTED_STATE = struct.Struct("<HHI")
+"""The head of ``struct kvm_nested_state``: flags, format, size."""
+MOST_NESTED_STATE = 0x80 + 0x2000
+"""Its 128 bytes, and a VMCS with its shadow; a VMCB is smaller."""
 MSR = struct.Struct("<QIIQ")
 """``kvm_run.msr``, at byte 32 (words 4 to 6): error and pad, reason, index, data."""
 
@@ -187,6 +192,21 @@ class Vcpu(Entry, KvmFile):
         """Set an MSR (``KVM_SET_ONE_REG``, api.rst 4.68; 6.18 on)."""
         value = ffi.new("uint64_t *", fits("data", data, 64))
         self.pointed(lib.KVM_SET_ONE_REG, self._one_reg(index, value), "KVM_SET_ONE_REG")
+
+    def get_nested_state(self) -> bytes:
+        """Return ``struct kvm_nested_state`` with its data (api.rst 4.114)."""
+        state = ffi.new("uint8_t[]", MOST_NESTED_STATE)
+        head = ffi.buffer(state, NESTED_STATE.size)
+        head[:] = NESTED_STATE.pack(0, 0, MOST_NESTED_STATE)
+        self.pointed(KVM_GET_NESTED_STATE, state, "KVM_GET_NESTED_STATE")
+        return bytes(ffi.buffer(state, NESTED_STATE.unpack(head[:])[2]))
+
+    def set_nested_state(self, state: bytes) -> None:
+        """Set what ``get_nested_state`` returned, on this vCPU or another (api.rst 4.115)."""
+        if not isinstance(state, bytes):
+            raise TypeError(f"KVM_SET_NESTED_STATE: takes bytes, not {state!r}")
+        copy = ffi.new("uint8_t[]", state.ljust(0x80, b"\0"))
+        self.pointed(KVM_SET_NESTED_STATE, copy, "KVM_SET_NESTED_STATE")
 
     def set_cpuid2(self, cpuid: Any) -> None:
         """Set the guest's CPUID (``struct kvm_cpuid2``)."""

@@ -57,6 +57,10 @@ class L1:
             self._fields = table
         self._start_at(symbols[f"l1_{self.vendor}"])
 
+    def forget_entry(self) -> None:
+        """Have the next entry write all its fields: the host has changed what they are."""
+        self._fields = {}
+
     def prepare_call(self) -> None:
         """Set the vCPU, in L2, to the call that L1 always gets."""
         self._start_at(self.guest.symbols["l2_vmmcall" if self.vendor == "svm" else "l2_vmcall"])

@@ -62,9 +62,11 @@ LISTED = (
 )
 OBSERVED = ("R10", "R13", "R25", "R67", "R74")
 
+NESTED_STATE = script.SaveNested | script.RestoreNested | script.LeaveNested
 MUST = [case for case in CASES if not case.observes]
 NEEDS = {
     "irqchip",
+    "nested_state",
     "vcpus",
     "userfaultfd",
     "compat",
@@ -226,6 +228,7 @@ def test_needs_are_what_the_script_uses():
         bare_bitmaps = {each.passes for each in entries if not each.bitmap}
         lists = [each.entry_load + each.exit_store + each.exit_load for each in entries]
         has["nested"] = any(isinstance(each, script.LevelAction) for each in case.actions)
+        has["nested_state"] = any(isinstance(each, NESTED_STATE) for each in case.actions)
         has["nested_svm"] = "all" in bare_bitmaps
         has["nested_vmx"] = "none" in bare_bitmaps or any(lists)
         has["task_syscall"] = any(

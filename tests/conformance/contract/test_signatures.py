@@ -22,6 +22,8 @@ _LBR = ("wrmsr(0x1d9, 0x1) -> wrote", "install(default_allow().deny(0x680)) -> d
 _L2 = ("enter_l2() -> entered",)
 _STORES = ("enter_l2(exit_store=(listed(Msr.IA32_TSC),)) -> entered",)
 _LOADS = ("enter_l2(exit_load=(listed(Msr.STAR, 0x1),)) -> entered",)
+_SAVED = (*_L2, "save_nested() -> got(1)", "leave_nested() -> done")
+_BACK, _DENY_FS = "restore_nested() -> done", "install(default_allow().deny(Msr.FS_BASE)) -> done"
 _GS = "listed(Msr.KERNEL_GS_BASE, 0x1)"
 _DEADLINE_EXIT = "WrmsrExit(Msr.IA32_TSC_DEADLINE, FILTER, 0x0), wrote"
 _FS_EXIT = FILTER.format("Msr.FS_BASE")
@@ -32,6 +34,9 @@ _RESET, _HELD = "regs(ANY, rax=0, rcx=0, rdx=ANY)", "regs(-20, rax=0x2, rcx=0, r
 _FLUSH, _BLOCKED = "Msr.IA32_FLUSH_CMD", "begin_install(default_allow(), 'b') -> blocked"
 _HALF = "install(default_deny(){}.deny(0x474f4f80, access=0x7)) -> rejected(EINVAL)"
 _CALLED = "l1_exit('hypercall')"
+
+_RAN, _LEFT = "rdmsr(Msr.STAR) -> returned(0x1)", f"leave_l2() -> {_CALLED}"
+_REFUSED = _DENY_FS.replace("done", "rejected(EINVAL)")
 
 D = Difference
 # An entry, what it explains, and near misses: another MSR, another outcome, another place.
@@ -191,6 +196,29 @@ ROWS: dict[str, tuple[Difference, ...]] = {
         D(_FS, _FS_EXIT, "returned(0x1)", (*_L2, _DENY), SVM),
         D(_FS, _FS_EXIT, "returned(0x1)", (_DENY, *_L2), SVM),
         D(_FS, _FS_EXIT, "gp", (*_L2, _DENY), SVM),
+    ),
+    "B20 restored": (
+        D(_FS, _FS_EXIT, "returned(0x1)", (*_SAVED, _BACK, _RAN, _DENY_FS), SVM),
+        D(_FS, _FS_EXIT, "returned(0x1)", (*_L2, _DENY_FS, *_SAVED[1:], _RAN), SVM),
+        D(_FS, _FS_EXIT, "returned(0x1)", (*_L2, _DENY_FS, *_SAVED[1:], _RAN, _BACK), SVM),
+        D(_FS, _FS_EXIT, "returned(0x1)", (*_L2, _DENY_FS, "fresh_vm() -> done"), SVM),
+    ),
+    "B36": (
+        D(_FS, _FS_EXIT, "returned(0x1)", (*_SAVED, _DENY_FS, _BACK), SVM),
+        D(_FS, _FS_EXIT, "returned(0x1)", (*_SAVED, _DENY_FS, _RAN, _BACK), SVM),
+        D(_FS, _FS_EXIT, "returned(0x1)", (*_SAVED, _BACK, _RAN, _DENY_FS), SVM),
+        D(_FS, _FS_EXIT, "returned(0x1)", (*_SAVED, _DENY_FS), SVM),
+        D(_FS, _FS_EXIT, "returned(0x1)", (*_SAVED, _DENY_FS, _BACK, *_L2), SVM),
+        D(_FS, _FS_EXIT, "returned(0x1)", (*_SAVED, _DENY_FS, _BACK, _LEFT), SVM),
+        D(_FS, _FS_EXIT, "returned(0x1)", (*_SAVED, _DENY_FS, _BACK, _SAVED[-1]), SVM),
+        D(_FS, _FS_EXIT, "returned(0x1)", (*_SAVED, _REFUSED, _BACK), SVM),
+        D(_FS, _FS_EXIT, "gp", (*_SAVED, _DENY_FS, _BACK), SVM),
+        D(_FS, "returned(0x1)", _FS_EXIT, (*_SAVED, _DENY_FS, _BACK), SVM),
+    ),
+    "B36 last": (
+        D(_FS, _FS_EXIT, "returned(0x1)", (*_SAVED, "fresh_vm() -> done", _BACK, _DENY_FS), VMX),
+        D(_FS, _FS_EXIT, "returned(0x1)", (*_SAVED, _BACK, _RAN, _DENY_FS), VMX),
+        D(_FS, _FS_EXIT, "l1_exit('rdmsr', 0xc0000100)", (*_SAVED, _BACK, _DENY_FS), VMX),
     ),
     "B34": tuple(
         D(f"sweep('rdmsr', {msr}, 4)", _SWEPT.format(msr, 4, "FILTER"), seen, before, vendor)

@@ -16,6 +16,7 @@ from mutants_level import LEVELS
 from mutants_modes import MODES
 from mutants_platform import PLATFORM
 from mutants_race import RACES
+from mutants_restored import RESTORED
 from mutants_shadows import SHADOWS
 from mutants_sweep import SWEEPING
 from mutants_vm import ACCESSING, INSTALLING, MASKING
@@ -38,6 +39,7 @@ MUTANTS = (
     *SHADOWS,
     *IGNORING,
     *LEVELS,
+    *RESTORED,
     *SWEEPING,
     *PLATFORM,
 )

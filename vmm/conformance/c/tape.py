@@ -188,6 +188,7 @@ U64 = 0xFFFFFFFF_FFFFFFFF
 NO_FORM: tuple[type, ...] = (
     s.Execute,
     *(s.GetVcpuEvents, s.Rewrite, s.Inject, s.GetTaken),
+    *(s.SaveNested, s.RestoreNested, s.LeaveNested, s.FreshVm),
 )
 """Words that have no form in C yet."""
 

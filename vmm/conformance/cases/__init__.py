@@ -32,6 +32,7 @@ from vmm.conformance.cases import (
     plumbing,
     quirks,
     reentry,
+    restored,
     rollback,
     running,
     scope,
@@ -88,6 +89,7 @@ THEMES = (
     lbr,
     lists,
     inside,
+    restored,
     quirks,
 )
 

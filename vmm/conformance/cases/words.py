@@ -20,13 +20,17 @@ from vmm.conformance.language.script import (
     enable_exits,
     enter_l2,
     entered,
+    got,
     install,
     l1_exit,
     leave_l2,
+    leave_nested,
     rdmsr,
     rejected,
+    restore_nested,
     resume_install,
     returned,
+    save_nested,
     stalled,
     unfiltered,
     wrmsr,
@@ -158,6 +162,10 @@ ENTERS: Row = (enter_l2(), entered)
 """L1 lets L2 reach every MSR of its bitmap."""
 NONE_PASSES: Row = (enter_l2(passes="none"), entered)
 CALLS: Row = (leave_l2(), l1_exit("hypercall"))
+SAVES: Row = (save_nested(), got(1))
+"""The host saves a vCPU that is in L2, takes it out of there, and brings it back."""
+OUT: Row = (leave_nested(), done)
+RESTORES: Row = (restore_nested(), done)
 
 HELD: dict[Msr, tuple[int, int]] = {
     **STORAGE,

@@ -301,7 +301,7 @@ _FIXES = (
         "KVM_SET_NESTED_STATE merges L2's bitmap before the intercepts are recalculated",
         "",
         "6.12..newest",
-        "L2 that is restored after an install runs under the filter before it",
+        "an L2 restored before its vCPU has run under a new filter runs under the one before",
     ),
     Fix(
         "B37",

@@ -90,8 +90,16 @@ _WAITS = r"meanwhile\((?:create_vcpu|create_irqchip|install\w*)\(.*"
 _STALLED = r"begin_install\([^\n]*-> stalled(?![\s\S]*\n(?:resume|await)_install)"
 _BLOCKED = r"begin_install\([^\n]*-> blocked(?![\s\S]*\n(?:resume|await)_install)"
 _REJECTED = r"^(?!.*(?:argp=|number=|caller='child')).*-> rejected\((?:EINVAL|EFAULT)\)"
-_IN_L2 = r"enter_l2\((?![\s\S]*l1_exit)"
-_INSTALL_IN_L2 = rf"{_IN_L2}(?![\s\S]*\nenter_l2)[\s\S]*\ninstall[^\n]*-> done"
+_INTO_L2 = r"(?:enter_l2|restore_nested)\("
+_STILL = r"(?![\s\S]*(?:l1_exit|\n(?:leave_nested|fresh_vm)\())"
+_IN_L2 = rf"{_INTO_L2}{_STILL}"
+_INSTALL_IN_L2 = rf"{_IN_L2}(?![\s\S]*\n{_INTO_L2})[\s\S]*\ninstall[^\n]*-> done"
+_BY_HOST = r"install|enable_exits|(?:save|leave|restore)_nested|[gs]et_msr|create_vcpu"
+_IDLE = rf"(?:(?:{_BY_HOST})\([^\n]*\n)*"
+_RESTORED = (
+    rf"(?:^|\n)(?:install[^\n]*-> done\n{_IDLE}restore_nested|restore_nested[^\n]*\n{_IDLE}install)"
+    rf"\([^\n]*-> done(?![\s\S]*\n{_INTO_L2}){_STILL}"
+)
 _LBR_ON = r"wrmsr\((?:0x1d9|Msr\.IA32_DEBUGCTL\w*), (?:0x)?[0-9a-f]*[13579bdf]\b[\s\S]*install"
 _FLAG = r"MsrFilter\(0x(?![01]\b)[0-9a-f]+\b.*"
 _LAST_ENTRY = r"(?![\s\S]*\nenter_l2)"
@@ -268,6 +276,8 @@ SIGNATURES = (
         without=_IN_L2,
         vendor=VMX,
     ),
+    # Nothing of the guest ran between the install and the restore, in either order.
+    Signature("B36", _at("[^,)]+"), _FILTERED, _NATIVE, before=_RESTORED),
     Signature("B20", _at("[^,)]+"), _FILTERED, _NATIVE, before=_INSTALL_IN_L2),
     # What L1 once passed is never intercepted again: L2 goes on, where L1 should have got it.
     Signature(
@@ -352,7 +362,6 @@ UNSIGNED: Mapping[str, str] = MappingProxyType(
         "B31": _UNSEEN,
         "B32": "no kernel was released with it",
         "B33": _UNSEEN,
-        "B36": "no word restores the state of an L2",
         "B38": _OBSERVED,
     }
 )

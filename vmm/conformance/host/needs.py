@@ -20,6 +20,7 @@ from vmm.conformance.language.script import DISABLE_EXITS, KVM_CAP_X86_DISABLE_E
 from vmm.errors import KvmError
 from vmm.kvm import Kvm
 from vmm.nested.l1 import vendor_of
+from vmm.nested.state import KVM_CAP_NESTED_STATE
 from vmm.uffd import Userfaultfd
 
 Probe = Callable[[Kvm], str | None]
@@ -142,6 +143,13 @@ def no_nested(kvm: Kvm) -> str | None:
     return None if vendor_of(kvm) else _why_not_nested()
 
 
+def no_nested_state(kvm: Kvm) -> str | None:
+    """Look whether guests can nest and ask for ``KVM_CAP_NESTED_STATE``."""
+    if lack := no_nested(kvm):
+        return lack
+    return None if kvm.check_extension(KVM_CAP_NESTED_STATE) else "no KVM_GET_NESTED_STATE"
+
+
 def no_nested_svm(kvm: Kvm) -> str | None:
     """Look whether a guest's CPUID may have SVM."""
     return None if vendor_of(kvm) == "svm" else "guests have no SVM here"
@@ -185,6 +193,7 @@ PROBES: dict[str, Probe] = {
     "shstk": no_cpuid(7, 0, "ecx", 1 << 7, "SHSTK"),
     "mediated_pmu": no_mediated_pmu,
     "nested": no_nested,
+    "nested_state": no_nested_state,
     "nested_svm": no_nested_svm,
     "nested_vmx": no_nested_vmx,
 }

@@ -97,9 +97,9 @@ class KvmBackend:
             kept = execution.restore()
         finally:
             if kept:
-                self._pool.append(vm)
+                self._pool.append(execution.vm)
             else:
-                vm.close()
+                execution.vm.close()
         return trace
 
     def close(self) -> None:

@@ -128,10 +128,27 @@ class Execution:
             return rejected(error)
 
     def _level(self, action: words.LevelAction) -> Event:
+        if isinstance(action, words.SaveNested):
+            return self.levels.save(action)
+        if isinstance(action, words.RestoreNested):
+            return self.levels.restore(action)
+        if isinstance(action, words.LeaveNested):
+            return self.levels.take_out(action)
         self.stopped.pop(action.vcpu, None)
         if isinstance(action, words.EnterL2):
             return self.levels.enter(action)
         return self.levels.leave(action)
+
+    def fresh_vm(self) -> Event:
+        """Go on in another VM, of which the pool knows nothing."""
+        old, self.vm = self.vm, self.vm.successor()
+        old.close()
+        self.race.move(self.vm)
+        self.levels.move(self.vm)
+        if not words.makes_vcpus(self.script):
+            self.vm.create_vcpu(0)
+        self.cpuid.clear()
+        return done
 
     def _race(self, action: words.RaceAction) -> Event:
         match action:
@@ -172,6 +189,8 @@ class Execution:
                 return self.get_taken(action)
             case words.GetMpState():
                 return words.Got(self.vm.vcpu(action.vcpu).get_mp_state())
+            case words.FreshVm():
+                return self.fresh_vm()
             case words.Sweep():
                 self.stopped.pop(action.vcpu, None)
                 return run_sweep(self.vm.program(action.vcpu), action)

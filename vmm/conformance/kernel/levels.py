@@ -16,6 +16,7 @@ from vmm.errors import KvmError
 from vmm.nested import svm, vmx
 from vmm.nested.area import L1_FAILED_PORT, L1_PORT, L2_PORT, READ, WRITE, Entry, Left, Passed
 from vmm.nested.l1 import L1, vendor_of
+from vmm.nested.state import Snapshot, is_in_l2, without_l2
 from vmm.vcpu import EXITS
 
 KINDS = {"read": (READ,), "write": (WRITE,), "both": (READ, WRITE)}
@@ -44,6 +45,42 @@ class Levels:
         self.vm = vm
         self._l1: dict[int, L1] = {}
         self._in_l2: dict[int, words.EnterL2] = {}
+        self._saved: dict[int, tuple[Snapshot, words.EnterL2 | None]] = {}
+
+    def move(self, vm: PooledVm) -> None:
+        """Go on in another VM, with what was saved in this one."""
+        self.vm = vm
+        self._l1.clear()
+        self._in_l2.clear()
+
+    def save(self, action: words.SaveNested) -> Event:
+        """Save what the vCPU is, and say whether it is in L2."""
+        self._l1_of(action.vcpu)  # else it could enter no L2 after it was restored
+        snapshot = Snapshot.of(self.vm.vcpu(action.vcpu), self.vm.memory)
+        self._saved[action.vcpu] = snapshot, self._in_l2.get(action.vcpu)
+        return words.Got(is_in_l2(snapshot.nested))
+
+    def restore(self, action: words.RestoreNested) -> Event:
+        """Set what was saved, on the vCPU that has the number now."""
+        snapshot, l2 = self._saved[action.vcpu]
+        l1 = self._l1_of(action.vcpu)
+        snapshot.restore(self.vm.vcpu(action.vcpu), self.vm.memory)
+        self._is_at(action.vcpu, l1, l2)
+        return done
+
+    def take_out(self, action: words.LeaveNested) -> Event:
+        """Take the vCPU out of L2 without L1's doing."""
+        vcpu = self.vm.vcpu(action.vcpu)
+        vcpu.set_nested_state(without_l2(vcpu.get_nested_state()))
+        self._is_at(action.vcpu, self._l1.get(action.vcpu), None)
+        return done
+
+    def _is_at(self, vcpu_id: int, l1: L1 | None, l2: words.EnterL2 | None) -> None:
+        self._in_l2.pop(vcpu_id, None)
+        if l2:
+            self._in_l2[vcpu_id] = l2
+        if l1:
+            l1.forget_entry()
 
     def enter(self, action: words.EnterL2) -> Event:
         """Have L1 enter L2; from L2 it is an exit that L1 gets."""

@@ -71,6 +71,12 @@ class PooledVm:
         """Return the MSR's value for the host, or None when this host refuses it."""
         return self.vcpu(vcpu_id).get_msrs([index]).get(index)
 
+    def successor(self) -> PooledVm:
+        """Return a new VM with a copy of this one's memory, and without vCPUs."""
+        fresh = PooledVm(self.vm.kvm, keep=False)
+        fresh.memory.buffer[:] = self.memory.buffer[:]
+        return fresh
+
     def close(self) -> None:
         """Destroy the VM."""
         self.vm.close()

@@ -325,6 +325,10 @@ class Race:
     def _within(self, seconds: float) -> float:
         return seconds * (LONGER if self.patient else 1)
 
+    def move(self, vm: PooledVm) -> None:
+        """Go on in another VM, where no page is watched yet."""
+        self.vm, self._park_area = vm, None
+
     def _area(self) -> GuestMemory:
         if self._park_area is None:
             self._park_area = self.vm.vm.add_memory(x86.LATER, PARK_PAGES * PAGE)

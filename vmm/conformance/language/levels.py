@@ -70,6 +70,33 @@ class LeaveL2(Word):
     vcpu: VcpuId = 0
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class SaveNested(Word):
+    """``KVM_GET_NESTED_STATE``, with registers and L1's memory: 1 where L2 is active, else 0."""
+
+    vcpu: VcpuId = 0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RestoreNested(Word):
+    """``KVM_SET_NESTED_STATE`` of what was saved last: the vCPU is again in L2, if it was then.
+
+    The vCPU may be another one of the same number: that of a ``fresh_vm``.
+    """
+
+    vcpu: VcpuId = 0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class LeaveNested(Word):
+    """``KVM_SET_NESTED_STATE`` without an L2: the host takes the vCPU out of it, and L1 gets none.
+
+    What it leaves is the L1 that could enter the same L2 again.
+    """
+
+    vcpu: VcpuId = 0
+
+
 # --- events -----------------------------------------------------------------------------------
 
 
@@ -119,5 +146,6 @@ class Shutdown(Word):
 
 through, listed = Through, Listed
 enter_l2, leave_l2 = EnterL2, LeaveL2
+save_nested, restore_nested, leave_nested = SaveNested, RestoreNested, LeaveNested
 entered, shutdown = Entered(), Shutdown()
 l1_exit, entry_failed = L1Exit, EntryFailed

@@ -50,9 +50,7 @@ def _needs(action: Action) -> Iterator[str]:
         yield from (
             f"disable_exits_{name}" for name, bit in words.DISABLE_EXITS.items() if bits & bit
         )
-    if isinstance(action, words.LeaveL2):
-        yield "nested"
-    if isinstance(action, words.EnterL2):
+    if isinstance(action, words.LevelAction):
         yield from _of_levels(action)
     if isinstance(action, words.GetMsr | words.SetMsr) and action.by == "one_reg":
         yield "one_reg"
@@ -71,8 +69,12 @@ def _needs(action: Action) -> Iterator[str]:
         yield "vcpus"
 
 
-def _of_levels(action: words.EnterL2) -> Iterator[str]:
+def _of_levels(action: words.LevelAction) -> Iterator[str]:
     yield "nested"
+    if isinstance(action, words.SaveNested | words.RestoreNested | words.LeaveNested):
+        yield "nested_state"
+    if not isinstance(action, words.EnterL2):
+        return
     has_lists = action.entry_load or action.exit_store or action.exit_load
     if has_lists or (not action.bitmap and action.passes == "none"):
         yield "nested_vmx"

@@ -45,6 +45,14 @@ class GetMpState(Word):
     vcpu: VcpuId = 0
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class FreshVm(Word):
+    """The VM is closed, and a new one has a copy of its memory: no filter, no mask, new vCPUs.
+
+    It is where a host goes on that restores a snapshot, or to which a guest migrates.
+    """
+
+
 # --- events -----------------------------------------------------------------------------------
 
 
@@ -63,4 +71,5 @@ class OtherExit(Word):
 
 
 set_cpuid_bits, send_init, get_mp_state = SetCpuidBits, SendInit, GetMpState
+fresh_vm = FreshVm
 internal_error, other_exit = InternalError, OtherExit

@@ -37,6 +37,7 @@ HostAction = (
     | SetCpuidBits
     | SendInit
     | GetMpState
+    | FreshVm
     | GetVcpuEvents
     | Rewrite
     | Inject
@@ -64,7 +65,7 @@ RaceAction = (
     | CloseVm
     | CloseVcpu
 )
-LevelAction = EnterL2 | LeaveL2
+LevelAction = EnterL2 | LeaveL2 | SaveNested | RestoreNested | LeaveNested
 Action = Access | Execute | HostAction | RaceAction | LevelAction
 Script = tuple[Action, ...]
 Event = (

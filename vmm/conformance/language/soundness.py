@@ -12,6 +12,8 @@ Thing = tuple[str, object]
 FILTER: Thing = ("filter", None)
 AWAY = ("access", "park", "spin", "init")
 """What keeps a vCPU from starting an access."""
+BUSY = (*AWAY, "stall", "install", "meanwhile")
+"""What keeps a VM from being given up for another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,10 @@ def first_unsound(script: s.Script) -> int | None:
         effect = _effect(action)
         if not effect.needs <= under_way or effect.bars & under_way:
             return at
+        if isinstance(action, s.FreshVm):
+            if any(kind in BUSY for kind, _ in under_way):
+                return at
+            under_way = {each for each in under_way if each[0] in ("saved", "filter")}
         under_way = under_way - effect.ends | effect.begins
     return None
 
@@ -53,6 +59,8 @@ def _effect(action: s.Action) -> Effect:  # noqa: PLR0911 - one a kind of word
         case s.EnterL2() | s.LeaveL2():
             # Once a vCPU is an L1 its registers for other modes and its extensions are at odds.
             return _starts(action.vcpu, "l1")
+        case s.SaveNested() | s.LeaveNested() | s.RestoreNested():
+            return _of_nested_state(action)
         case s.Begin() | s.Spin():
             what = "access" if isinstance(action, s.Begin) else "spin"
             effect = _starts(action.access.vcpu, what, plain_only=not s.is_plain(action.access))
@@ -77,6 +85,15 @@ def _effect(action: s.Action) -> Effect:  # noqa: PLR0911 - one a kind of word
             if isinstance(action, s.Finish):
                 ends |= {("placed", action.vcpu)}
             return Effect(needs=needs, bars=frozenset(waits), ends=ends)
+
+
+def _of_nested_state(action: s.SaveNested | s.LeaveNested | s.RestoreNested) -> Effect:
+    away = frozenset((each, action.vcpu) for each in ("park", "spin", "init"))
+    saved, l1, placed = ("saved", action.vcpu), ("l1", action.vcpu), {("placed", action.vcpu)}
+    if isinstance(action, s.SaveNested):
+        return Effect(bars=away | placed, begins=frozenset({saved, l1}))
+    needs = frozenset({saved} if isinstance(action, s.RestoreNested) else ())
+    return Effect(needs=needs, bars=away | placed, begins=frozenset({l1}))
 
 
 def _starts(vcpu: int, what: str = "", *, plain_only: bool = False) -> Effect:

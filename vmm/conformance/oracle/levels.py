@@ -48,9 +48,11 @@ class Rest(Protocol):
 class LevelRules:
     """R36-R38: L1 first, then the filter; lists are filtered, and fields are not."""
 
-    def step(self, model: Rest, vm: VmState, action: s.EnterL2 | s.LeaveL2) -> s.Step:
-        """Return what an entry or a call of L1 leaves."""
+    def step(self, model: Rest, vm: VmState, action: s.LevelAction) -> s.Step:
+        """Return what an entry, a call of L1, or the host's own work on the level leaves."""
         vcpu = vm.vcpu(action.vcpu)
+        if isinstance(action, s.SaveNested | s.RestoreNested | s.LeaveNested):
+            return self.by_host(vm, vcpu, action)
         vcpu.has_run = True
         if vcpu.stage is Stage.COMPLETED and not vcpu.moved:
             vcpu.stage = IDLE
@@ -116,6 +118,34 @@ class LevelRules:
         """R38: what L1 and L2 each have of their own is not filtered, and nobody's promise here."""
         for index in (*SWITCHED, *(STORABLE if fields else ())):
             vcpu.msrs.pop(index, None)
+
+    # --- the host's own work -------------------------------------------------------------------
+
+    def by_host(
+        self, vm: VmState, vcpu: VcpuState, action: s.SaveNested | s.RestoreNested | s.LeaveNested
+    ) -> s.Step:
+        """R34, R81: what the host does asks no filter, and changes none."""
+        if vcpu.stage in (Stage.UNSURE, Stage.AWAY):
+            return (s.whatever,)
+        if isinstance(action, s.SaveNested):
+            vm.saved[action.vcpu] = vcpu.l2
+            return (s.got(1 if vcpu.l2 else 0),)
+        if isinstance(action, s.LeaveNested):
+            return self.taken_to(vm, vcpu, None)
+        return self.taken_to(vm, vcpu, vm.saved[action.vcpu])
+
+    def taken_to(self, vm: VmState, vcpu: VcpuState, l2: s.EnterL2 | None) -> s.Step:
+        """R81: the vCPU is at that level from then on, and its filter is the VM's.
+
+        An access that waits for its answer is nobody's any more, and neither is a list for L1.
+        """
+        if vcpu.stage is Stage.EXITED or (vcpu.l2 and vcpu.l2.exit_load):
+            return self.unsure(vcpu)
+        self.switch(vcpu, fields=any(each.fields for each in (vcpu.l2, l2) if each))
+        if vm.has_irqchip:
+            vcpu.forget(Msr.IA32_APICBASE)
+        vcpu.l2 = l2
+        return (s.done,)
 
     # --- an access of L2 -----------------------------------------------------------------------
 

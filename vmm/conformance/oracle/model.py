@@ -143,6 +143,8 @@ class Model:
                 return (vm.vcpu(action.vcpu).taken,)
             case s.GetMpState():
                 return self.get_mp_state(vm, action)
+            case s.FreshVm():
+                return self.fresh_vm(vm)
             case s.Sweep():
                 return self.sweeps.step(self, vm, action)
             case s.Begin():
@@ -160,8 +162,8 @@ class Model:
 
     def new_vm(self, script: s.Script) -> VmState:
         """R26 R47: no filter, mask 0; vCPU 0 exists unless the script itself makes vCPUs."""
-        vm = VmState()
-        if not s.makes_vcpus(script):
+        vm = VmState(makes_vcpus=s.makes_vcpus(script))
+        if not vm.makes_vcpus:
             vm.vcpu(0)
         return vm
 
@@ -468,6 +470,15 @@ class Model:
         if not 0 <= action.vcpu <= MAX_SAFE_VCPU:
             return (s.whatever,)
         vm.vcpu(action.vcpu)
+        return (s.done,)
+
+    def fresh_vm(self, vm: VmState) -> s.Step:
+        """R26, R45, R47: filter and mask are a VM's own; what the host has saved stays with it."""
+        fresh = VmState(saved=vm.saved, makes_vcpus=vm.makes_vcpus)
+        for name in VmState.__dataclass_fields__:
+            setattr(vm, name, getattr(fresh, name))
+        if not vm.makes_vcpus:
+            vm.vcpu(0)
         return (s.done,)
 
     def send_init(self, vm: VmState, action: s.SendInit) -> s.Step:

@@ -251,6 +251,10 @@ class VmState:
     """Which vCPUs are parked, each with the number of its park, of ``parks`` so far."""
     parks: int = 0
     spins: dict[int, Access] = field(default_factory=dict)
+    saved: dict[int, EnterL2 | None] = field(default_factory=dict)
+    """The L2 of each vCPU whose nested state the host has saved, or None for L1."""
+    makes_vcpus: bool = False
+    """The script makes the vCPUs itself."""
 
     def vcpu(self, number: int) -> VcpuState:
         """Return vCPU ``number``, which exists from its first use."""

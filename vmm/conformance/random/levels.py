@@ -1,7 +1,8 @@
 """Random entries of L2s: who is in one, and what L1 lets pass there.
 
-B20 is open: an install leaves the L2 that runs with the MSRs that hardware passed to it. A script
-that shows it shows nothing new, so a vCPU that was in L2 meanwhile leaves it before it goes on.
+B20 and B36 are open: an install leaves the L2 that runs, or is restored before its vCPU has run,
+with the MSRs that hardware passed to it. A script that shows it shows nothing new, so such a vCPU
+leaves its L2 before it goes on.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ T = TypeVar("T")
 Levels = Literal["", "svm", "vmx"]
 """Whose extensions the guests of a host have, if any."""
 
+RUNS = s.Rdmsr | s.Wrmsr | s.Sweep | s.EnterL2 | s.LeaveL2 | s.Finish
+"""What has the vCPU obey the filter in force before it executes anything."""
 LOADED = (Msr.KERNEL_GS_BASE, Msr.STAR, Msr.LSTAR, Msr.CSTAR)
 """MSRs that a list can hold on every CPU."""
 
@@ -45,6 +48,8 @@ class Ladder:
         self._model = Model()
         self._vm = self._model.new_vm(())
         self._stale: set[int] = set()
+        self._untold: set[int] = set()
+        """Who has not run since the last install."""
 
     def note(self, action: s.Action) -> None:
         """Take over what ``action`` makes of the levels."""
@@ -52,23 +57,44 @@ class Ladder:
             return
         self._model.step(self._vm, action)
         inside = {number for number, vcpu in self._vm.vcpus.items() if vcpu.l2}
+        if isinstance(action, s.Install | s.FreshVm):
+            self._untold = {*self._vm.vcpus}
         if isinstance(action, s.Install):
             self._stale |= inside
+        elif isinstance(action, s.RestoreNested):
+            self._stale = self._stale - {action.vcpu} | self._untold & {action.vcpu}
+        elif isinstance(action, RUNS):
+            self._untold.discard(action.vcpu)
         self._stale &= inside
 
     def is_over(self, vcpu: int) -> bool:
         """Say whether the vCPU has shut down, and nobody knows any more what it does."""
         return bool(self._levels) and self._vm.vcpu(vcpu).stage is Stage.UNSURE
 
-    def move(self, vcpu: int) -> s.EnterL2 | s.LeaveL2 | None:
+    def move(self, vcpu: int) -> s.LevelAction | None:
         """Return how the vCPU changes its level now, if it does."""
         if not self._levels or self.is_over(vcpu):
             return None
+        if self._dice.one_in(6) and (move := self._by_host(vcpu)):
+            return move
         if vcpu in self._stale:
             return s.leave_l2(vcpu)
         if self._vm.vcpu(vcpu).l2:
             return s.leave_l2(vcpu) if self._dice.one_in(8) else None
         return self._entry(vcpu) if self._dice.one_in(3) else None
+
+    def fresh(self) -> s.FreshVm | None:
+        """Return the change to another VM, if there is anything to go on with there."""
+        return s.fresh_vm() if self._vm.saved and self._dice.one_in(30) else None
+
+    def _by_host(self, vcpu: int) -> s.LevelAction | None:
+        l2 = self._vm.vcpu(vcpu).l2
+        if l2 and l2.exit_load:  # leaving it by the host's hand is nobody's promise
+            return None
+        if vcpu in self._vm.saved and self._dice.below(3):
+            back = self._dice.below(2) == 0
+            return s.restore_nested(vcpu) if back else s.leave_nested(vcpu)
+        return s.save_nested(vcpu)
 
     def _entry(self, vcpu: int) -> s.EnterL2:
         passes, bitmap = self._passes()

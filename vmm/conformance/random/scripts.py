@@ -196,7 +196,9 @@ class _Writer:
     def step(self) -> None:
         """Add one action; a stopped vCPU goes on as often as something else happens."""
         vcpu = self.dice.below(self.vcpus)
-        if vcpu not in self.stopped and (move := self.levels.move(vcpu)):
+        if not self.stopped and (fresh := self.levels.fresh()):
+            self.add(fresh)
+        elif vcpu not in self.stopped and (move := self.levels.move(vcpu)):
             self.add(move)
         elif self.levels.is_over(vcpu):
             self.enable_exits(vcpu)

@@ -1,0 +1,42 @@
+"""Nested state as data: its header is the kernel's, and an L2 can be taken out of it."""
+
+import ctypes
+
+import ioctl_opt
+import pytest
+from test_area import header
+
+from vmm import vcpu
+from vmm.nested import state
+
+DATA = b"\xa5" * 0x1000
+
+
+def made(flags: int, format_: int) -> bytes:
+    size = state.HEADER.size + len(DATA)
+    return state.HEADER.pack(flags, format_, size, 0x61000, 0x60000) + DATA
+
+
+def test_the_numbers_are_the_kernels():
+    struct = ctypes.c_uint8 * state.HEADER.size
+    assert state.HEADER.size == 128
+    assert ioctl_opt.IOWR(0xAE, 0xBE, struct) == vcpu.KVM_GET_NESTED_STATE
+    assert ioctl_opt.IOW(0xAE, 0xBF, struct) == vcpu.KVM_SET_NESTED_STATE
+    assert state.HEADER.size + 0x2000 == vcpu.MOST_NESTED_STATE
+    said = header("kvm.h")
+    for name in ("GUEST_MODE", "RUN_PENDING", "GIF_SET", "FORMAT_VMX", "FORMAT_SVM"):
+        assert getattr(state, name) == said[f"KVM_STATE_NESTED_{name}"], name
+
+
+@pytest.mark.parametrize("format_", [state.FORMAT_SVM, state.FORMAT_VMX])
+def test_a_state_says_whether_l2_is_active(format_):
+    assert state.is_in_l2(made(state.GUEST_MODE | state.GIF_SET, format_))
+    assert not state.is_in_l2(made(state.GIF_SET, format_))
+
+
+def test_without_l2_the_extensions_stay_on():
+    svm = state.without_l2(made(state.GUEST_MODE | state.GIF_SET, state.FORMAT_SVM))
+    assert state.HEADER.unpack(svm)[:3] == (state.GIF_SET, state.FORMAT_SVM, 128)
+    flags = state.GUEST_MODE | state.RUN_PENDING
+    vmx = state.without_l2(made(flags, state.FORMAT_VMX))
+    assert state.HEADER.unpack(vmx) == (0, state.FORMAT_VMX, 128, 0x61000, state.NOWHERE)
