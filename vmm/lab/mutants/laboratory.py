@@ -25,6 +25,7 @@ from vmm.lab.initramfs import player
 from vmm.lab.initramfs.player import Playing
 from vmm.lab.kernels import build, kernels
 from vmm.lab.kernels.kernels import Kernel
+from vmm.lab.kernels.source import unpack
 from vmm.lab.machines import machine
 from vmm.lab.machines.emulation import Listener
 from vmm.lab.machines.machine import LabResult, Outcome
@@ -37,7 +38,7 @@ from vmm.lab.mutants.findings import (
     conclude_churn,
     decided,
 )
-from vmm.lab.mutants.source import DoesNotApply, Mutant, Tree, unpack
+from vmm.lab.mutants.source import DoesNotApply, Mutant, Tree, package
 from vmm.lab.runs.check import WORKERS_A_CPU
 from vmm.lab.runs.claims import Damaged
 from vmm.lab.runs.played import Played
@@ -219,7 +220,7 @@ def laboratory(
 ) -> Iterator[Laboratory]:
     """Open the laboratory, alone: a second run waits. The source is fetched the first time."""
     with cache.in_use(), cache.lock("mutants"):
-        unpack(_tree_directory(), source)
+        unpack(_tree_directory(), package(), source)
         yield Laboratory(mutants, options)
 
 

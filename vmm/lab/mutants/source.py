@@ -6,10 +6,6 @@ The mutants are data (kernel_mutants.toml): exact replacements against a named s
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import subprocess
-import tempfile
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,12 +14,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from vmm.lab import cache
-from vmm.lab.apt import AptRoot
 from vmm.lab.errors import LabError
 
 _PRISTINE = ".msrward-pristine"
-_STAMP = ".msrward-source"
 
 
 class DoesNotApply(LabError):
@@ -146,44 +139,3 @@ def _write(path: Path, text: str) -> None:
     scratch = path.with_name(f".{path.name}.new")
     scratch.write_text(text)
     scratch.replace(path)
-
-
-def unpack(into: Path, source: Path | None = None) -> None:
-    """Make `into` a copy of the package's source, or of the tree `source`; once."""
-    origin = str(source.absolute()) if source else package()
-    stamp = into / _STAMP
-    if stamp.is_file() and stamp.read_text() == origin:
-        return
-    with cache.no_space_in_one_line():
-        shutil.rmtree(into, ignore_errors=True)
-        into.mkdir(parents=True)
-        _copy(source, into) if source else _fetch(into)
-        stamp.write_text(origin)
-
-
-def _copy(source: Path, into: Path) -> None:
-    if not (source / "Kconfig").is_file():
-        raise LabError(f"{source} is no kernel source tree: it has no Kconfig")
-    _run("cp", "-a", f"{source.absolute()}/.", into)
-
-
-def _fetch(into: Path) -> None:
-    root = AptRoot()
-    if not root.has_lists():
-        root.refresh()
-    offered = root.search(f"^{package()}$")
-    if not offered:
-        raise LabError(f"the mirror has no {package()}; give its tree with --source")
-    with tempfile.TemporaryDirectory(dir=into.parent) as unpacked:
-        root.unpack(offered[:1], Path(unpacked))
-        archive = next(Path(unpacked, "usr/src").glob(f"{package()}.tar.*"), None)
-        if archive is None:
-            raise LabError(f"the package {package()} holds no source archive")
-        _run("tar", "-xf", archive, "-C", into, "--strip-components=1")
-
-
-def _run(*command: str | os.PathLike[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise LabError(f"{command[0]} failed: {last}")
