@@ -21,8 +21,8 @@ from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.judge.worker import judge
 from vmm.conformance.kernel.backend import KvmBackend
 from vmm.conformance.language.case import Case
-from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import Status, epilog
+from vmm.conformance.records.summary import of_a_program
 from vmm.conformance.records.verdict import Verdict
 
 FLAGS = ("-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread")
@@ -73,13 +73,7 @@ def _verdicts(cases: Sequence[Case]) -> dict[str, Verdict]:
     ignoring = ignores_msrs()
     with KvmBackend() as backend:
         records = {each.id: judge(each, backend, ignoring=ignoring) for each in cases}
-    return {name: _of_a_program(record) for name, record in records.items()}
-
-
-def _of_a_program(record: Record) -> Verdict:
-    """Return the verdict; a program does not know that a pass says nothing of this host."""
-    verdict: Verdict = record["verdict"]
-    return Verdict.PASS if record.get("need", "").startswith("msr:") else verdict
+    return {name: of_a_program(record) for name, record in records.items()}
 
 
 def _differ(compiler: str, cases: Sequence[Case], verdicts: dict[str, Verdict]) -> bool:

@@ -1,8 +1,10 @@
 """Cases as tests for the kernel's own KVM selftests: what they say, and what is refused."""
 
+import re
+
 import pytest
 
-from vmm.cli import main
+from vmm.cli import main, selftests
 from vmm.conformance.c.selftest import selftest_source
 from vmm.conformance.cases import CASES
 
@@ -31,3 +33,25 @@ def test_what_the_harness_cannot_express_is_refused(theme, why, capsys):
         selftest_source(BY_ID[name])
     assert "\n" not in str(error.value)
     assert main(["export", name, "--selftest"]) == 2
+
+
+def expressible():
+    for case in CASES:
+        try:
+            yield case.id, selftest_source(case)
+        except ValueError:
+            continue
+
+
+def test_a_test_has_the_functions_that_it_uses():
+    """The kernel builds with -Wall: a function that nothing calls is a warning."""
+    sources = dict(expressible())
+    assert len(sources) > 400
+    for name, text in sources.items():
+        for function in re.findall(r"(?m)^static [\w ]+ \*?(\w+)\(", text):
+            assert len(re.findall(rf"\b{function}\b", text)) > 1, (name, function)
+
+
+def test_a_command_with_no_case_for_it_is_one_line(capsys):
+    assert selftests.main(["stalled.*"]) == 2
+    assert capsys.readouterr().err.startswith("msrward: no case that the harness can express")

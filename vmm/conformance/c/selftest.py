@@ -22,7 +22,7 @@ NEEDS = {"vcpus": "", "no_ignore_msrs": '\tTEST_REQUIRE(!get_kvm_param_bool("ign
 FD = {"vm": "vm->fd", "system": "vm->kvm_fd", "vcpu": "vcpus[0]->fd"}
 PLAIN = s.Reply()
 
-HELPERS = """\
+GUEST_RDMSR = """\
 static void guest_rdmsr(u32 msr)
 {
 	u64 value = 0;
@@ -30,12 +30,14 @@ static void guest_rdmsr(u32 msr)
 
 	GUEST_SYNC_ARGS(0, vector, value, 0, 0);
 }
-
+"""
+GUEST_WRMSR = """\
 static void guest_wrmsr(u32 msr, u64 value)
 {
 	GUEST_SYNC_ARGS(0, wrmsr_safe(msr, value), 0, 0, 0);
 }
-
+"""
+EXPECT_EXIT = """\
 static void expect_exit(struct kvm_vcpu *vcpu, u32 exit_reason, u32 msr, u32 reason, u64 data)
 {
 	vcpu_run(vcpu);
@@ -45,7 +47,8 @@ static void expect_exit(struct kvm_vcpu *vcpu, u32 exit_reason, u32 msr, u32 rea
 	TEST_ASSERT_EQ(vcpu->run->msr.data, data);
 	TEST_ASSERT_EQ(vcpu->run->msr.error, 0);
 }
-
+"""
+END_OF_ACCESS = """\
 static struct ucall end_of_access(struct kvm_vcpu *vcpu)
 {
 	struct ucall uc;
@@ -56,6 +59,13 @@ static struct ucall end_of_access(struct kvm_vcpu *vcpu)
 	return uc;
 }
 """
+HELPERS = {
+    "guest_rdmsr(": GUEST_RDMSR,
+    "guest_wrmsr(": GUEST_WRMSR,
+    "expect_exit(": EXPECT_EXIT,
+    "end_of_access(": END_OF_ACCESS,
+}
+"""The functions of a test, by what calls them: it has those that it uses."""
 
 
 def selftest_source(case: Case) -> str:
@@ -79,7 +89,9 @@ def selftest_source(case: Case) -> str:
     vcpus = sorted({_vcpu(each) for each in case.actions} - {-1} | {0})
     guests = [line for vcpu in vcpus for line in _guest(vcpu, case.actions)]
     head = "\n".join(_head(case))
-    parts = (head, HELPERS, "\n".join(data), "\n".join(guests), _main(case, vcpus, body))
+    rest = ("\n".join(data), "\n".join(guests), _main(case, vcpus, body))
+    helpers = (text for call, text in HELPERS.items() if any(call in part for part in rest))
+    parts = (head, *helpers, *rest)
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
 

@@ -93,6 +93,11 @@ def broken(cases: Iterable[Record]) -> list[str]:
     return sorted(name for name, verdict in verdicts.items() if verdict.is_violation)
 
 
+def of_a_program(case: Record) -> Verdict:
+    """Return what a C program says where msrward says this: it knows no refused MSRs."""
+    return Verdict.PASS if _column(case) == "refused" else Verdict(case["verdict"])
+
+
 def _column(case: Record) -> str:
     if case["verdict"] is Verdict.PASS and "observation" in case:
         return "observed"
