@@ -101,10 +101,11 @@ static PyObject *reply(PyObject *self, PyObject *const *args, Py_ssize_t n, PyOb
 	PyObject *given[1] = { NULL };
 	uint64_t data = 0;
 
-	if (!(vcpu->in.state & OPEN))
-		return PyObject_CallMethod(self, "_must_be_open", "s", "reply");
 	if (!arguments(&call, reply_words, 1, given) || (given[0] && !fits(given[0], "reply: data", &data)))
 		return NULL;
+	/* After the arguments: the __index__ of one may close the vCPU. */
+	if (!(vcpu->in.state & OPEN))
+		return PyObject_CallMethod(self, "_must_be_open", "s", "reply");
 	vcpu->in.run->msr.data = data;
 	vcpu->in.run->msr.error = 0;
 	Py_RETURN_NONE;

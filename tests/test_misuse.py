@@ -90,6 +90,38 @@ def test_no_method_takes_junk_but_with_a_typed_error(kvm, vm, kind, is_open):
                     getattr(made, "close", lambda: None)()
 
 
+class Closer:
+    """A number that closes ``value`` when it is looked at: what was checked is so no more."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __index__(self):
+        self.value.close()
+        return 0
+
+    __bool__ = __len__ = __index__
+
+    def __bytes__(self):
+        return bytes(self.__index__())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_argument_that_closes_what_it_is_given_to_harms_nothing(kvm, kind):
+    with kvm.create_vm() as vm, opened(kind, kvm, vm) as value:
+        names = methods(value)
+    closed = set()
+    for name in names:
+        with kvm.create_vm() as vm, opened(kind, kvm, vm) as value:
+            method = getattr(value, name)
+            try:
+                method(*arguments(method, Closer(value)))
+            except TYPED as error:
+                assert str(error)
+                closed |= {name} if isinstance(error, Closed) else set()
+    assert kind != "Vcpu" or {"run", "reply"} <= closed
+
+
 FREE = {"close", "must_be_open"}
 """Methods with nothing to do on what is closed, or that are the check themselves."""
 
