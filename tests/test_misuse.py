@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -449,8 +450,11 @@ def test_a_batch_or_a_look_at_a_vcpu_that_spins_is_refused(vm):
         spinner = Spinner(program.vcpu, program.rounds, 0)
         assert spinner.until(lambda: program.rounds() > 0, 10)
         for use in (lambda: program.run([rdmsr(Msr.STAR)]), program.enter, program.vcpu.run):
+            before = program.rounds()
             with pytest.raises(Busy):
                 use()
+            goes_on = partial(lambda before: program.rounds() > before, before)
+            assert spinner.until(goes_on, 10), "its loop is as it was"
         assert spinner.stop(10)
         assert program.run([rdmsr(Msr.STAR)])
         pooled.close()

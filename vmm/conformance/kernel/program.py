@@ -110,9 +110,9 @@ class Program:
         return int.from_bytes(self._memory[at : at + 8], "little")
 
     def _write(self, words: list[int]) -> None:
+        self.vcpu.set_regs(self._start)  # first: Busy where a guest still reads what would change
         image = struct.pack(f"<{len(words)}Q", *words)
         self._memory[self._at : self._at + len(image)] = image
-        self.vcpu.set_regs(self._start)
 
     def run(self, accesses: Sequence[Access]) -> list[Event]:
         """Execute the accesses, each exit answered with its own reply; return all events.
