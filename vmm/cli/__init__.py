@@ -120,7 +120,7 @@ def command_line() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True
     )
-    judged = add_command(commands, "check", _check, "judge the kernel of this host", epilog())
+    judged = add_command(commands, "check", _check, "judge the kernel of this host")
     text = "under both executors, Python and the player's words in C: what differs is ERROR"
     judged.add_argument("--both", action="store_true", help=text)
     options.judging(judged, jobs="one a core of the cgroup's quota, at most 16", timeout=10.0)

@@ -12,13 +12,11 @@ from vmm.cli import options
 from vmm.cli.guarded import in_one_line
 from vmm.cli.output import complain, say
 from vmm.cli.parser import add_command
-from vmm.conformance.records.status import DONE
+from vmm.conformance.records.status import BAD, DONE, GOOD, UNTESTABLE
 from vmm.lab.vendors import VENDORS
 
 STEP = "bisect-step"
-STATUSES = "exit status: 0 good, 1 bad, 125 cannot be tested; never anything else"
 LOST = ("good", "bad", "skip")
-UNTESTABLE = 125
 
 
 def add(commands: Any) -> None:
@@ -33,7 +31,7 @@ def add(commands: Any) -> None:
     at_once = "ask N packaged kernels at once, each on a machine of its own (1)"
     bisect.add_argument("-j", "--jobs", type=options.count, metavar="N", help=at_once)
     _question(bisect)
-    step = add_command(commands, STEP, in_one_line(_step), "one step for git bisect run", STATUSES)
+    step = add_command(commands, STEP, in_one_line(_step), "one step for git bisect run")
     step.add_argument("--tree", type=Path, default=Path(), metavar="DIR", help="the tree (.)")
     step.add_argument("--build", metavar="CMD", help="how to build it (default: a minimal kernel)")
     step.add_argument("--kernel", metavar="K", help="judge this kernel, and build nothing")
@@ -58,7 +56,7 @@ def _question(parser: argparse.ArgumentParser) -> None:
 
 def status(argv: list[str], ended: int) -> int:
     """Return the exit status: for git, everything but good and bad is "cannot be tested"."""
-    return ended if argv[:1] != [STEP] or ended in (0, 1) else UNTESTABLE
+    return ended if argv[:1] != [STEP] or ended in (GOOD, BAD) else UNTESTABLE
 
 
 def _asked(args: argparse.Namespace) -> Any:

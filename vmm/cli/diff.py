@@ -8,21 +8,14 @@ from typing import Any
 
 from vmm.cli.output import complain, say
 from vmm.cli.parser import add_command
-from vmm.conformance.records.status import DONE, MEANINGS, Status, epilog
+from vmm.conformance.records.status import DONE, Status
 
-STATUSES = epilog(
-    {
-        Status.CONFORMS: "the same behaviour; with --since, nothing new fails",
-        Status.VIOLATES: "different behaviour; with --since, something new fails",
-        Status.TROUBLE: f"{MEANINGS[Status.TROUBLE]}; with --since, a machine has none now",
-    }
-)
 DIR_HELP = "a results.jsonl, its directory, or a directory of runs"
 
 
 def add(commands: Any) -> None:
     """Add the two commands."""
-    diff = add_command(commands, "diff", _diff, "compare two runs, of hosts or lab", STATUSES)
+    diff = add_command(commands, "diff", _diff, "compare two runs, of hosts or lab")
     diff.add_argument("runs", nargs="+", type=Path, metavar="DIR", help=f"A and B: {DIR_HELP}")
     text = "compare machine by machine, by cause: the runs in DIR against all the others"
     diff.add_argument("--since", type=Path, metavar="DIR", help=text)

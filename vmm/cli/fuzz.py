@@ -12,26 +12,18 @@ from vmm.cli import races
 from vmm.cli.kept import Telling, recorded
 from vmm.cli.options import count, seconds
 from vmm.cli.parser import add_command
-from vmm.conformance.records.status import DONE, MEANINGS, Status, epilog
+from vmm.conformance.records.status import DONE, Status
 from vmm.conformance.records.verdict import Verdict
 
 if TYPE_CHECKING:
     from vmm.conformance.random.fuzz import Finding
 
 FUZZ = "random scripts: the Model against this kernel"
-STATUSES = epilog(
-    {
-        **MEANINGS,
-        Status.CONFORMS: "the kernel did what the Model predicted",
-        Status.VIOLATES: "it did not, or it complained",
-        Status.UNTESTED: "nothing could be compared here",
-    }
-)
 
 
 def add(commands: Any) -> None:
     """Add the command."""
-    fuzz = add_command(commands, "fuzz", _fuzz, FUZZ, STATUSES)
+    fuzz = add_command(commands, "fuzz", _fuzz, FUZZ)
     options(fuzz)
     races.as_json(fuzz)
 

@@ -17,7 +17,7 @@ def manual(parser: argparse.ArgumentParser) -> str:
         *(".SH DESCRIPTION", _roff(parser.description or "")),
         *(".SH OPTIONS", *_arguments(parser)),
         *(".SH COMMANDS", *_commands(parser)),
-        *(".SH EXIT STATUS", ".nf", *map(_roff, (parser.epilog or "").split("\n")[1:]), ".fi"),
+        *(".SH EXIT STATUS", "Of a command that judges a kernel:", *_statuses(parser)),
         *(".SH SEE ALSO", r"docs/environment.md has the environment variables."),
     ]
     return "\n".join(lines) + "\n"
@@ -30,7 +30,14 @@ def _commands(parser: argparse.ArgumentParser, above: str = "") -> Iterator[str]
             for name, inner in action.choices.items():
                 yield from (f'.SS "{_roff(above + name)}"', _roff(inner.description or ""))
                 yield from _arguments(inner)
+                if inner.epilog:
+                    yield from (".PP", "Exit status:", *_statuses(inner))
                 yield from _commands(inner, f"{above}{name} ")
+
+
+def _statuses(parser: argparse.ArgumentParser) -> list[str]:
+    """Return the table at the end of a command's help, without its title."""
+    return [".nf", *map(_roff, (parser.epilog or "").split("\n")[1:]), ".fi"]
 
 
 def _arguments(parser: argparse.ArgumentParser) -> Iterator[str]:

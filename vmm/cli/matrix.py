@@ -11,24 +11,14 @@ from vmm.cli import options
 from vmm.cli.guarded import in_one_line
 from vmm.cli.output import complain, say
 from vmm.cli.parser import add_command
-from vmm.conformance.records.status import Status, epilog
+from vmm.conformance.records.status import Status
 from vmm.lab.vendors import VENDORS
-
-STATUSES = epilog(
-    {
-        Status.CONFORMS: "all conform",
-        Status.VIOLATES: "one or more do not",
-        Status.TROUBLE: "one or more have no verdict",
-    }
-)
 
 
 def add(commands: Any) -> None:
     """Add the command."""
     call = in_one_line(_matrix)
-    matrix = add_command(
-        commands, "matrix", call, "judge many kernels by several vendors", STATUSES
-    )
+    matrix = add_command(commands, "matrix", call, "judge many kernels by several vendors")
     options.choice(matrix)
     add = matrix.add_argument
     names = "5.10,6.1,newest: packaged series, or whatever --kernel takes"

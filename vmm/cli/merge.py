@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from vmm.cli.parser import add_command
-from vmm.conformance.records.status import epilog
 
 
 def add(commands: Any) -> None:
     """Add the command to the command line."""
     text = "make one run of the parts of one (--shard), and name what is twice or missing"
-    merge = add_command(commands, "merge", _merge, text, epilog())
+    merge = add_command(commands, "merge", _merge, text)
     merge.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="the records of a part")
     words = {"required": True, "metavar": "DIR", "help": "keep the whole in DIR"}
     merge.add_argument("-o", "--output", type=Path, **words)

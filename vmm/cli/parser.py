@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from vmm.cli.output import say
 from vmm.conformance.records.plain import plain
-from vmm.conformance.records.status import Status
+from vmm.conformance.records.status import Status, epilog, statuses
 
 
 class Parser(argparse.ArgumentParser):
@@ -22,15 +22,19 @@ class Parser(argparse.ArgumentParser):
         say(self.format_help().rstrip())  # argparse would keep silent when stdout fails
 
 
-def add_command(commands: Any, name: str, call: Any, text: str, epilog: str = "") -> Any:
-    """Return the parser of a new command that ``call`` does; ``text`` is its one line of help."""
+def add_command(commands: Any, name: str, call: Any, text: str) -> Any:
+    """Return the parser of a new command that ``call`` does; ``text`` is its one line of help.
+
+    Its help ends with its exit statuses; ``call`` is None for one that only has commands.
+    """
     parser = commands.add_parser(
         name,
         help=text,
         description=f"{text[0].upper()}{text[1:]}.",
-        epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    if call:
+        parser.epilog = epilog(statuses(parser.prog.partition(" ")[2]))
     parser.set_defaults(call=call)
     return parser

@@ -10,14 +10,14 @@ from typing import Any
 from vmm.cli import options
 from vmm.cli.output import complain
 from vmm.cli.parser import add_command
-from vmm.conformance.records.status import DONE, epilog
+from vmm.conformance.records.status import DONE
 
 
 def add(commands: Any) -> None:
     """Add the commands to the command line."""
     made = add_command(commands, "tape", _tape, "write cases as a tape for msrward-player")
     made.add_argument("-o", "--output", type=Path, metavar="FILE", help="not to stdout")
-    judged = add_command(commands, "judge", _judge, "judge by what msrward-player wrote", epilog())
+    judged = add_command(commands, "judge", _judge, "judge by what msrward-player wrote")
     judged.add_argument("trace", metavar="TRACE", help="what it wrote; - for stdin")
     options.viewing(judged)
     for each in (made, judged):

@@ -23,24 +23,18 @@ WALL, WALL_A_SECOND = 900.0, 30.0
 
 _OF = MappingProxyType(
     {
-        "fuzz": (fuzz.options, fuzz.FUZZ, fuzz.STATUSES, ("examples", "seconds", "bulk")),
-        "stress": (
-            *(races.stress_options, races.STRESS, races.STATUSES),
-            ("seconds", "vcpus", "installers"),
-        ),
-        "churn": (
-            *(races.churn_options, races.CHURN, races.STATUSES),
-            ("rounds", "installs", "vms"),
-        ),
+        "fuzz": (fuzz.options, fuzz.FUZZ, ("examples", "seconds", "bulk")),
+        "stress": (races.stress_options, races.STRESS, ("seconds", "vcpus", "installers")),
+        "churn": (races.churn_options, races.CHURN, ("rounds", "installs", "vms")),
     }
 )
-"""Of each command its options, its line of help, its statuses, and the options it gives on."""
+"""Of each command its options, its line of help, and the options it gives on."""
 
 
 def add(commands: Any, kernel: str) -> None:
     """Add the three commands; ``kernel`` is the help of ``--kernel``."""
-    for name, (more, text, statuses, _) in _OF.items():
-        parser = add_command(commands, name, _call(name), f"in the lab: {text}", statuses)
+    for name, (more, text, _) in _OF.items():
+        parser = add_command(commands, name, _call(name), f"in the lab: {text}")
         parser.add_argument("--kernel", "-k", required=True, metavar="K", help=kernel)
         parser.add_argument(
             "--vendor", choices=VENDORS, default="svm", help="what to emulate (svm)"
@@ -99,7 +93,7 @@ def _told(args: argparse.Namespace, outcome: Outcome, again: str) -> int:
 
 
 def _words(args: argparse.Namespace, name: str) -> tuple[str, ...]:
-    given = ((option, getattr(args, option)) for option in _OF[name][3])
+    given = ((option, getattr(args, option)) for option in _OF[name][2])
     return tuple(
         f"--{option}" if value is True else f"--{option}={value}"
         for option, value in given

@@ -1,12 +1,14 @@
 """Verdicts and exit statuses stand in records/ alone, and the README and --help say the same."""
 
+import argparse
 import ast
 import re
 from pathlib import Path
 
 import pytest
 
-from vmm.conformance.records.status import MEANINGS, Status
+from vmm.cli import command_line, main
+from vmm.conformance.records.status import _OF, DONE, MEANINGS, Status, statuses
 from vmm.conformance.records.verdict import Verdict
 
 ROOT = Path(__file__).parents[3]
@@ -83,6 +85,36 @@ def test_the_page_says_what_the_statuses_mean():
     )
     assert {int(number): meaning for number, meaning in rows} == MEANINGS
     assert set(MEANINGS) == set(Status)
+
+
+def commands(parser, above=""):
+    """Return the parser of each command that does something, by its name: "lab run"."""
+    found = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, inner in action.choices.items():
+                found |= commands(inner, f"{above}{name} ") or {above + name: inner}
+    return found
+
+
+COMMANDS = commands(command_line())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_says_what_its_statuses_mean(name, capsys):
+    assert main([*name.split(), "--help"]) == DONE
+    said = capsys.readouterr().out
+    table = dict(re.findall(r"^  (\d+) +(\S.*)$", said[said.index("\nexit status:\n") :], re.M))
+    assert {int(number): meaning for number, meaning in table.items()} == statuses(name)
+    wrong = main([*name.split(), "--no-such-option"])
+    assert wrong in statuses(name) and wrong not in (DONE, Status.VIOLATES)
+
+
+def test_the_table_of_statuses_names_commands_that_are_there():
+    assert set(_OF) - {""} <= set(COMMANDS)
+    judging = {name for name in COMMANDS if statuses(name) == MEANINGS}
+    assert {"check", "run", "lab run", "judge"} <= judging
+    assert not [name for name in COMMANDS if statuses(name).keys() - {125} - set(Status)]
 
 
 def test_a_verdict_is_its_word_and_every_one_is_judged():

@@ -8,7 +8,7 @@ from enum import IntEnum
 
 from vmm.conformance.records.saved import Saved
 from vmm.conformance.records.schema import Record
-from vmm.conformance.records.status import Status
+from vmm.conformance.records.status import UNTESTABLE, Status
 from vmm.conformance.records.verdict import Verdict
 from vmm.lab.machines.machine import Outcome
 
@@ -18,7 +18,7 @@ class Step(IntEnum):
 
     GOOD = 0
     BAD = 1
-    SKIP = 125
+    SKIP = UNTESTABLE
 
 
 @dataclass(frozen=True, slots=True)
