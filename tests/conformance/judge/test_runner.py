@@ -12,7 +12,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -20,10 +19,7 @@ import pytest
 
 from vmm.conformance.host import foreign, parameters
 from vmm.conformance.host.klog import KernelLog
-from vmm.conformance.judge import selection
 from vmm.conformance.judge.runner import Options, run
-from vmm.conformance.judge.selection import Chosen, UnknownCase
-from vmm.conformance.judge.selection import select as choose
 from vmm.conformance.kernel import waits
 from vmm.conformance.language.case import OBSERVE, Case
 from vmm.conformance.language.script import (
@@ -501,32 +497,3 @@ def test_an_unwritable_directory_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ResultsError, match=r"cannot write to .*file/dir: Not a directory"):
         Results(tmp_path / "file" / "dir", HOST)
-
-
-# --- choosing cases ------------------------------------------------------------------------------
-
-CATALOGUE = [case("alpha"), case("beta"), case("gamma")]
-
-
-def test_globs_name_cases_and_requirements():
-    assert [each.id for each in choose(CATALOGUE, ["t.*a"], ["t.b*"])] == ["t.alpha", "t.gamma"]
-    assert choose(CATALOGUE, ["R14"]) == choose(CATALOGUE, []) == CATALOGUE
-
-
-def test_a_long_case_runs_where_it_is_asked_for():
-    long = replace(CATALOGUE[1], thorough=True)
-    both = [CATALOGUE[0], long]
-    assert selection.choose(both, []) == Chosen([CATALOGUE[0]], 2, ())
-    assert selection.choose(both, [], thorough=True) == Chosen(both, 2, ("--thorough",))
-    assert selection.choose(both, ["t.b*"]) == Chosen([long], 2, None)
-
-
-@pytest.mark.parametrize("globs", [(["t.alpa"], []), ([], ["t.alpa"])])
-def test_a_glob_without_a_match_suggests_one(globs):
-    with pytest.raises(UnknownCase, match=r"no case matches 't.alpa'; did you mean t.alpha"):
-        choose(CATALOGUE, *globs)
-
-
-def test_nothing_left_is_an_error():
-    with pytest.raises(UnknownCase, match="no case is left"):
-        choose(CATALOGUE, [], ["*"])

@@ -123,12 +123,10 @@ def select(
     matches a case's id ("matching.*") or one of its requirements ("R14"). One that matches nothing
     raises UnknownCase, so that a slip of the pen never tests less than was meant.
     """
-    wanted, refused = list(globs), list(exclude)
-    check_globs(cases, [*wanted, *refused])
-    every = [case for case in cases if thorough or not case.thorough]
-    named = [case for case in cases if any(_match(case, glob) for glob in wanted)]
-    chosen = named if wanted else every
-    left = [case for case in chosen if not any(_match(case, glob) for glob in refused)]
+    wanted = _matched(cases, globs)
+    every = {case.id for case in cases if thorough or not case.thorough}
+    chosen = (set().union(*wanted) if wanted else every).difference(*_matched(cases, exclude))
+    left = [case for case in cases if case.id in chosen]
     if not left:
         raise UnknownCase("no case is left: every chosen one is excluded with -x")
     return left
@@ -136,13 +134,27 @@ def select(
 
 def check_globs(cases: Sequence[Case], globs: Iterable[str]) -> None:
     """Raise UnknownCase for the first glob that matches no case."""
-    for glob in globs:
-        if not any(_match(case, glob) for case in cases):
+    _matched(cases, globs)
+
+
+def _matched(cases: Sequence[Case], globs: Iterable[str]) -> list[set[str]]:
+    """Return the ids that each glob matches; UnknownCase for the first that matches none."""
+    ids: dict[str, set[str]] = {}
+    for case in cases:
+        for name in (case.id, *case.requirements):
+            ids.setdefault(name, set()).add(case.id)
+    found = [(glob, _ids_like(ids, glob)) for glob in globs]
+    for glob, matched in found:
+        if not matched:
             raise UnknownCase(f"no case matches {glob!r}; {_suggestion(cases, glob)}")
+    return [matched for _, matched in found]
 
 
-def _match(case: Case, glob: str) -> bool:
-    return any(fnmatchcase(name, glob) for name in (case.id, *case.requirements))
+def _ids_like(ids: dict[str, set[str]], glob: str) -> set[str]:
+    # Most words are whole names, of which there may be thousands: those are looked up.
+    if glob in ids:
+        return ids[glob]
+    return set().union(*(ids[name] for name in ids if fnmatchcase(name, glob)))
 
 
 def _suggestion(cases: Sequence[Case], glob: str) -> str:
