@@ -22,16 +22,16 @@ from vmm.kvm import Kvm
 
 def measure(rounds: int, exits: int, cases: int, build: Path) -> list[Line]:
     """Return all lines, measured; ``exits`` and ``cases`` are the work of one round."""
-    one = Line("exit: vcpu.run(reply=)", "us", 1.12)
-    two = Line("exit: vcpu.run() and reply()", "us", 1.15)
-    border = Line("exit: the border alone, nothing decoded", "us", 1.12)
-    drain = Line("exit: drain", "us", 1.03)
+    one = Line("exit: vcpu.run(reply=)", "us", 1.12, cpu=True)
+    two = Line("exit: vcpu.run() and reply()", "us", 1.15, cpu=True)
+    border = Line("exit: by cffi alone, nothing decoded", "us", 1.12, cpu=True)
+    drain = Line("exit: drain", "us", 1.03, cpu=True)
     per_exit = (one, two, border, drain)
     four, sixteen = (
         Line(f"random-filter case, {accesses} accesses", "us", 0.75, at_most=False)
         for accesses in (4, 16)
     )
-    suite = Line("the whole suite (C: 10 starts of Python + 2 ms a case)", "ms", 1.0)
+    suite = Line("the whole suite (C: the player, and 10 starts of Python)", "ms", 1.25)
     with Kvm() as kvm, BareC(build) as c:
         measure_exits(kvm, c, per_exit, rounds * 8, exits)
         measure_cases(kvm, c, four, (rounds, cases, 4))

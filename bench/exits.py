@@ -49,7 +49,7 @@ def run_with_reply(vcpu: Vcpu, count: int) -> int:
 
 
 def enter_only(vcpu: Vcpu, count: int) -> int:
-    """Cross the border and do nothing else: what no Python that runs a vCPU can be faster than."""
+    """Cross the border as all other calls do, and do nothing else: nothing is checked or made."""
     enter, fd, run = lib.mw_run, vcpu.fd, vcpu.kvm_run
     for _ in range(count):
         enter(fd, run)
@@ -84,7 +84,7 @@ class Drained:
 
 
 def measure_exits(kvm: Kvm, c: BareC, lines: Sequence[Line], rounds: int, count: int) -> None:
-    """Fill the lines: one call, two calls, the border alone, ``drain``; all use the same vCPU."""
+    """Fill the lines: one call, two calls, cffi alone, ``drain``; all use the same vCPU."""
     vcpu = boot_spin(kvm)
     run_and_reply(vcpu, 2)
     vcpu.run()

@@ -11,7 +11,11 @@ from statistics import median
 
 @dataclass
 class Line:
-    """One line of the table: times of a unit on both sides, in ``unit``, of each round."""
+    """One line of the table: times of a unit on both sides, in ``unit``, of each round.
+
+    By the wall clock; with ``cpu`` by the thread's CPU time, where nothing waits or works beside
+    it: other load on the machine then counts on neither side.
+    """
 
     name: str
     unit: str
@@ -24,6 +28,7 @@ class Line:
     c_gaps: list[float] = field(default_factory=list)
     python_gaps: list[float] = field(default_factory=list)
     skipped: str = ""
+    cpu: bool = False
 
     def ratio(self) -> float:
         """Return Python's time (or, for a rate, Python's rate) divided by C's."""
@@ -44,9 +49,10 @@ def take_turns(
     """Do one round: both sides, the one that goes first changing from round to round."""
     for python in (False, True) if number % 2 else (True, False):
         if python:
-            began = time.perf_counter_ns()
+            clock = time.thread_time_ns if line.cpu else time.perf_counter_ns
+            began = clock()
             line.python_exits += side()
-            line.python.append((time.perf_counter_ns() - began) / units / 1e3)
+            line.python.append((clock() - began) / units / 1e3)
         else:
             ns, exits, *began_at = bare()
             line.c_exits += exits

@@ -59,7 +59,7 @@ def ran(compiler) -> subprocess.CompletedProcess[str]:
     """Run the bench once, small: it also runs the whole suite once a round."""
     work = ["--rounds", "2", "--exits", "50", "--cases", "70", "--json"]
     command = [sys.executable, "-P", "-c", START, str(ROOT), *work]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=900)
 
 
 @pytest.fixture(scope="module")
