@@ -25,7 +25,7 @@ ROOMS = [
     "conformance.judge",
     "conformance.stress",
     "conformance.churn",
-    "lab.errors lab.vendors lab.append lab.cache lab.apt lab.processes",
+    "lab.errors lab.vendors lab.append lab.cache lab.apt lab.processes lab.alone lab.cluster",
     "lab.kernels",
     "lab.initramfs",
     "lab.machines",

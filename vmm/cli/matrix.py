@@ -32,12 +32,13 @@ def add(commands: Any) -> None:
     )
     options.append(matrix)
     options.executor(matrix)
+    options.on(matrix)
     add(
         "-j",
         "--jobs",
         type=options.count,
         metavar="N",
-        help="machines at once (cores, memory)",
+        help="machines at once (cores, memory; with --on: the workers' threads)",
     )
     add("--timeout", type=options.seconds, default=60.0, metavar="S", help="seconds a case (60)")
     add("--limit", type=options.seconds, default=1800.0, metavar="S", help="seconds a guest (1800)")
@@ -58,6 +59,13 @@ def _vendors(text: str) -> list[str]:
 
 
 def _matrix(args: argparse.Namespace) -> int:
+    from vmm.lab.runs import away
+
+    with away.team(args.on) as team:
+        return _judge(args, team)
+
+
+def _judge(args: argparse.Namespace, team: Any) -> int:
     from vmm.conformance.cases import CASES
     from vmm.conformance.judge.selection import choose
     from vmm.conformance.report import table
@@ -78,7 +86,7 @@ def _matrix(args: argparse.Namespace) -> int:
     )
     for line in missing:
         complain(line)
-    matrix.run(cells, orders, on_cell=_say_cell, jobs=args.jobs, resume=args.resume)
+    matrix.run(cells, orders, on_cell=_say_cell, jobs=args.jobs, resume=args.resume, team=team)
     columns = [table.Column(cell.kernel.release, cell.title, cell.saved) for cell in cells]
     say("\n".join(table.report(columns, by_case=args.by_case)))
     say(f"\nrecords: {directory}; page: {_write_page(columns, directory)}")

@@ -93,6 +93,12 @@ def append(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--append", type=_line, default="", metavar="WORDS", help=text)
 
 
+def on(parser: argparse.ArgumentParser) -> None:
+    """Add what names the cluster that does the work."""
+    text = "have the workers of this Dask scheduler do it (docs/reports.md; needs msrward[fleet])"
+    parser.add_argument("--on", metavar="ADDRESS", help=text)
+
+
 def cpu(parser: argparse.ArgumentParser) -> None:
     """Add what chooses an emulator's CPU model."""
     text = "another CPU model of the emulator: 'broadwell_ult' of Bochs, 'EPYC' of QEMU"

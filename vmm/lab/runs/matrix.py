@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, Protocol, TextIO
 
 from vmm.conformance.host import cpus
 from vmm.conformance.host.processes import memory_available
@@ -103,6 +103,51 @@ def cells(
     ]
 
 
+class Crew(Protocol):
+    """Who judges cells, several at once: processes here, or machines elsewhere."""
+
+    @property
+    def jobs(self) -> int:
+        """How many at once."""
+
+    def submit(self, cell: Cell, order: check.Order) -> Future[Any]:
+        """Have a cell judged."""
+
+    def first_of(self, running: Collection[Future[Any]]) -> Collection[Future[Any]]:
+        """Wait for one or more that are done."""
+
+    def received(self, cell: Cell, done: Future[Any]) -> str:
+        """See that the records are in the cell's directory; return why it has no verdict."""
+
+
+Team = Callable[[int | None], AbstractContextManager[Crew]]
+"""Opens a crew of so many (None: as many as fit), and ends what it does if the block fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Here:
+    jobs: int
+    pool: Executor
+
+    def submit(self, cell: Cell, order: check.Order) -> Future[Any]:
+        return self.pool.submit(_judge_alone, cell, order)
+
+    def first_of(self, running: Collection[Future[Any]]) -> Collection[Future[Any]]:
+        return wait(running, return_when=FIRST_COMPLETED).done
+
+    def received(self, cell: Cell, done: Future[Any]) -> str:
+        return str(done.result())
+
+
+@contextmanager
+def here(jobs: int | None) -> Iterator[Crew]:
+    """Open a crew of processes on this machine (None: one a core, as far as the memory goes)."""
+    initramfs.base()  # once, before everybody waits for it
+    number = jobs or default_jobs()
+    with processes.pool(number) as pool:
+        yield _Here(number, pool)
+
+
 def run(
     matrix: Sequence[Cell],
     orders: check.Orders,
@@ -110,8 +155,9 @@ def run(
     on_cell: Callable[[Cell, str], None],
     jobs: int | None = None,
     resume: bool = False,
+    team: Team = here,
 ) -> None:
-    """Judge every cell, `jobs` at once (default: one a core, as far as the memory goes).
+    """Have the team judge every cell, `jobs` at once (None: as many as it does at once).
 
     `on_cell` gets each cell as it finishes, and one line where there is no verdict. With `resume`
     a cell that is finished is handed over without a boot.
@@ -119,29 +165,32 @@ def run(
     finished = [cell for cell in matrix if resume and cell.finished]
     for cell in finished:
         on_cell(cell, "")
-    initramfs.base()  # once, before everybody waits for it
     todo = [cell for cell in matrix if cell not in finished]
     while todo:
-        suspects, todo = _side_by_side(todo, orders, on_cell, jobs or default_jobs())
+        suspects, todo = _side_by_side(todo, orders, on_cell, team, jobs)
         for cell in suspects:  # which of them ended its process, and so the others, is not known
-            if _side_by_side([cell], orders, on_cell, 1)[0]:
+            if _side_by_side([cell], orders, on_cell, team, 1)[0]:
                 on_cell(cell, "the process that judged it died")
 
 
 def _side_by_side(
-    todo: Sequence[Cell], orders: check.Orders, on_cell: Callable[[Cell, str], None], jobs: int
+    todo: Sequence[Cell],
+    orders: check.Orders,
+    on_cell: Callable[[Cell, str], None],
+    team: Team,
+    jobs: int | None,
 ) -> tuple[list[Cell], list[Cell]]:
     """Judge cells until all are, or a process dies: then return those under way and the rest."""
-    left, running = list(todo), dict[Future[str], Cell]()
-    with processes.pool(jobs) as pool:
+    left, running = list(todo), dict[Future[Any], Cell]()
+    with team(jobs) as crew:
         while left or running:
             try:
-                while left and len(running) < jobs:
+                while left and len(running) < max(1, crew.jobs):
                     order = orders.of(left[0].kernel, left[0].vendor)
-                    running[pool.submit(_judge_alone, left[0], order)] = left[0]
+                    running[crew.submit(left[0], order)] = left[0]
                     del left[0]
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    on_cell(running[future], future.result())
+                for future in crew.first_of(running):
+                    on_cell(running[future], crew.received(running[future], future))
                     del running[future]
             except BrokenProcessPool:
                 break
