@@ -11,6 +11,7 @@ enum {
 	REAL_CODE = RDMSR,	/* where a real-mode code segment starts */
 	AGAIN = 4,		/* from an access to the jump that ends it again */
 	RSM = 0x100c0, SMM_ENTRY = 0x38000, SMM_PORT = 0xd2,
+	INTERRUPT = VECTORS, GATES,	/* the vector behind the CPU's own */
 	TASK = 0x18, CODE32 = 0x20, USER_DATA = 0x2b, USER_CODE64 = 0x33,	/* selectors */
 	IOPL3 = 3 << 12,
 };
@@ -45,7 +46,7 @@ static void be_protected(struct kvm_sregs *sregs, int id)
 	sregs->cr0 = 0x31;	/* NE, ET, PE */
 	sregs->cr3 = sregs->cr4 = sregs->efer = 0;
 	sregs->idt.base = GATES32;
-	sregs->idt.limit = 8 * VECTORS - 1;
+	sregs->idt.limit = 8 * GATES - 1;
 }
 
 static struct kvm_segment real_segment(__u64 base, int type)
@@ -71,7 +72,7 @@ static void be_real(struct kvm_sregs *sregs, int id)
 	sregs->fs.base = fs;
 	sregs->gs.base = gs;
 	sregs->idt.base = REAL_VECTORS;
-	sregs->idt.limit = 4 * VECTORS - 1;
+	sregs->idt.limit = 4 * GATES - 1;
 }
 
 static const struct mode long_mode = { .word = 8 };
@@ -87,7 +88,8 @@ static const struct mode real_mode = { .change = be_real, .word = 2, .code = REA
 /* What leads to the stubs in the modes for which the IDT of 64-bit code does not. */
 static void write_vectors(void)
 {
-	for (unsigned int vector = 0; vector < VECTORS; vector++) {
+	write_stub(INTERRUPT);
+	for (unsigned int vector = 0; vector < GATES; vector++) {
 		__u32 stub = STUBS + 16 * vector;
 		__u16 gate[] = { stub & 0xffff, CODE32, 0x8e00, stub >> 16 };
 		__u16 real[] = { stub - REAL_CODE, REAL_CODE >> 4 };
@@ -122,6 +124,7 @@ static void enter_mode(int id, const struct mode *mode)
 	sregs.gs.base = gs;
 	sregs.cr8 = 0;
 	sregs.gdt.limit = 0x37;
+	sregs.idt.limit = 16 * GATES - 1;
 	sregs.tr = (struct kvm_segment){
 		.base = TASKS + TASK_SIZE * id, .limit = 0x67, .selector = TASK, .type = 11, .present = 1,
 	};
@@ -155,24 +158,38 @@ static int port_of_end(int id)
 	const struct kvm_run *run = vm.vcpus[id].run;
 	int port = run->exit_reason == KVM_EXIT_IO ? run->io.port : 0;
 
-	return port == DONE_PORT || (port >= VECTOR_PORT && port < VECTOR_PORT + VECTORS) ? port : 0;
+	return port == DONE_PORT || (port >= VECTOR_PORT && port < VECTOR_PORT + GATES) ? port : 0;
+}
+
+/* What an exception or an interrupt has pushed. */
+struct frame {
+	__u64 code, rip, rflags;
+};
+
+static struct frame frame_of(int id, __u64 rsp, int vector)
+{
+	const struct mode *mode = mode_of[id];
+	const __u8 *at = vm.memory + rsp + (mode->code ? STACKS + PAGE * id : 0);
+	struct frame frame = { 0 };
+
+	if (has_error_code(vector) && !mode->code) {	/* real mode has none */
+		memcpy(&frame.code, at, mode->word);
+		at += mode->word;
+	}
+	memcpy(&frame.rip, at, mode->word);
+	memcpy(&frame.rflags, at + 2 * mode->word, mode->word);
+	return frame;
 }
 
 /* Push what an exception has pushed in its mode as it pushes it in 64-bit code. */
 static void push_again(int id, struct kvm_regs *regs, int vector)
 {
-	const struct mode *mode = mode_of[id];
-	const __u8 *frame = vm.memory + regs->rsp + (mode->code ? STACKS + PAGE * id : 0);
-	__u64 code = 0, rip = 0, *stack = (__u64 *)(vm.memory + STACKS + PAGE * (id + 1));
+	struct frame frame = frame_of(id, regs->rsp, vector);
+	__u64 *stack = (__u64 *)(vm.memory + STACKS + PAGE * (id + 1));
 
-	if (has_error_code(vector) && !mode->code) {	/* real mode has none */
-		memcpy(&code, frame, mode->word);
-		frame += mode->word;
-	}
-	memcpy(&rip, frame, mode->word);
-	*--stack = rip + mode->code;
+	*--stack = frame.rip + mode_of[id]->code;
 	if (has_error_code(vector))
-		*--stack = code;
+		*--stack = frame.code;
 	regs->rsp = (__u8 *)stack - vm.memory;
 }
 

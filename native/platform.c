@@ -173,13 +173,18 @@ static const char *lacks_disable_exits_cstate(void) { return lacks_disable_exits
 
 static const char *lacks_disable_exits_aperfmperf(void) { return lacks_disable_exits(16); }
 
-static const char *lacks_shstk(void)
+static const char *lacks_feature(__u32 leaf, __u32 index, int reg, __u32 bit, const char *why)
 {
 	struct kvm_cpuid2 *cpuid = supported_cpuid();
-	int has = (*cpuid_register(find_leaf(cpuid, 7, 0), ECX) & 1 << 7) != 0;
+	int has = (*cpuid_register(find_leaf(cpuid, leaf, index), reg) & bit) != 0;
 
 	free(cpuid);
-	return has ? NULL : "KVM_GET_SUPPORTED_CPUID has no SHSTK";
+	return has ? NULL : why;
+}
+
+static const char *lacks_shstk(void)
+{
+	return lacks_feature(7, 0, ECX, 1 << 7, "KVM_GET_SUPPORTED_CPUID has no SHSTK");
 }
 
 /* Whether a guest's write of the value counts: it is read again. */

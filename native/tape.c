@@ -6,9 +6,11 @@
 #include "platform.c"
 #include "levels.c"
 #include "modes.c"
+#include "effects.c"
+#include "shadows.c"
 
 /* What the layout of every action comes to: a test computes it, so that no tape is misread. */
-static const __u32 VERSION = 0xe923ce4f;
+static const __u32 VERSION = 0x2aab9fa8;
 
 enum { HEADER = 24, POOLED = 2 };
 
@@ -24,6 +26,7 @@ enum {
 	CHECK_EXTENSION, GET_MSR, SET_MSR, CREATE_IRQCHIP, CREATE_VCPU, SET_CPUID, BEGIN_INSTALL,
 	MEANWHILE, RESUME_INSTALL, AWAIT, PARK, RELEASE, UNTIL_EXITS, UNTIL_RUNS, STOP_SPIN, CLOSE_VM,
 	CLOSE_VCPU, SWEEP, SET_CPUID_BITS, SEND_INIT, GET_MP_STATE, ENTER_L2, LEAVE_L2,
+	EXECUTE, GET_VCPU_EVENTS, REWRITE, INJECT, GET_TAKEN,
 };
 
 struct cursor {
@@ -430,6 +433,49 @@ static void enter_l2_of(struct cursor *tape)
 	enter_l2(id, l2);
 }
 
+static void execute_of(struct cursor *tape)
+{
+	/* in the order of the language; RSM, which takes more than to be executed, is the last */
+	static const struct effect *const effects[] = {
+		&rdtsc_effect, &rdtscp_effect, &rdpid_effect, &rdpmc_effect, &cpuid_effect,
+		&syscall_effect, &sysretq_effect, &sysenter_effect, &sysexit_effect, &swapgs_effect,
+		&rdfsbase_effect, &rdgsbase_effect, &wrfsbase_effect, &wrgsbase_effect,
+		&xsaves_effect, &xrstors_effect,
+	};
+	enum { RSM_OF_ALL = sizeof(effects) / sizeof(effects[0]) };
+	int id = used_vcpu(tape), number = below(tape, RSM_OF_ALL + 1), is_emulated = u8(tape);
+	__u64 value = u64(tape);
+
+	if (number == RSM_OF_ALL)
+		execute_rsm(id, value);
+	else if (is_emulated)
+		execute_emulated(id, effects[number], value);
+	else
+		execute(id, effects[number], value);
+}
+
+static void rewrite_of(struct cursor *tape)
+{
+	static const unsigned long states[][2] = {
+		{ KVM_GET_SREGS, KVM_SET_SREGS }, { KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS },
+		{ KVM_GET_MP_STATE, KVM_SET_MP_STATE }, { KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS },
+		{ KVM_GET_XCRS, KVM_SET_XCRS },
+	};
+	int id = used_vcpu(tape), state = below(tape, sizeof(states) / sizeof(states[0]));
+
+	rewrite(id, states[state][0], states[state][1]);
+}
+
+static void inject_of(struct cursor *tape)
+{
+	int id = used_vcpu(tape);
+
+	if (below(tape, 2))
+		inject_interrupt(id);
+	else
+		inject_nmi(id);
+}
+
 static void resume_of(struct cursor *tape)
 {
 	char name[20];
@@ -516,6 +562,11 @@ static void do_action(struct cursor *tape)
 	case GET_MP_STATE: get_mp_state(used_vcpu(tape)); break;
 	case ENTER_L2: enter_l2_of(tape); break;
 	case LEAVE_L2: leave_l2(used_vcpu(tape)); break;
+	case EXECUTE: execute_of(tape); break;
+	case GET_VCPU_EVENTS: get_vcpu_events(used_vcpu(tape)); break;
+	case REWRITE: rewrite_of(tape); break;
+	case INJECT: inject_of(tape); break;
+	case GET_TAKEN: get_taken(used_vcpu(tape)); break;
 	default: damaged("an action that this player does not know");
 	}
 }
@@ -630,7 +681,9 @@ static const struct { const char *name; const char *(*lacks)(void); } needs[] = 
 	{ "spec_ctrl", lacks_spec_ctrl }, { "xfd", lacks_xfd }, { "lbr", lacks_lbr },
 	{ "nested", lacks_nested }, { "nested_svm", lacks_nested_svm },
 	{ "nested_vmx", lacks_nested_vmx }, { "smm", lacks_smm },
-	{ "put_off_debug", lacks_put_off_debug },
+	{ "put_off_debug", lacks_put_off_debug }, { "guest_tsc", lacks_guest_tsc },
+	{ "rdtscp", lacks_rdtscp }, { "rdpid", lacks_rdpid }, { "pmu", lacks_pmu },
+	{ "fsgsbase", lacks_fsgsbase }, { "xsaves", lacks_xsaves }, { "sep", lacks_sep },
 };
 
 static const char *lacks(const char *name)

@@ -68,6 +68,7 @@ struct access {
 	__u64 rflags;	/* TF: a #DB comes right after it */
 	int before;	/* bytes of code in front of it that are executed too */
 	struct reply reply;
+	int due, taken, skew;	/* interrupts: how many are to come; which the guest took, and where */
 };
 
 struct vcpu {

@@ -121,6 +121,10 @@ ONE_OF_EACH: tuple[s.Action, ...] = (
     *(s.EnterL2(passes) for passes in ("all", "none")),
     s.EnterL2((Through(1, "read"), Through(2)), True, *[(Listed(4, 3),)] * 3, True, 6),
     *(s.EnterL2("none", False), s.LeaveL2(6)),
+    *(s.Execute(each, value, vcpu=6) for each, value in s.CARRIED.items()),
+    *(s.Execute("cpuid", 0x4000_0000, True, 6), s.GetVcpuEvents(6), s.GetTaken(6)),
+    *(s.Rewrite(what, 6) for what in tapes.STATES),
+    *(s.Inject(kind, 6) for kind in tapes.KINDS),
 )
 
 

@@ -192,8 +192,58 @@ MISTAKES = {
         "access.rip & (RDMSR ^ WRMSR) ? 0x32 : 0x30",
         "shadows.allowed",
     ),
+    "leaf_is_not_the_one_of_kvm": (
+        'memcmp(text, "KVMKVMKVM\\0\\0", 12) ? regs->rbx : 0x40000000',
+        "regs->rbx",
+        "effects.cpuid*",
+    ),
+    "syscall_has_the_selector_of_sysret": (
+        "setting->value << 32);",
+        "setting->value << 48);",
+        "effects.syscall*",
+    ),
+    "user_selector_is_the_kernels": (
+        "show_cs(setting) - 16",
+        "show_cs(setting)",
+        "effects.sysret*",
+    ),
+    "bases_are_one": (
+        "setting->sregs.gs.base = OTHER_BASE;",
+        "setting->sregs.gs.base = setting->value;",
+        "effects.swapgs*",
+    ),
+    "msrs_are_not_set_back": (
+        "takes_msr(setting->id, setting->msrs[setting->n_msrs].index,\n\t\t\t"
+        "  setting->msrs[setting->n_msrs].old);",
+        ";",
+        "effects.leave_their_msrs",
+    ),
+    "state_is_not_set_back": ("write_sregs(setting->id, before);", ";", "effects.sysexit*"),
+    "shadow_is_not_told": (
+        'events.interrupt.shadow ? "True" : "False"',
+        '"False"',
+        "shadows.long_ends*",
+    ),
+    "queued_exception_is_not_told": (
+        "if (events.exception.injected || events.exception.pending)",
+        "if (0)",
+        "shadows.a_failed_access_is_queued",
+    ),
+    "nothing_is_injected": (
+        "ioctl(vcpu->fd, number, argument) < 0",
+        "0",
+        "shadows.long_nmi*",
+    ),
+    "interrupt_is_taken_elsewhere": (
+        "access->skew = frame.rip - access->rip;",
+        "access->skew = 0;",
+        "shadows.long_interrupt*",
+    ),
+    "handler_returns_nowhere": ("regs.rip = frame.rip;", ";", "shadows.protected_nmi*"),
+    "nmi_stays_masked": ("events.nmi.masked = 0;", ";", "shadows.real_nmi*"),
 }
-"""What is written wrong in ``words.c`` or ``modes.c``, and the cases that are to see it."""
+"""What is written wrong in one of ``SOURCES``, and the cases that are to see it."""
+SOURCES = "words", "modes", "effects", "shadows"
 
 
 def cases_of(glob):
@@ -239,7 +289,7 @@ def test_a_mistake_in_the_words_is_found(player, mistake, tmp_path):
     old, new, glob = MISTAKES[mistake]
     for file in NATIVE.glob("*.c"):
         shutil.copy(file, tmp_path)
-    files = [tmp_path / f"{name}.c" for name in ("words", "modes")]
+    files = [tmp_path / f"{name}.c" for name in SOURCES]
     places = [each for each in files for _ in range(each.read_text().count(old))]
     assert len(places) == 1, f"{mistake}: {len(places)} places"
     places[0].write_text(places[0].read_text().replace(old, new))

@@ -156,6 +156,20 @@ def _sweep(action: s.Sweep, _: At) -> Iterable[str]:
     yield f"\t\t.reply = {c_number(s.REPLY)},\n\t}});"
 
 
+def _execute(action: s.Execute, _: At) -> Iterable[str]:
+    value = c_number(action.value)
+    if action.instruction == "rsm":
+        yield f"\texecute_rsm({action.vcpu}, {value});"
+        return
+    word = "execute_emulated" if action.emulated else "execute"
+    yield f"\t{word}({action.vcpu}, &{action.instruction}_effect, {value});"
+
+
+def _rewrite(action: s.Rewrite, _: At) -> Iterable[str]:
+    name = action.what.upper()
+    yield f"\trewrite({action.vcpu}, KVM_GET_{name}, KVM_SET_{name});"
+
+
 # --- the VM -----------------------------------------------------------------------------------
 
 
@@ -317,6 +331,11 @@ CALLS: dict[type, Callable[[Any, At], Iterable[str]]] = {
     s.StopSpin: lambda each, _: [f"\tstop_spin({each.vcpu});"],
     s.EnterL2: _enter_l2,
     s.LeaveL2: lambda each, _: [f"\tleave_l2({each.vcpu});"],
+    s.Execute: _execute,
+    s.GetVcpuEvents: lambda each, _: [f"\tget_vcpu_events({each.vcpu});"],
+    s.Rewrite: _rewrite,
+    s.Inject: lambda each, _: [f"\tinject_{each.kind}({each.vcpu});"],
+    s.GetTaken: lambda each, _: [f"\tget_taken({each.vcpu});"],
     s.CloseVm: lambda _, __: ["\tclose_vm();"],
     s.CloseVcpu: lambda each, _: [f"\tclose_vcpu({each.vcpu});"],
 }

@@ -10,7 +10,7 @@ import functools
 import re
 from pathlib import Path
 
-NAMES = "words", "platform", "levels", "modes", "expect"
+NAMES = "words", "platform", "levels", "modes", "effects", "shadows", "expect"
 FILES = [Path(__file__).with_name(f"{name}.c") for name in NAMES]
 PIECE = re.compile(r"\n\n(?=\S)")
 COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
@@ -23,7 +23,7 @@ DECLARED = (
     re.compile(r"^(?:static )?struct (\w+) \{"),
     re.compile(r"^(?:static|\}) ?[^={;(]*?\b(\w+)(?:\[[^=]*\])*(?: =[^=]|;)", re.MULTILINE),
 )
-ENUMERATOR = re.compile(r"\b([A-Z][A-Z0-9_]*)(?= =|,| \}|,?\n)")
+ENUMERATOR = re.compile(r"[{,]\s*([A-Z][A-Z0-9_]*)")
 
 
 @functools.cache
