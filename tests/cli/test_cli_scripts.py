@@ -139,7 +139,7 @@ def test_stress_says_its_seed_and_its_verdict(has_kvm):
     assert "nothing seen was impossible" in ran.stdout and "--seed 7" in ran.stdout
 
 
-def test_churn_says_what_it_ended_and_measured(has_kvm):
+def test_churn_says_what_it_ended_and_measured(has_kvm, has_userfaultfd):
     ran = msrward("churn", "--rounds", 2, "--installs", 2000, "--vms", 20)
     assert ran.returncode == ("nothing was lost" not in ran.stdout), ran.stdout
     assert "18 VMs" in ran.stdout

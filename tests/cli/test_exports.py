@@ -9,7 +9,7 @@ from vmm.conformance.records.verdict import Verdict
 
 
 @pytest.fixture
-def a_case(has_kvm):
+def a_case(has_kvm, has_userfaultfd):
     if not shutil.which("cc"):
         pytest.skip("no C compiler (cc)")
     return next(each.id for each in exports.CASES if each.id.startswith("stalled."))

@@ -18,7 +18,7 @@ def run(*command, data=b""):
 
 
 @pytest.fixture
-def trace(has_kvm, tmp_path):
+def trace(has_kvm, has_userfaultfd, tmp_path):
     if not (BIN / "msrward-player").exists():
         pytest.skip("no msrward-player: there was no static libc to link it with")
     made = run("msrward", "tape", "stalled.*", "-o", tmp_path / "some.tape")
@@ -150,7 +150,7 @@ def test_a_baseline_that_is_none_is_named_in_one_line(tmp_path):
         assert why in judged.stderr
 
 
-def test_a_worker_that_is_stopped_at_the_end_holds_nobody_up(has_kvm, tmp_path):
+def test_a_worker_that_is_stopped_at_the_end_holds_nobody_up(has_kvm, has_userfaultfd, tmp_path):
     """It is stopped when it has done its last case, while the supervisor is stopped too."""
     player = BIN / "msrward-player"
     if not player.exists():

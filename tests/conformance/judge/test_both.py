@@ -283,10 +283,12 @@ def test_the_executors_agree(player):
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_in_the_words_is_found(player, mistake, tmp_path):
+def test_a_mistake_in_the_words_is_found(player, mistake, tmp_path, request):
     if not shutil.which("cc"):
         pytest.skip("no C compiler (cc) to build a wrong player with")
     old, new, glob = MISTAKES[mistake]
+    if any("userfaultfd" in case.all_needs for case in cases_of(glob)):
+        request.getfixturevalue("has_userfaultfd")
     for file in NATIVE.glob("*.c"):
         shutil.copy(file, tmp_path)
     files = [tmp_path / f"{name}.c" for name in SOURCES]

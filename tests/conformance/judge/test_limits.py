@@ -45,7 +45,7 @@ def assert_no_verdict_but_the_limit(run, cases, *words: str) -> None:
     assert "Traceback" not in run.stderr
 
 
-@pytest.mark.usefixtures("has_kvm")
+@pytest.mark.usefixtures("has_kvm", "has_userfaultfd")  # what can be skipped takes nothing
 @pytest.mark.parametrize("descriptors", [8, 12, 15, 16, 17, 18])
 def test_few_descriptors(tmp_path, descriptors):
     limits = (descriptors, descriptors)
@@ -75,7 +75,7 @@ def test_few_processes(tmp_path, few_pids, processes):
     assert_no_verdict_but_the_limit(run, cases, "ulimit -u")
 
 
-@pytest.mark.usefixtures("has_kvm")
+@pytest.mark.usefixtures("has_kvm", "has_userfaultfd")
 @pytest.mark.parametrize("megabytes", [38, 41, 44, 50, 56])
 def test_little_memory(tmp_path, megabytes):
     limits = (megabytes << 20, megabytes << 20)
