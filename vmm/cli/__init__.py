@@ -123,6 +123,8 @@ def command_line() -> argparse.ArgumentParser:
     judged = add_command(commands, "check", _check, "judge the kernel of this host")
     text = "under both executors, Python and the player's words in C: what differs is ERROR"
     judged.add_argument("--both", action="store_true", help=text)
+    text = "judge each case N times (1): what fails and passes is flaky, and UNSTEADY"
+    judged.add_argument("--repeat", type=options.count, default=1, metavar="N", help=text)
     options.judging(judged, jobs="one a core of the cgroup's quota, at most 16", timeout=10.0)
     reports.requests(judged)
     lists = add_command(commands, "list", listing.listed, "list the cases")
@@ -168,8 +170,9 @@ def _check(args: argparse.Namespace) -> int:
     chosen = choose(
         CASES, args.globs, args.exclude, args.xfail, thorough=args.thorough, shard=args.shard
     )
-    jobs = min(args.jobs or default_jobs(), len(chosen.cases))
-    how = Options(jobs, args.timeout, tuple(args.xfail), args.known, shard=str(args.shard or ""))
+    jobs = min(args.jobs or default_jobs(), len(chosen.cases) * args.repeat)
+    part = str(args.shard or "")
+    how = Options(jobs, args.timeout, tuple(args.xfail), args.known, shard=part, repeat=args.repeat)
     view = View(args.json, args.tap, args.verbose, args.quiet, then=reports.then(args.report))
     view = replace(view, baseline=options.baseline(args, chosen), known=args.known)
     where = {"directory": args.output, "resume": args.resume}

@@ -15,10 +15,13 @@ from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import Got, get_msr, got
 from vmm.conformance.records.results import FILE
 from vmm.conformance.records.saved import load
-from vmm.conformance.records.steadiness import is_doubtful, settle
+from vmm.conformance.records.shape import checked
+from vmm.conformance.records.status import Status
+from vmm.conformance.records.steadiness import is_doubtful, settle, together
 from vmm.conformance.records.verdict import Verdict
-from vmm.conformance.report import difference, html
+from vmm.conformance.report import difference, html, since
 from vmm.conformance.report.desk import View
+from vmm.conformance.report.formats import FORMATS, Told, render
 from vmm.conformance.report.table import Column
 
 GOOD, ONCE, WRONG, HANGS_ONCE, HANGS, RACY, KILLS = range(7)
@@ -180,6 +183,68 @@ def test_a_difference_of_two_runs_says_that_it_did_not_repeat(bench):
     assert "B: FAIL did not repeat" in said
 
 
+# --- many times ----------------------------------------------------------------------------------
+
+
+def test_under_repeat_what_fails_and_passes_is_unsteady_and_says_how_often(bench):
+    run = bench(case("a"), case("odd", ONCE), case("b"), repeat=4)
+    assert run.status == 2
+    record = run.cases["t.odd"]
+    assert (record["verdict"], record["first"], record["seen"]) == ("UNSTEADY", "FAIL", ["got(7)"])
+    assert record["repeats"] == {"FAIL": 1, "PASS": 3}
+    assert run.cases["t.a"]["repeats"] == {"PASS": 4}
+    assert len(run.workers(ONCE)) == 4, "and it is not judged once more"
+    assert "each case is judged 4 times" in run.said
+    assert "judged 4 times: 1 FAIL, 3 PASS" in run.said and "FAIL did not repeat" in run.said
+    assert run.records[0]["repeat"] == 4
+    assert run.saved.cases["t.odd"]["repeats"] == {"FAIL": 1, "PASS": 3}
+
+
+def test_under_repeat_what_fails_every_time_is_still_judged_alone(bench):
+    run = bench(case("bad", WRONG), repeat=3)
+    record = run.cases["t.bad"]
+    assert (run.status, record["verdict"], record["repeats"]) == (1, "FAIL", {"FAIL": 3})
+    assert record["again"]["verdict"] == "FAIL" and len(run.workers(WRONG)) == 4
+    assert sum(each["type"] == "first" for each in run.records) == 1
+
+
+def test_under_repeat_a_first_failure_is_on_disk_before_the_last_time(bench):
+    cut = bench(case("odd", KILLS), repeat=5)
+    assert cut.status == 130 and "t.odd" not in cut.cases
+    assert cut.saved.firsts["t.odd"]["seen"] == ["got(7)"]
+
+
+def test_a_known_failure_that_does_not_always_fail_is_flaky_and_stays_known(bench):
+    run = bench(case("odd", ONCE), repeat=3, xfail=("t.odd",))
+    record = run.cases["t.odd"]
+    assert (run.status, record["verdict"]) == (0, "XFAIL")
+    assert record["repeats"] == {"XFAIL": 1, "XPASS": 2}
+
+
+def test_every_format_says_how_often(bench):
+    saved = bench(case("odd", ONCE), repeat=3).saved
+    for format_ in set(FORMATS) - {"lava", "lava-results", "tap"}:
+        told = " ".join(render(format_, [saved], Told({"origin": "me"})).split())
+        assert "judged 3 times: 1 FAIL, 2 PASS" in told, format_
+    assert 'repeats: {"FAIL": 1, "PASS": 2}' in render("tap", [saved], Told())
+
+
+@pytest.mark.parametrize("xfail", [(), ("t.odd",)])
+def test_a_difference_between_fleets_has_the_flaky_apart(bench, xfail):
+    odd = bench(case("odd", ONCE), repeat=3, xfail=xfail).saved
+    even = bench(case("odd"), repeat=3).saved
+    [found] = since.changes([even], [odd])
+    assert dict(found.flaky) == {"t.odd": ("t.odd",)} and not found.new
+    assert since.status([found]) != Status.VIOLATES
+
+
+def test_a_count_of_what_is_no_verdict_is_refused(bench):
+    run = bench(case("odd", ONCE), repeat=3)
+    line = next(each for each in run.records if each["type"] == "case")
+    with pytest.raises(ValueError, match="repeats"):
+        checked({**line, "repeats": {"observed": 1}})
+
+
 # --- the rule ------------------------------------------------------------------------------------
 
 FAIL = {"type": "case", "id": "t", "verdict": Verdict.FAIL, "seen": ["got(7)"]}
@@ -199,3 +264,27 @@ def test_a_splat_is_believed_at_once_whenever_it_falls():
     assert not is_doubtful({**FAIL, "splats": splat})
     record = settle(FAIL, {**FAIL, "splats": splat})
     assert (record["verdict"], record["splats"]) == ("FAIL", splat)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "whole"),
+    [
+        (("FAIL", "FAIL"), "FAIL"),
+        (("PASS", "FAIL"), "UNSTEADY"),
+        (("SKIP", "TIMEOUT"), "UNSTEADY"),
+        (("ERROR", "FAIL"), "FAIL"),
+        (("PASS", "ERROR"), "ERROR"),
+        (("XFAIL", "PASS"), "XFAIL"),
+        (("PASS", "PASS"), "PASS"),
+    ],
+)
+def test_the_worst_of_many_times_is_the_evidence(verdicts, whole):
+    records = [{**FAIL, "verdict": Verdict(each)} for each in verdicts]
+    record = together(records)
+    assert record["verdict"] == whole and sum(record["repeats"].values()) == len(verdicts)
+    assert together(records[:1]) is records[0]
+
+
+def test_a_splat_in_one_of_many_times_is_believed():
+    record = together([{**FAIL, "verdict": Verdict.PASS}, {**FAIL, "splats": [["WARNING: x"]]}])
+    assert (record["verdict"], record["splats"]) == ("FAIL", [["WARNING: x"]])

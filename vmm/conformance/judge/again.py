@@ -11,7 +11,7 @@ from vmm.conformance.judge import runner
 from vmm.conformance.judge.worker import BackendFactory
 from vmm.conformance.language.case import Case
 from vmm.conformance.records.schema import Record
-from vmm.conformance.records.steadiness import is_doubtful, settle
+from vmm.conformance.records.steadiness import is_doubtful, settle, together
 from vmm.conformance.records.verdict import Verdict
 
 HANGS, SLOW_MS = 3, 5000.0
@@ -39,18 +39,27 @@ def run(
 ) -> list[Splat]:
     """Do as ``runner.run``; then judge each case that failed in a fresh worker, with no other.
 
+    Before that, each is judged ``options.repeat`` times in all; its first failure is kept at once.
+
     ``firsts`` has what cases left in an earlier run that did not get to judge them once more.
     """
     earlier = firsts or {}
     doubtful = {case.id: earlier[case.id] for case in cases if case.id in earlier}
-    todo = [case for case in cases if case.id not in doubtful]
+    todo = [case for case in cases if case.id not in doubtful for _ in range(options.repeat)]
+    seen_of: dict[str, list[Record]] = {}
 
     def hold(record: Record) -> None:
-        if is_doubtful(record):
+        name, seen = record["id"], seen_of.setdefault(record["id"], [])
+        if is_doubtful(record) and not any(map(is_doubtful, seen)):
             watcher.first(record)
-            doubtful[record["id"]] = record
+        seen.append(record)
+        if len(seen) < options.repeat:
+            return
+        whole = together(seen_of.pop(name))
+        if is_doubtful(whole):
+            doubtful[name] = whole
         else:
-            watcher.case(record)
+            watcher.case(whole)
 
     stray = runner.run(todo, factory, options, _Teller(watcher, hold), log)
     alone, hung = replace(options, jobs=1), 0

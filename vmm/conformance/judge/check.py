@@ -183,4 +183,5 @@ def _run_record(
         "timeout": options.timeout,
         "kernel_log": log if isinstance(log, str) else "watched",
         **({"shard": options.shard} if options.shard else {}),
+        **({"repeat": options.repeat} if options.repeat > 1 else {}),
     }

@@ -58,6 +58,7 @@ class Options:
 
     A case that waits for the kernel has so much longer (``kernel.waits``).
 
+    ``repeat`` is how often each case is judged (``judge.again``).
     ``shard`` says which part of a run this is ("2/5"), "" for all of it.
     ``known`` has the entries of the history whose failures are known, on ``vendor``'s KVM module.
     """
@@ -68,6 +69,7 @@ class Options:
     known: tuple[str, ...] = ()
     vendor: str = ""
     shard: str = ""
+    repeat: int = 1
 
 
 def run(

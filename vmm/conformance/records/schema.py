@@ -7,7 +7,8 @@ taint).
 ``run`` opens a run: ``started`` (seconds since 1970), ``cases`` (how many are to be judged, out of
 ``catalogue``), ``resumed`` (how many of them an earlier run had recorded), ``jobs``, ``timeout``
 (seconds for a case), ``kernel_log`` ("watched", or why not), of a part of a run its ``shard``
-("2/5"), and ``merged`` (of how many runs ``msrward merge`` made it).
+("2/5"), under ``--repeat`` how often each case is judged (``repeat``), and ``merged`` (of how
+many runs ``msrward merge`` made it).
 
 ``case`` is one case: ``CaseRecord``. Each case of a run has one; where ``--resume`` judged it
 again, since it was ERROR or TIMEOUT, the last one counts.
@@ -91,6 +92,9 @@ class CaseRecord(TypedDict, total=False):
     again: Record
     """What came of it when it was judged once more: ``verdict``, ``ms`` and its own evidence.
     Absent where a splat was evidence enough, or others had timed out twice already."""
+    repeats: dict[str, int]
+    """Under ``--repeat``: how often it had each verdict. The evidence is that of its first failure,
+    and ``verdict`` is UNSTEADY if it did not fail every time."""
     series: dict[str, list[list[float]]]
     """What was measured while it ran, by name with unit: seconds since the start, and value."""
     found: Record

@@ -108,6 +108,10 @@ def _counts(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() <= columns and all(map(_count, value.values()))
 
 
+def _repeats(value: Any) -> bool:
+    return _counts(value) and value.keys() <= set(Verdict)
+
+
 def _parameters(value: Any) -> bool:
     return value is None or (
         isinstance(value, dict) and all(isinstance(each, dict) for each in value.values())
@@ -134,7 +138,7 @@ _MAY: Mapping[str, Fields] = MappingProxyType(
     {
         "run": {
             **{"started": _number, "jobs": _count, "timeout": _number},
-            **{"shard": _text, "merged": _count},
+            **{"shard": _text, "merged": _count, "repeat": _count},
         },
         "case": {
             **_DIFFERENCE,
@@ -143,7 +147,7 @@ _MAY: Mapping[str, Fields] = MappingProxyType(
                 (*("observation", "reason", "need", "error", "traceback", "file"), "cause"), _text
             ),
             **{"splats": _blocks, "ignore_msrs": _flag, "first": _verdict, "series": _series},
-            "found": _found,
+            **{"found": _found, "repeats": _repeats},
         },
         "end": {
             **dict.fromkeys(("foreign", "broken", "unseen", "report"), _texts),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.verdict import Verdict
 
@@ -35,6 +38,42 @@ def reopened(record: Record) -> Record | None:
         return None
     first = {name: value for name, value in record.items() if name not in ("again", "first")}
     return {**first, "type": "first", "verdict": record.get("first", Verdict.TIMEOUT)}
+
+
+def together(records: Sequence[Record]) -> Record:
+    """Return the record of a case that left ``records``, one each time that it was judged.
+
+    Of several, ``repeats`` counts the verdicts. The evidence is that of the first splat, else of
+    the first failure, else of the first trouble. What failed, and also did not, is UNSTEADY.
+    """
+    if len(records) == 1:
+        return records[0]
+    evidence = min(records, key=_weight)
+    record = {**evidence, "repeats": dict(Counter(str(each["verdict"]) for each in records))}
+    if is_doubtful(evidence) and any(_is_else(each["verdict"]) for each in records):
+        record |= {"verdict": Verdict.UNSTEADY, "first": evidence["verdict"]}
+    return record
+
+
+def _weight(record: Record) -> int:
+    """Return 0 for the evidence that counts most."""
+    verdict = record["verdict"]
+    order = (
+        "splats" in record,
+        verdict.is_violation,
+        verdict is Verdict.XFAIL,
+        verdict is Verdict.ERROR,
+    )
+    return order.index(True) if any(order) else len(order)
+
+
+def _is_else(verdict: Verdict) -> bool:
+    return not verdict.is_violation and verdict is not Verdict.ERROR
+
+
+def ways(record: Record) -> set[Verdict]:
+    """Return every verdict that the case of a record had."""
+    return {record["verdict"], *map(Verdict, record.get("repeats", ()))}
 
 
 def settle(first: Record, again: Record) -> Record:

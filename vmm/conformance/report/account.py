@@ -47,6 +47,8 @@ def themes(cases: Iterable[Record]) -> dict[str, list[Record]]:
 
 def line(case: Record) -> str:
     """Return one line: what differs, what went wrong, why it was skipped or what was observed."""
+    if often := text.often(case):
+        return f"{often}; {line({**case, 'repeats': {}})}".removesuffix("; ")
     if "expected" in case:
         expected, seen = (", ".join(case[side]) or "nothing" for side in ("expected", "seen"))
         return f"step {case['step']}: {case['action']}: expected {expected}, seen {seen}"

@@ -152,7 +152,7 @@ def _test(case: Record, saved: Saved, origin: str, build_id: str) -> Record:
         test["start_time"] = began.isoformat()
     if excerpt := line(case) if case["verdict"].is_good else block(case, host):
         test["log_excerpt"] = excerpt.replace("\0", "\ufffd")[:EXCERPT]
-    known = ("requirements", "cause", "need")
+    known = ("requirements", "cause", "need", "repeats")
     misc = {"verdict": case["verdict"], **{name: case[name] for name in known if case.get(name)}}
     return {**test, "misc": misc}
 

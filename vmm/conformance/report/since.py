@@ -10,6 +10,7 @@ from vmm.conformance.records.causes import explains
 from vmm.conformance.records.saved import Saved
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import Status
+from vmm.conformance.records.steadiness import ways
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report import table
 from vmm.conformance.report.history import FAILS
@@ -130,7 +131,7 @@ def _verdicts(columns: Sequence[Column]) -> dict[str, set[Verdict]]:
     found: dict[str, set[Verdict]] = {}
     for column in columns:
         for name, case in column.cases.items():
-            found.setdefault(name, set()).add(case["verdict"])
+            found.setdefault(name, set()).update(ways(case))
     return found
 
 

@@ -20,6 +20,7 @@ SHOWN = (
     "requirements",
     "cause",
     "first",
+    "repeats",
     "again",
     "step",
     "action",

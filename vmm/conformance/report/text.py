@@ -38,6 +38,8 @@ def header(run: Record, host: Mapping[str, Any]) -> list[str]:
     """Return the lines that say what is judged, and where."""
     cpu, platform = host.get("cpu_model") or "a CPU", host.get("platform") or "platform unknown"
     lines = [f"{kernel(host)} on {cpu}, {platform}; msrward {host.get('msrward')}"]
+    if run.get("repeat"):
+        lines.append(f"each case is judged {run['repeat']} times")
     if run["resumed"]:
         lines.append(f"resumed: {run['resumed']} of {run['cases']} cases are already recorded")
     if run["kernel_log"] != "watched":
@@ -82,17 +84,25 @@ def failure(case: Record, paint: Paint, verbose: int = 0, rerun: str = reruns.HE
 
 
 def judged_again(case: Record) -> list[str]:
-    """Return the line that says what came of a failed case when it was judged once more, if so."""
-    second = case.get("again")
-    if not second:
-        return []
-    said = ", ".join(second.get("seen", ())) or second.get("error") or second.get("reason")
-    detail = f": {cut(said)}" if said else ""
-    lines = [f"  judged once more, alone: {second['verdict']}{detail}"]
-    if case["verdict"] is Verdict.UNSTEADY:
+    """Return what came of a failed case when it was judged again: once more, or many times."""
+    lines = [f"  {said}"] if (said := often(case)) else []
+    if second := case.get("again"):
+        said = ", ".join(second.get("seen", ())) or second.get("error") or second.get("reason")
+        detail = f": {cut(said)}" if said else ""
+        lines.append(f"  judged once more, alone: {second['verdict']}{detail}")
+    if lines and case["verdict"] is Verdict.UNSTEADY:
         why = "no verdict; a race, or a host that is too busy: run it again, many times"
         lines.append(f"  {case['first']} did not repeat: {why}")
     return lines
+
+
+def often(case: Record) -> str:
+    """Return "judged 10 times: 3 FAIL, 7 PASS" of a case under ``--repeat``, or ""."""
+    repeats = case.get("repeats", {})
+    if len(repeats) < 2 and not case["verdict"].is_bad:
+        return ""
+    said = ", ".join(f"{number} {verdict}" for verdict, number in sorted(repeats.items()))
+    return f"judged {sum(repeats.values())} times: {said}" if repeats else ""
 
 
 def cause(cause: Cause, paint: Paint, verbose: int = 0, rerun: str = reruns.HERE) -> list[str]:
