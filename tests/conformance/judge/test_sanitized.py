@@ -13,7 +13,7 @@ from vmm.conformance.judge.selection import choose
 
 NATIVE = Path(__file__).parents[3] / "native"
 COMPILE = "gcc -fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1 -pthread"
-THEMES = ("rollback", "stalled", "parked", "init", "named", "compat.bitmaps", "running")
+THEMES = ("rollback", "stalled", "parked", "init", "named", "compat.bitmaps", "running", "modes")
 WRONG = {
     "reads beyond an array": "volatile int at = 16; vm.vcpus[at].run = vm.vcpus[at + 1].run;",
     "shifts too far": "volatile int by = 40; by = 1 << by;",
