@@ -1,8 +1,11 @@
 """scripts/fleet/tmt, run by tmt itself on this host: one result a record, and none invented."""
 
+import re
+import shlex
 import shutil
 import subprocess
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import yaml
@@ -17,24 +20,29 @@ ENDS = {"fail": 1, "warn": 1, "error": 2}
 """What tmt ends with, the worst first come last: 0 where there are none of these."""
 
 
+def command():
+    """Return the words of the one command for tmt that the page has."""
+    page = Path(__file__).parents[2] / "docs" / "fleet.md"
+    [line] = re.findall("^    (tmt .*)$", page.read_text(), re.M)
+    assert "prepare" not in line and "--all" not in line, "that step installs packages"
+    return shlex.split(line)
+
+
 @pytest.fixture
 def tmt(files, tmp_path, environ):
-    """Run the plan on this host with words for ``msrward check``; the status, and what tmt kept.
-
-    The step ``prepare`` is left out: it installs packages.
-    """
+    """Run the page's command with words for ``msrward check``; the status, and what tmt kept."""
     for program, why in (("tmt", "pip install tmt"), ("rsync", "tmt calls it")):
         if not shutil.which(program, path=environ["PATH"]):
             pytest.skip(f"{program} is not installed here ({why})")
 
     def run(check):
         place = tmp_path / "run"
-        names = ("PATH", "MSRWARD_LACKS")
-        told = [f"{name}='{environ[name]}'" for name in names]
-        words = [word for each in [*told, f"CHECK='{check}'"] for word in ("-e", each)]
-        steps = ["discover", "provision", "--how", "local", "execute", "report", "finish"]
+        lacks = f"MSRWARD_LACKS='{environ['MSRWARD_LACKS']}'"
+        words = [f"CHECK='{check}'" if each.startswith("CHECK=") else each for each in command()]
+        words = [each.replace("$PATH", environ["PATH"]) for each in words]
+        at = words.index("run") + 1
         ran = subprocess.run(
-            ["tmt", "--feeling-safe", "run", "--id", place, *words, *steps],
+            [*words[:at], "--id", place, "-e", lacks, *words[at:]],
             cwd=files / "tmt",
             env=environ,
             capture_output=True,
