@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
-from vmm.conformance.records.causes import causes, explains, unseen
+from vmm.conformance.records.causes import causes, explains
 
 VMX = {"vendor_module": "kvm_intel"}
 _WRITE = "wrmsr(Msr.IA32_TSC_DEADLINE, 0x0)"
@@ -64,25 +62,3 @@ def test_a_splat_or_an_error_is_explained_by_nothing() -> None:
 def test_what_is_read_back_after_a_write_that_no_filter_stopped_is_another_difference() -> None:
     back = {"step": 2, "action": "rdmsr(Msr.IA32_TSC_DEADLINE)", "expected": ["returned(0x0)"]}
     assert explains({**OPEN, "also": [{**back, "seen": ["returned(0x5)"]}]}, VMX) == ""
-
-
-def _about(requirement: str, verdict: str) -> dict[str, Any]:
-    return {"id": "a.b", "verdict": verdict, "requirements": [requirement]}
-
-
-@pytest.mark.parametrize(
-    ("cases", "host", "said"),
-    [
-        ([_about("R33", "PASS")], VMX, ["B12"]),
-        ([_about("R33", "XPASS")], VMX, ["B12"]),
-        ([_about("R33", "SKIP")], VMX, []),
-        ([_about("R01", "PASS")], VMX, []),
-        ([_about("R33", "PASS"), {**OPEN, "requirements": ["R33"]}], VMX, []),
-        ([_about("R33", "PASS")], {"vendor_module": "kvm_amd"}, []),
-        ([_about("?", "PASS")], VMX, []),
-    ],
-)
-def test_a_known_bug_that_no_case_shows_is_said(
-    cases: list[dict[str, Any]], host: dict[str, str], said: list[str]
-) -> None:
-    assert unseen(("B12", "B09"), cases, host) == said

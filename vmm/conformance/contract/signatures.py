@@ -41,18 +41,24 @@ class Signature:
 
     def explains(self, difference: Difference) -> bool:
         """Say whether this entry makes a kernel differ in exactly this way."""
-        before = "\n".join(difference.before)
         return (
-            self.vendor in ("", difference.vendor)
-            and (not self.at_top or difference.at_top)
-            and bool(re.fullmatch(self.action, difference.action))
-            and bool(re.fullmatch(self.expected, difference.expected))
-            and bool(re.fullmatch(self.seen, difference.seen))
-            and bool(re.search(self.install, difference.install))
+            bool(re.fullmatch(self.seen, difference.seen))
+            and self.can_show_at(difference)
+            and difference.is_of_its_access
+        )
+
+    def can_show_at(self, step: Difference) -> bool:
+        """Say whether this entry can make a kernel differ at this step, whatever was seen."""
+        before = "\n".join(step.before)
+        return (
+            self.vendor in ("", step.vendor)
+            and bool(re.fullmatch(self.action, step.action))
+            and bool(re.fullmatch(self.expected, step.expected))
+            and bool(re.search(self.install, step.install))
             and bool(re.search(self.before, before))
             and not (self.without and re.search(self.without, before))
-            and (self.halfway is None or difference.halfway is self.halfway)
-            and difference.is_of_its_access
+            and (not self.at_top or step.at_top)
+            and (self.halfway is None or step.halfway is self.halfway)
         )
 
 
@@ -261,9 +267,9 @@ SIGNATURES = (
     Signature("B11", _at("0x10b", r"Msr\.IA32_FLUSH_CMD"), _DENIED, "wrote"),
     # 5.3: the denied write of exactly this MSR ends as `wrote`, and nothing exits.
     Signature("B12", _WRITE_DEADLINE, _DENIED, "wrote", without=_IN_L2, vendor=VMX),
-    Signature("B13", _WRITE_DEADLINE, _DENIED, "wrote", without=_IN_L2),
+    Signature("B13", _WRITE_DEADLINE, _DENIED, "wrote", without=_IN_L2, vendor=SVM),
     Signature("B12", _DEADLINE_SWEPT, _ONE_FILTER, _ONE_PASSED, without=_IN_L2, vendor=VMX),
-    Signature("B13", _DEADLINE_SWEPT, _ONE_FILTER, _ONE_PASSED, without=_IN_L2),
+    Signature("B13", _DEADLINE_SWEPT, _ONE_FILTER, _ONE_PASSED, without=_IN_L2, vendor=SVM),
     Signature("B17", _WAITS, _REFUSED, "blocked", before=_BLOCKED, lasts=True),
     Signature("B18", _ACCESS, _DENIED, _ALLOWED, at_top=True),
     Signature("B18", _ACCESS, _ALLOWED, _DENIED, at_top=True),

@@ -8,7 +8,6 @@ from typing import Any
 
 from vmm.conformance.contract.difference import Difference
 from vmm.conformance.contract.history import HISTORY
-from vmm.conformance.contract.requirements import REQUIREMENTS
 from vmm.conformance.contract.signatures import SIGNATURES, Signature
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.verdict import Verdict
@@ -80,29 +79,6 @@ def explains(case: Record, host: Mapping[str, Any] | None = None) -> str:
     facts = case.get("host") or host or {}
     found = list(_differences(case, str(facts.get("vendor_module") or "")))
     return next((entry for entry in _ENTRIES if _is_all(entry, found)), "")
-
-
-def unseen(
-    known: Iterable[str], cases: Iterable[Record], host: Mapping[str, Any] | None = None
-) -> list[str]:
-    """Return the ``known`` entries that no failed case shows, though this machine could.
-
-    It could where the vendor's KVM module may have the bug, and a case passed that is about a
-    requirement which it breaks.
-    """
-    every = list(cases)
-    vendor = (host or {}).get("vendor_module") or ""
-    possible = {each.id for each in SIGNATURES if each.vendor in ("", vendor)}
-    shown = {cause.entry for cause in causes(every, host)}
-    passed = {case["requirements"][0] for case in every if _passed(case)}
-    broken = {
-        entry for name in passed & REQUIREMENTS.keys() for entry in REQUIREMENTS[name].history
-    }
-    return [entry for entry in known if entry in (possible & broken) - shown]
-
-
-def _passed(case: Record) -> bool:
-    return case["verdict"] in (Verdict.PASS, Verdict.XPASS) and bool(case["requirements"])
 
 
 _ENTRIES = tuple(dict.fromkeys(signature.id for signature in SIGNATURES))

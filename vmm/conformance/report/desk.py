@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from vmm.conformance.records.baseline import Baseline
-from vmm.conformance.records.causes import FAILED, causes, explains, unseen
+from vmm.conformance.records.causes import FAILED, causes, explains
 from vmm.conformance.records.plain import plain_painted
 from vmm.conformance.records.results import Results
 from vmm.conformance.records.schema import Record
+from vmm.conformance.records.unseen import unseen
 from vmm.conformance.report import closing, rerun, tap, text
 from vmm.conformance.report.progress import Progress
 

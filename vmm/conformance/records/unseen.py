@@ -1,0 +1,57 @@
+"""Known bugs that nothing shows, where something could have shown them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from vmm.conformance.contract.difference import Difference
+from vmm.conformance.contract.requirements import REQUIREMENTS
+from vmm.conformance.contract.signatures import SIGNATURES
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import steps
+from vmm.conformance.records.causes import causes
+from vmm.conformance.records.schema import Record
+from vmm.conformance.records.verdict import Verdict
+
+
+def unseen(
+    known: Iterable[str], cases: Iterable[Record], host: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Return the ``known`` entries that no failed case shows, though one that passed could have.
+
+    A case could where it is about a requirement that the entry breaks, and has a step at which a
+    signature of the entry, on this vendor's KVM module, can match.
+    """
+    every = list(cases)
+    vendor = str((host or {}).get("vendor_module") or "")
+    shown = {cause.entry for cause in causes(every, host)}
+    passed = [case for case in every if case["verdict"] in (Verdict.PASS, Verdict.XPASS)]
+    return [entry for entry in known if entry not in shown and _could_show(entry, passed, vendor)]
+
+
+def _could_show(entry: str, passed: Iterable[Record], vendor: str) -> bool:
+    signatures = [each for each in SIGNATURES if each.id == entry and each.vendor in ("", vendor)]
+    about = {each.id for each in REQUIREMENTS.values() if entry in each.history}
+    ids = {case["id"] for case in passed if about & set(case["requirements"][:1])}
+    return any(
+        signature.can_show_at(step)
+        for case in _catalogue(ids if signatures else set())
+        for step in _steps(case, vendor)
+        for signature in signatures
+    )
+
+
+def _catalogue(ids: set[str]) -> list[Case]:
+    from vmm.conformance.cases import CASES  # seldom needed, and dear
+
+    return [case for case in CASES if case.id in ids and not case.observes] if ids else []
+
+
+def _steps(case: Case, vendor: str) -> Iterator[Difference]:
+    """Yield each step of a case with what is expected of it; nothing was seen."""
+    before: list[str] = []
+    for action, events in zip(case.actions, steps(case.actions, case.expected), strict=False):
+        expected = ", ".join(map(repr, events))
+        yield Difference(repr(action), expected, "", before, vendor)
+        before = [*before, f"{action!r} -> {expected}"]
