@@ -155,18 +155,32 @@ def test_a_splat_is_shown_with_its_case():
     assert lines[-4:-1] == ["  the kernel log says:", "    WARNING: x", "    Call Trace:"]
 
 
-def test_skips_are_grouped_by_reason_and_say_what_is_unknown():
-    others = [
-        record(f"irqchip.{n}", "SKIP", reason="no irqchip", need="irqchip") for n in "bcdefgh"
-    ]
-    assert text.skips([SKIPPED, *others, record("a")]) == [
+def test_skips_are_a_line_a_reason_the_most_first_and_say_what_is_unknown():
+    others = [record(f"irqchip.{n}", "SKIP", reason="no irqchip") for n in "bcdefgh"]
+    one = record("x.a", "SKIP", reason="no x")
+    assert text.skips([one, SKIPPED, *others, record("a")]) == [
         "",
-        "not tested:",
-        "  8 cases: no irqchip: irqchip.a, irqchip.b, irqchip.c, irqchip.d, irqchip.e, irqchip.f"
-        " and 2 more",
+        "not tested (-v names the cases):",
+        "  8 cases: no irqchip: irqchip.*",
+        "  1 case: no x: x.a",
         "  so nothing is known of R45",
     ]
+    assert text.skips([one, SKIPPED, *others], verbose=1)[1:3] == [
+        "not tested:",
+        "  8 cases: no irqchip: " + ", ".join(f"irqchip.{n}" for n in "abcdefgh"),
+    ]
     assert text.skips([record("a")]) == []
+
+
+def test_the_themes_of_a_reason_are_those_with_the_most_cases():
+    ids = [
+        f"{theme}.{n}"
+        for theme, count in zip("abcde", (1, 3, 2, 4, 1), strict=True)
+        for n in range(count)
+    ]
+    assert text.themes(ids) == "d.*, b.*, c.* and 2 themes more"
+    assert text.themes(ids[:4]) == "b.*, a.*"
+    assert text.themes(ids[:1]) == "a.0"
 
 
 def test_the_summary_names_everything_that_is_not_as_it_should_be():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -20,7 +21,7 @@ COLOUR_OF = {
     Verdict.ERROR: "red",
     Verdict.TIMEOUT: "red",
 }
-WIDTH, BEFORE, AFTER, NAMES = 180, 12, 3, 6
+WIDTH, BEFORE, AFTER, NAMES, THEMES = 180, 12, 3, 6, 3
 """What is shown of long things: characters of a line, steps round a failing one, ids."""
 
 Paint = Callable[[str, str], str]
@@ -122,16 +123,20 @@ def splat_lines(splat: Sequence[str], paint: Paint) -> list[str]:
 
 
 def skips(cases: Sequence[Record], verbose: int = 0) -> list[str]:
-    """Return what was not tested: the skipped cases by reason, and promises left unchecked."""
+    """Return what was not tested: skipped cases by reason, the most first; promises unchecked.
+
+    A reason is one line with the themes of its cases; with ``verbose``, with all their ids.
+    """
     groups: dict[str, list[str]] = {}
     for case in cases:
         if case["verdict"] == Verdict.SKIP:
             groups.setdefault(case["reason"], []).append(case["id"])
     if not groups:
         return []
-    lines = ["", "not tested:"]
-    for reason, ids in groups.items():
-        lines.append(f"  {plural(len(ids), 'case')}: {reason}: {names(ids, verbose)}")
+    lines = ["", "not tested:" if verbose else "not tested (-v names the cases):"]
+    for reason, ids in sorted(groups.items(), key=lambda group: -len(group[1])):
+        where = ", ".join(ids) if verbose else themes(ids)
+        lines.append(f"  {plural(len(ids), 'case')}: {reason}: {where}")
     ran = {
         name for case in cases if case["verdict"] != Verdict.SKIP for name in case["requirements"]
     }
@@ -171,6 +176,16 @@ def names(ids: Sequence[str], verbose: int = 0) -> str:
     rest = 0 if verbose else max(0, len(ids) - NAMES)
     shown = ", ".join(ids[: len(ids) - rest])
     return f"{shown} and {rest} more" if rest else shown
+
+
+def themes(ids: Sequence[str]) -> str:
+    """Return the id if it is one, or the themes with the most of them as globs."""
+    if len(ids) == 1:
+        return ids[0]
+    counts = Counter(name.partition(".")[0] for name in ids).most_common()
+    shown = ", ".join(f"{theme}.*" for theme, _ in counts[:THEMES])
+    rest = len(counts) - THEMES
+    return f"{shown} and {plural(rest, 'theme')} more" if rest > 0 else shown
 
 
 def cut(text: str, verbose: int = 0) -> str:
