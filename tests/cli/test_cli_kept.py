@@ -10,7 +10,7 @@ from vmm.cli import main
 from vmm.conformance.churn import churn
 from vmm.conformance.churn.leak import UNRECLAIMABLE, Slope
 from vmm.conformance.language.script import gp, rdmsr, returned
-from vmm.conformance.random.fuzz import Finding, as_case
+from vmm.conformance.random.finding import Finding, as_case
 from vmm.conformance.records.saved import load
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report import formats, rerun
@@ -78,12 +78,12 @@ def test_each_leaves_records_that_every_report_reads(has_kvm, tmp_path, capsys, 
 
 
 def test_what_fuzz_found_is_kept_as_a_case(has_kvm, tmp_path, monkeypatch, capsys):
-    def run(_, seed, examples, say, on_found):
+    def run(_, seed, examples, say, on_found, corpus):
         on_found(FOUND)
         return 1
 
     monkeypatch.setattr("vmm.conformance.random.fuzz.run", run)
-    assert main(["fuzz", "-o", str(tmp_path)]) == 1
+    assert main(["fuzz", "--no-corpus", "-o", str(tmp_path)]) == 1
     saved = load(tmp_path)
     assert Counter(str(case["verdict"]) for case in saved.cases.values()) == {"FAIL": 1}
     assert json.loads((tmp_path / "found.json").read_text())

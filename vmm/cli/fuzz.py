@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmm.cli import races
 from vmm.cli.kept import Telling, recorded
 from vmm.cli.options import count, seconds
+from vmm.cli.output import complain
 from vmm.cli.parser import add_command
 from vmm.conformance.records.status import DONE, Status
 from vmm.conformance.records.verdict import Verdict
 
 if TYPE_CHECKING:
-    from vmm.conformance.random.fuzz import Finding
+    from vmm.conformance.random.corpus import Corpus
+    from vmm.conformance.random.finding import Finding
+    from vmm.conformance.random.gate import Gate
 
 FUZZ = "random scripts: the Model against this kernel"
 
@@ -26,12 +30,18 @@ def add(commands: Any) -> None:
     fuzz = add_command(commands, "fuzz", _fuzz, FUZZ)
     options(fuzz)
     races.as_json(fuzz)
+    corpus = fuzz.add_mutually_exclusive_group()
+    text = "keep scripts that reach a new kind of trace in DIR, and start from them (by default"
+    text += " beside the records of this user, unless --seed is given)"
+    corpus.add_argument("--corpus", type=Path, metavar="DIR", help=text)
+    text = "start from nothing: the seed alone decides"
+    corpus.add_argument("--no-corpus", action="store_true", help=text)
 
 
-def options(parser: argparse.ArgumentParser) -> None:
-    """Add what fuzz has, wherever it runs."""
+def options(parser: argparse.ArgumentParser, examples: int = 1000) -> None:
+    """Add what fuzz has, wherever it runs; ``examples`` is how many scripts a seed draws there."""
     add = parser.add_argument
-    add("--examples", type=count, default=1000, metavar="N", help="scripts (1000)")
+    add("--examples", type=count, default=examples, metavar="N", help=f"scripts ({examples})")
     add("--seed", type=int, metavar="N", help="repeat the run that printed N")
     text = "go on with the next seed, and the next, for S seconds or until something is found"
     add("--seconds", type=seconds, metavar="S", help=text)
@@ -44,32 +54,37 @@ def _fuzz(args: argparse.Namespace) -> int:
     from vmm.conformance.host.watch import Watch
     from vmm.conformance.judge.check import kvm_capabilities
     from vmm.conformance.kernel.backend import KvmBackend
-    from vmm.conformance.random import bulk, fuzz
+    from vmm.conformance.random import bulk, finding, fuzz
 
     kvm_capabilities()
+    if args.bulk and args.corpus:
+        return complain("--bulk has no corpus: leave out one of them")
     telling = Telling(as_json=args.json)
     found: list[Finding] = []
     began = time.monotonic()
-    run = bulk.run if args.bulk else fuzz.run
     seed = first = fuzz.random_seed() if args.seed is None else args.seed
     with Watch() as watch, KvmBackend() as backend:
+        corpus = _corpus(args, fuzz.gate_of(backend))
+        run = bulk.run if args.bulk else partial(fuzz.run, corpus=corpus)
         status = run(backend, seed, args.examples, telling.say, on_found=found.append)
         while status == DONE and time.monotonic() - began < (args.seconds or 0.0):
             seed += 1
             status = run(backend, seed, args.examples, telling.say, on_found=found.append)
         complaints = watch.complaints()
+    report = str(found[0]) if found else telling.last
+    if corpus:
+        telling.say(corpus.summary)
     for each in complaints:
         telling.say(f"the kernel: {each}")
-    report = str(found[0]) if found else telling.last
     file = _saved(args, found)
     if file:
         telling.say(f"saved: {file}")
     if args.output or args.json:
         total = args.examples * (seed - first + 1)
-        drawn = fuzz.Drawn(seed, args.examples, args.bulk)
-        case = fuzz.as_case(found[0] if found else None, total, file, drawn)
+        drawn = finding.Drawn(seed, args.examples, args.bulk)
+        case = finding.as_case(found[0] if found else None, total, file, drawn)
         if status == Status.UNTESTED:
-            case |= {"verdict": Verdict.SKIP, "reason": telling.last}
+            case |= {"verdict": Verdict.SKIP, "reason": report}
         run_ = recorded(
             *([case], time.monotonic() - began),
             complaints=complaints,
@@ -79,6 +94,26 @@ def _fuzz(args: argparse.Namespace) -> int:
         )
         telling.end(run_, args.output)
     return Status.VIOLATES if complaints else status
+
+
+def _corpus(args: argparse.Namespace, gate: Gate) -> Corpus | None:
+    """Return the corpus to start from, if any; Trouble if it is named and cannot be used."""
+    from vmm.conformance.judge.check import Trouble
+    from vmm.conformance.random.corpus import Corpus, CorpusError, default
+
+    is_asked_for = args.corpus or args.seed is None
+    if args.no_corpus or args.bulk or not is_asked_for:
+        return None
+    try:
+        corpus = Corpus(args.corpus or default(), gate.lets)
+    except CorpusError as error:
+        if args.corpus:
+            raise Trouble(str(error)) from None
+        complain(f"{error}; going on without one")
+        return None
+    if corpus.left_out:
+        complain(corpus.left_out)
+    return corpus
 
 
 def _saved(args: argparse.Namespace, found: Sequence[Finding]) -> Path | None:

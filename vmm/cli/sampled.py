@@ -21,9 +21,17 @@ if TYPE_CHECKING:
 WALL, WALL_A_SECOND = 900.0, 30.0
 """Seconds that a guest may take, and more for each second of its own that it was asked for."""
 
+EXAMPLES = 100
+"""Scripts that a seed draws: a minute's, emulated, since --seconds ends between two seeds."""
+
+
+def _fuzz_options(parser: argparse.ArgumentParser) -> None:
+    fuzz.options(parser, EXAMPLES)
+
+
 _OF = MappingProxyType(
     {
-        "fuzz": (fuzz.options, fuzz.FUZZ, ("examples", "seconds", "bulk")),
+        "fuzz": (_fuzz_options, fuzz.FUZZ, ("examples", "seconds", "bulk")),
         "stress": (races.stress_options, races.STRESS, ("seconds", "vcpus", "installers")),
         "churn": (races.churn_options, races.CHURN, ("rounds", "installs", "vms")),
     }

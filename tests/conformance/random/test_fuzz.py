@@ -32,7 +32,8 @@ from vmm.conformance.language.script import (
 from vmm.conformance.language.soundness import is_sound
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import EFER_RESERVED, STORABLE, is_unknown_to_kvm
-from vmm.conformance.random.fuzz import Finding, code, compare, fuzz, run, shrunk
+from vmm.conformance.random.finding import Finding, code
+from vmm.conformance.random.fuzz import compare, fuzz, run, shrunk
 from vmm.conformance.random.scripts import OPENING, random_script
 from vmm.conformance.random.shrink import shrink
 from vmm.filter import default_allow

@@ -9,7 +9,7 @@ from vmm.cli import sampled as command
 from vmm.conformance.judge.check import Trouble
 from vmm.conformance.language import codec
 from vmm.conformance.language.script import gp, rdmsr, returned
-from vmm.conformance.random.fuzz import Drawn, Finding, as_case
+from vmm.conformance.random.finding import Drawn, Finding, as_case
 from vmm.conformance.records.jsonl import live
 from vmm.conformance.records.saved import load
 from vmm.conformance.records.summary import end_record

@@ -26,9 +26,9 @@ from vmm.conformance.kernel.wire import SPARE_EXITS, first_change, handlers, rea
 from vmm.conformance.language.script import Access, Rdmsr, Script, Trace, Wrmsr, first_difference
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.random.chunks import STORAGE, Chunks
+from vmm.conformance.random.finding import Finding
 from vmm.conformance.random.forecast import LANES, MASK, ZEROES, Forecast, PackedChunk
 from vmm.conformance.random.fuzz import (
-    Finding,
     Host,
     random_seed,
 )

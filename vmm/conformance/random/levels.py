@@ -39,14 +39,14 @@ class Dice(Protocol):
         """Return one of ``choices``."""
 
 
-class Ladder:
+class Standing:
     """The levels of a script's vCPUs, as the Model knows them."""
 
-    def __init__(self, dice: Dice, levels: Levels) -> None:
+    def __init__(self, levels: Levels) -> None:
         """Start in L1; without ``levels`` nothing here ever happens."""
-        self._dice, self._levels = dice, levels
+        self._levels = levels
         self._model = Model()
-        self._vm = self._model.new_vm(())
+        self.vm = self._model.new_vm(())
         self._stale: set[int] = set()
         self._untold: set[int] = set()
         """Who has not run since the last install."""
@@ -55,10 +55,10 @@ class Ladder:
         """Take over what ``action`` makes of the levels."""
         if not self._levels:
             return
-        self._model.step(self._vm, action)
-        inside = {number for number, vcpu in self._vm.vcpus.items() if vcpu.l2}
+        self._model.step(self.vm, action)
+        inside = {number for number, vcpu in self.vm.vcpus.items() if vcpu.l2}
         if isinstance(action, s.Install | s.FreshVm):
-            self._untold = {*self._vm.vcpus}
+            self._untold = {*self.vm.vcpus}
         if isinstance(action, s.Install):
             self._stale |= inside
         elif isinstance(action, s.RestoreNested):
@@ -69,29 +69,50 @@ class Ladder:
 
     def is_over(self, vcpu: int) -> bool:
         """Say whether the vCPU has shut down, and nobody knows any more what it does."""
-        return bool(self._levels) and self._vm.vcpu(vcpu).stage is Stage.UNSURE
+        return bool(self._levels) and self.vm.vcpu(vcpu).stage is Stage.UNSURE
+
+    def is_stale(self, vcpu: int) -> bool:
+        """Say whether the vCPU is in an L2 that an install left behind."""
+        return vcpu in self._stale
+
+    def is_saved(self, vcpu: int) -> bool:
+        """Say whether the host has saved the vCPU's L2."""
+        return bool(self._levels) and vcpu in self.vm.saved
+
+    def l2(self, vcpu: int) -> s.EnterL2 | None:
+        """Return the entry of the L2 that the vCPU is in, or None."""
+        return self.vm.vcpu(vcpu).l2 if self._levels else None
+
+
+class Ladder:
+    """Draws how vCPUs change their levels; ``standing`` is where they are."""
+
+    def __init__(self, dice: Dice, levels: Levels) -> None:
+        """Start in L1; without ``levels`` nothing here ever happens."""
+        self._dice, self._levels = dice, levels
+        self.standing = Standing(levels)
 
     def move(self, vcpu: int) -> s.LevelAction | None:
         """Return how the vCPU changes its level now, if it does."""
-        if not self._levels or self.is_over(vcpu):
+        if not self._levels or self.standing.is_over(vcpu):
             return None
         if self._dice.one_in(6) and (move := self._by_host(vcpu)):
             return move
-        if vcpu in self._stale:
+        if self.standing.is_stale(vcpu):
             return s.leave_l2(vcpu)
-        if self._vm.vcpu(vcpu).l2:
+        if self.standing.l2(vcpu):
             return s.leave_l2(vcpu) if self._dice.one_in(8) else None
         return self._entry(vcpu) if self._dice.one_in(3) else None
 
     def fresh(self) -> s.FreshVm | None:
         """Return the change to another VM, if there is anything to go on with there."""
-        return s.fresh_vm() if self._vm.saved and self._dice.one_in(30) else None
+        return s.fresh_vm() if self.standing.vm.saved and self._dice.one_in(30) else None
 
     def _by_host(self, vcpu: int) -> s.LevelAction | None:
-        l2 = self._vm.vcpu(vcpu).l2
+        l2 = self.standing.l2(vcpu)
         if l2 and l2.exit_load:  # leaving it by the host's hand is nobody's promise
             return None
-        if vcpu in self._vm.saved and self._dice.below(3):
+        if self.standing.is_saved(vcpu) and self._dice.below(3):
             back = self._dice.below(2) == 0
             return s.restore_nested(vcpu) if back else s.leave_nested(vcpu)
         return s.save_nested(vcpu)

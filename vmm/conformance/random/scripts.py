@@ -187,11 +187,11 @@ class _Writer:
         self.recent = -1
         edges = [A, *(edge for each in filters for edge in _edges(each))]
         self.readable = edges, [*sorted(READABLE), *WINDOW]
-        self.writable = [*filter(_is_harmless, edges)], [*STORABLE]
+        self.writable = [*filter(is_harmless, edges)], [*STORABLE]
 
     def add(self, action: s.Action) -> None:
         self.script.append(action)
-        self.levels.note(action)
+        self.levels.standing.note(action)
 
     def step(self) -> None:
         """Add one action; a stopped vCPU goes on as often as something else happens."""
@@ -200,7 +200,7 @@ class _Writer:
             self.add(fresh)
         elif vcpu not in self.stopped and (move := self.levels.move(vcpu)):
             self.add(move)
-        elif self.levels.is_over(vcpu):
+        elif self.levels.standing.is_over(vcpu):
             self.enable_exits(vcpu)
         elif vcpu in self.stopped and self.dice.below(2):
             self.dice.pick((self.finish, self.complete, self.get_regs, self.look))(vcpu)
@@ -336,6 +336,6 @@ def _edges(each: MsrFilter) -> Iterable[int]:
                 yield (range_.base + offset) & U32
 
 
-def _is_harmless(index: int) -> bool:
+def is_harmless(index: int) -> bool:
     """Say whether a WRMSR may go through to the guest's vCPU: nobody's MSR, or plain storage."""
     return is_unknown_to_kvm(index) or index in STORABLE

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from vmm.conformance.judge.check import Trouble
-from vmm.conformance.random.fuzz import Finding, as_case, drawn_of, finding_of
+from vmm.conformance.random.finding import Finding, as_case, drawn_of, finding_of
 from vmm.conformance.records.jsonl import decode_live
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import Status
@@ -64,7 +64,8 @@ class Sampling:
     def argv(self) -> tuple[str, ...]:
         """The command in the guest."""
         command = ("python3", "-m", "vmm", self.command, "--json", *self.words)
-        return (*told(self.vendor), *command, f"--seed={self.seed}")
+        alone = ("--no-corpus",) if self.command == "fuzz" else ()
+        return (*told(self.vendor), *command, *alone, f"--seed={self.seed}")
 
     @property
     def again(self) -> str:
