@@ -34,23 +34,13 @@ struct effect {
 	__u64 (*shows)(const struct setting *setting);
 };
 
-/* Whether the vCPU has the MSR, and it takes the value. */
-static int takes_msr(int id, __u32 index, __u64 data)
-{
-	struct kvm_msrs *msrs = one_msr(index, data);
-	int count = ioctl(vm.vcpus[id].fd, KVM_SET_MSRS, msrs);
-
-	free(msrs);
-	return count == 1;
-}
-
 static void give_msr(struct setting *setting, __u32 index, __u64 data)
 {
 	int number = setting->n_msrs++;
 
 	setting->msrs[number].index = index;
 	setting->msrs[number].old = msr_of(setting->id, index);
-	if (!takes_msr(setting->id, index, data))
+	if (write_msr(setting->id, index, data) != 1)
 		setting->is_refused = 1;
 }
 
@@ -113,7 +103,7 @@ static __u32 counter_of(int id)
 	static const __u32 counters[] = { 0xc1, 0xc0010004 };
 
 	for (int i = 0; i < 2; i++)
-		if (takes_msr(id, counters[i], 0x1234) && msr_of(id, counters[i]) == 0x1234)
+		if (write_msr(id, counters[i], 0x1234) == 1 && msr_of(id, counters[i]) == 0x1234)
 			return counters[i];
 	return 0;
 }
@@ -440,7 +430,7 @@ static void end_effect(struct setting *setting, const struct effect *effect,
 		return;
 	write_sregs(setting->id, before);
 	while (setting->n_msrs--)
-		takes_msr(setting->id, setting->msrs[setting->n_msrs].index,
+		write_msr(setting->id, setting->msrs[setting->n_msrs].index,
 			  setting->msrs[setting->n_msrs].old);
 }
 

@@ -494,11 +494,8 @@ static int saw_left(int id)
 
 static void need_msr(int id, __u32 index, __u64 data)
 {
-	struct kvm_msrs *msrs = one_msr(index, data);
-
-	if (ioctl(vm.vcpus[id].fd, KVM_SET_MSRS, msrs) != 1)
+	if (write_msr(id, index, data) != 1)
 		die("KVM_SET_MSRS");
-	free(msrs);
 }
 
 /* Switch the extensions on, which a vCPU has off until it is an L1. */

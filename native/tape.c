@@ -610,14 +610,9 @@ static void take_vm(int flags)
 /* The MSRs that the case writes, to undo it: 1 if this could not be done. */
 static int restore_msrs(const __u8 *vcpus, const __u32 *indices, const __u64 *old, int count)
 {
-	for (int i = 0; i < count; i++) {
-		struct kvm_msrs *msrs = one_msr(indices[i], old[i]);
-		int done = ioctl(vm.vcpus[vcpus[i]].fd, KVM_SET_MSRS, msrs);
-
-		free(msrs);
-		if (done != 1)
+	for (int i = 0; i < count; i++)
+		if (write_msr(vcpus[i], indices[i], old[i]) != 1)
 			return 1;
-	}
 	return 0;
 }
 

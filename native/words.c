@@ -850,16 +850,25 @@ static void get_msr(int id, __u32 index)
 	free(msrs);
 }
 
-static void set_msr(int id, __u32 index, __u64 data)
+/* Set one MSR: 1, 0 if the vCPU refuses it, or negative (and errno). */
+static int write_msr(int id, __u32 index, __u64 data)
 {
 	struct kvm_msrs *msrs = one_msr(index, data);
-	int count = ioctl(vm.vcpus[id].fd, KVM_SET_MSRS, msrs);
+	int count = ioctl(vm.vcpus[id].fd, KVM_SET_MSRS, msrs), error = errno;
+
+	free(msrs);
+	errno = error;
+	return count;
+}
+
+static void set_msr(int id, __u32 index, __u64 data)
+{
+	int count = write_msr(id, index, data);
 
 	if (count)
 		saw_result(count);
 	else
 		saw("refused");
-	free(msrs);
 }
 
 /* Without CONFIG_KVM_IOAPIC there are only the local APICs, which KVM_CAP_SPLIT_IRQCHIP makes. */

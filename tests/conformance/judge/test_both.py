@@ -118,8 +118,8 @@ MISTAKES = {
         "scope.*",
     ),
     "host_writes_nothing": (
-        "int count = ioctl(vm.vcpus[id].fd, KVM_SET_MSRS, msrs);",
-        "int count = 1;",
+        "int count = ioctl(vm.vcpus[id].fd, KVM_SET_MSRS, msrs), error = errno;",
+        "int count = 1, error = errno;",
         "x2apic.*",
     ),
     "regs_are_not_set": (
@@ -213,7 +213,7 @@ MISTAKES = {
         "effects.swapgs*",
     ),
     "msrs_are_not_set_back": (
-        "takes_msr(setting->id, setting->msrs[setting->n_msrs].index,\n\t\t\t"
+        "write_msr(setting->id, setting->msrs[setting->n_msrs].index,\n\t\t\t"
         "  setting->msrs[setting->n_msrs].old);",
         ";",
         "effects.leave_their_msrs",
