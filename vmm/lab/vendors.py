@@ -13,7 +13,7 @@ class Vendor:
 
     `module` is the KVM module that uses them, `gives` what they are to a person. Emulated, it is
     `emulator`'s CPU model `cpu`, `cpus` times; `lacks` is what that cannot do, as $MSRWARD_LACKS
-    has it (``need=reason``).
+    has it (``need=reason``). `features` is what Bochs adds to its model, from 3.0 on.
     """
 
     name: str
@@ -23,6 +23,7 @@ class Vendor:
     cpu: str
     cpus: int
     lacks: str = ""
+    features: str = ""
 
 
 VENDORS: dict[str, Vendor] = {
@@ -35,7 +36,12 @@ VENDORS: dict[str, Vendor] = {
             # (RCX * 2) / 8 in 64 bits (system/svm_helper.c, QEMU 2.0 to 11.1); fuzz found it.
             "upper_rcx=QEMU looks up the MSR bitmap of a guest under its SVM by all 64 bits of RCX",
         ),
-        Vendor("vmx", "kvm_intel", "VMX", "bochs", "corei7_haswell_4770", 1),
+        Vendor(
+            *("vmx", "kvm_intel", "VMX", "bochs", "corei7_haswell_4770", 1),
+            # Its CPUID says nothing of it. MSR_IMM is not for us: Bochs 3.0 makes of a VM exit of
+            # RDMSR $msr one of RDMSR, which means ECX.
+            features="wrmsrns",
+        ),
         Vendor(
             *("svm-nrips", "kvm_amd", "SVM with NRIPS", "bochs", "ryzen", 1),
             "single_step=Bochs ends when a guest under its SVM single-steps",

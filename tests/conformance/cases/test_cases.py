@@ -14,7 +14,7 @@ from vmm.conformance.cases.words import DATA
 from vmm.conformance.contract.requirements import REQUIREMENTS
 from vmm.conformance.language import script
 from vmm.conformance.language.case import Case
-from vmm.conformance.language.needs import OF_INSTRUCTION
+from vmm.conformance.language.needs import OF_FORM, OF_INSTRUCTION
 from vmm.conformance.language.script import (
     AwaitInstall,
     AwaitMeanwhile,
@@ -73,6 +73,7 @@ NEEDS = {
     "force_emulation_prefix",
     "smm",
     "put_off_debug",
+    *("wrmsrns", "msr_imm"),
     *("guest_tsc", "rdtscp", "rdpid", "pmu", "sep", "fsgsbase", "xsaves"),
     "single_step",
     "ignore_msrs",
@@ -242,6 +243,7 @@ def test_needs_are_what_the_script_uses():
         for each in used:
             if isinstance(each, Execute):
                 needs |= {*OF_INSTRUCTION.get(each.instruction, ())}
+            needs |= {*OF_FORM.get(getattr(each, "form", ""), ())}
         assert set(case.all_needs) == needs | set(case.needs) <= NEEDS, case.id
         assert len(set(case.all_needs)) == len(case.all_needs), case.id
 

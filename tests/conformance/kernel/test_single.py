@@ -7,6 +7,7 @@ import pytest
 from vmm import modes, x86
 from vmm.conformance.language.script import (
     REPLY,
+    Fault,
     Lost,
     begin,
     complete,
@@ -141,3 +142,44 @@ def test_a_trap_has_a_gate_in_the_table_of_its_mode(mode, vector):
             gate = memory.read(at + size * vector, size)
             low, high = gate[:2], gate[6:8]
             assert int.from_bytes(low + high, "little") == handler
+
+
+# WRMSRNS is 0f 01 c6; the others are VEX.128 of map 7, f6 /0, with F2 for RDMSR and F3 for WRMSRNS,
+# a register (RAX) and 32 bits: Intel's ISE reference, "RDMSR" and "WRMSRNS".
+FORMS = {
+    wrmsr(A, 0, form="wrmsrns"): bytes.fromhex("0f01c6"),
+    rdmsr(A, form="immediate"): bytes.fromhex("c4e77bf6c0004f4f47"),
+    wrmsr(A, 0, form="immediate"): bytes.fromhex("c4e77af6c0004f4f47"),
+}
+
+
+@pytest.mark.parametrize("access", FORMS)
+def test_the_instruction_of_another_form_is_what_the_manual_says(kvm, access):
+    from vmm.conformance.kernel.pool import PooledVm
+
+    vm = PooledVm(kvm, keep=False)
+    try:
+        vm.create_vcpu(0)
+        single = vm.single(0)
+        assert single.load(access) is None
+        code = FORMS[access]
+        assert vm.memory.read(single.at(access), len(code)) == code
+        assert vm.memory.read(single.at(access) + len(code), 1) == b"\xe6"  # OUT
+        assert single.vcpu.get_regs().rip == single.at(access)
+    finally:
+        vm.close()
+
+
+@pytest.mark.parametrize("access", FORMS)
+def test_a_cpu_without_the_form_has_no_such_instruction(backend, access):
+    need = {"wrmsrns": "wrmsrns", "immediate": "msr_imm"}[access.form]
+    (seen,) = backend.run((access,))
+    # A KVM that emulates its guests gives up where its emulator does not know the instruction.
+    assert (seen == gp) == (backend.lacks(need) is None)
+    assert seen in (Fault(6), gp, Lost("InternalErrorExit(suberror=1)"))
+
+
+def test_other_forms_are_of_plain_code_alone():
+    for given in ({"mode": "real"}, {"after": "sti"}, {"emulated": True}, {"rcx_high": 1}):
+        with pytest.raises(ValueError, match="form 'immediate' is plain 64-bit code"):
+            rdmsr(A, form="immediate", **given)

@@ -11,6 +11,7 @@ from mutants_emulator import EMULATOR
 from mutants_exit import COMPLETING, EXITING, HOST, STOPPING
 from mutants_fastpath import FASTPATH
 from mutants_filter import MATCHING, VALIDATION
+from mutants_forms import FORMS
 from mutants_ignored import IGNORING
 from mutants_level import LEVELS
 from mutants_modes import MODES
@@ -33,6 +34,7 @@ MUTANTS = (
     *HOST,
     *EMULATOR,
     *FASTPATH,
+    *FORMS,
     *RACES,
     *MODES,
     *EFFECTS,

@@ -409,8 +409,8 @@ STOPPING = (
         "The upper half of RCX is 0 at the exit.",
         regs_at_exit=lambda self, access: replace(regs_before(access), rcx=access.index),
     ),
-    mutant(ExitRules, "two_skipped", "Completing skips two instructions.", length=lambda self: 4),
-    mutant(ExitRules, "one_byte_skipped", "Completing skips a byte.", length=lambda self: 1),
+    mutant(ExitRules, "two_skipped", "Completing skips two instructions.", length=lambda *_: 4),
+    mutant(ExitRules, "one_byte_skipped", "Completing skips a byte.", length=lambda *_: 1),
     mutant(
         ExitRules,
         "interrupted_before_completion",

@@ -68,6 +68,24 @@ def test_bochs_has_the_cpu_that_was_asked_for(cpu, model, tmp_path, monkeypatch)
     assert f"\ncpu: model={model}, " in (tmp_path / "bochsrc").read_text()
 
 
+@pytest.mark.parametrize(
+    ("version", "vendor", "cpu", "added"),
+    [
+        ((3, 0), "vmx", "", ', add_features="wrmsrns"'),
+        *(((2, 7), "vmx", "", ""), ((3, 0), "vmx", "ryzen", ""), ((3, 0), "svm-nrips", "", "")),
+    ],
+)
+def test_bochs_adds_the_features_that_its_version_knows(
+    version, vendor, cpu, added, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(bochs.images, "read", lambda image: KERNEL)
+    emulator = Emulator("bochs", version, ("bochs",), Path("/"))
+    boot = Boot(Kernel("k", "6.6", tmp_path), vendor, b"", "quiet", 1, cpu)
+    bochs.command(emulator, boot, tmp_path)
+    (line,) = re.findall(r"^cpu: .*", (tmp_path / "bochsrc").read_text(), re.M)
+    assert line.partition("ignore_bad_msrs=1")[2] == added
+
+
 def test_why_bochs_gave_up_is_in_its_own_words(tmp_path):
     assert machine._emulator_panic(tmp_path) == ""
     log = "00000000000i[CPU0] fine\n00048e[CPU0] >>PANIC<< exception(): 3rd (13) exception\n00049i"

@@ -196,7 +196,10 @@ NO_FORM: tuple[type, ...] = (s.SaveNested, s.RestoreNested, s.LeaveNested, s.Fre
 
 def has_form(action: s.Action) -> bool:
     """Say whether there are words in C that do the action."""
-    return type(s.innermost(action)) not in NO_FORM
+    action = s.innermost(action)
+    if isinstance(action, s.Rdmsr | s.Wrmsr) and action.form != "register":
+        return False
+    return type(action) not in NO_FORM
 
 
 def is_playable(case: Case) -> bool:

@@ -133,9 +133,8 @@ _SCOPE = (
     ),
     _R(
         "R58",
-        "the immediate forms of RDMSR and WRMSRNS are filtered like the others",
+        "WRMSRNS, and RDMSR and WRMSRNS with an immediate, are filtered like the others",
         "6.18",
-        untested="no processor with the immediate forms was at hand",
     ),
     _R("R59", "RDMSR and WRMSR at CPL>0 raise #GP and never exit, filtered or not"),
 )

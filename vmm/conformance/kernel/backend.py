@@ -19,12 +19,15 @@ from vmm.conformance.kernel.pool import PooledVm
 from vmm.conformance.kernel.races import DisturbedError
 from vmm.conformance.language.lasting import needs_its_own_vm
 from vmm.conformance.language.script import (
+    Access,
     Fault,
     Returned,
     Script,
     Trace,
+    Wrote,
     execute,
     executed,
+    gp,
     makes_vcpus,
     rdmsr,
     wrmsr,
@@ -34,6 +37,8 @@ from vmm.kvm import Kvm, Vm
 from vmm.msr import Msr
 
 TRIES = 5
+NOBODYS = 0x474F4F00
+"""An MSR that no KVM knows."""
 DB = 1
 POOLED = 2
 """VMs in turns: an install right after another of the same VM waits 4-20 ms (docs/design.md)."""
@@ -184,6 +189,20 @@ def _no_put_off_debug(backend: KvmBackend) -> str | None:
     return "put_off_debug: MOV SS puts no #DB off here, without a filter too"
 
 
+def _no_form(access: Access, name: str) -> Callable[[KvmBackend], str | None]:
+    """Return the probe that an access which every KVM refuses is one, and no undefined opcode.
+
+    ``KVM_GET_SUPPORTED_CPUID`` is not asked: what the CPU executes, a guest can execute.
+    """
+
+    def probe(backend: KvmBackend) -> str | None:
+        seen = backend.run((access,))
+        has = seen[-1] == gp or isinstance(seen[-1], Returned | Wrote)
+        return None if has else f"{name}: this CPU, or its KVM, does not execute it: {seen[-1]!r}"
+
+    return probe
+
+
 BY_A_GUEST: dict[str, Callable[[KvmBackend], str | None]] = {
     "spec_ctrl": _no_state(Msr.IA32_SPEC_CTRL, 1, "SPEC_CTRL.IBRS"),
     "xfd": _no_state(Msr.IA32_XFD, 1 << 18, "XFD for AMX"),
@@ -192,6 +211,8 @@ BY_A_GUEST: dict[str, Callable[[KvmBackend], str | None]] = {
     "no_ignore_msrs": _ignores_msrs,
     "force_emulation_prefix": _no_forced_emulation,
     "pmu": _no_pmu,
+    "wrmsrns": _no_form(wrmsr(NOBODYS, 0, form="wrmsrns"), "WRMSRNS"),
+    "msr_imm": _no_form(rdmsr(NOBODYS, form="immediate"), "RDMSR with an immediate"),
     "guest_tsc": _no_guest_tsc,
     "put_off_debug": _no_put_off_debug,
 }

@@ -37,6 +37,10 @@ from vmm.vcpu import Vcpu
 TRAP_PORT, SMM_PORT = 0xD1, 0xD2
 LOOPS = 4
 """How often the guest goes round at its end for an interrupt that is still to come."""
+FORMS = {"rdmsr": "rdmsr", "wrmsr": "wrmsrns"}
+"""What the forms that are not of every CPU are called."""
+IMMEDIATE = 5
+"""Where in such an instruction the MSR stands: behind VEX, opcode and register."""
 MOST_EXITS = 16
 """Exits of one access after which it is taken to come back for ever."""
 
@@ -63,6 +67,8 @@ class Single:
         self.change(lambda sregs: modes.enter(sregs, access.mode, self.vcpu.vcpu_id))
         rcx, rax, rdx = operands(access)
         mode = modes.MODES[access.mode]
+        if access.form == "immediate":
+            self.memory.write(self.at(access) + IMMEDIATE, access.index.to_bytes(4, "little"))
         self.start(
             self._symbol(access),
             mode,
@@ -194,6 +200,8 @@ class Single:
 
     def _symbol(self, access: Access) -> str:
         name = "rdmsr" if isinstance(access, Rdmsr) else "wrmsr"
+        if access.form != "register":
+            return f"stub_{'immediate_' * (access.form == 'immediate')}{FORMS[name]}"
         before = "" if access.after == "nothing" else f"after_{access.after}_"
         return f"stub_{before}{'emulated_' * access.emulated}{name}"
 

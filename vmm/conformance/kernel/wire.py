@@ -73,6 +73,8 @@ def handlers(guest: Guest) -> tuple[int, ...]:
 def operands(access: Access) -> tuple[int, int, int]:
     """Return RCX, RAX and RDX as they are before the access."""
     value = access.before if isinstance(access, Rdmsr) else access.value
+    if access.form == "immediate":  # no MSR is looked for in RCX, which has another
+        return access.index ^ LOW, value, access.high
     rcx = access.rcx_high << 32 | access.index
     return rcx, (access.high & LOW) << 32 | value & LOW, access.high & HIGH | value >> 32
 
@@ -152,6 +154,8 @@ def outcome_of(access: Access, after_rax: int, after_rdx: int, fault: int, skew:
         changed = None if same else (after_rax, after_rdx)
         seen = Fault(fault >> 32 & 0xFF, fault & LOW, skew, changed)
         return gp if seen == gp else seen
+    if isinstance(access, Rdmsr) and access.form == "immediate":
+        return Returned(after_rax, 0 if after_rdx == rdx else HIGH | LOW)
     if isinstance(access, Rdmsr):
         high = after_rdx & HIGH | after_rax >> 32
         return Returned((after_rdx & LOW) << 32 | after_rax & LOW, high)

@@ -17,7 +17,9 @@ from vmm.conformance.language.domains import (
     Interrupter,
     Mode,
     Most,
+    ReadForm,
     VcpuId,
+    WriteForm,
 )
 from vmm.conformance.language.word import Word
 from vmm.filter import MsrFilter, Pointer
@@ -63,6 +65,7 @@ class Rdmsr(Word):
     ``emulated`` has KVM's emulator execute it, by the forced emulation prefix (R40);
     ``single_step`` has RFLAGS.TF set, so that a #DB comes right after it (R66); ``mode`` is what
     the CPU is in: 64-bit CPL0 if it is "long"; ``after`` is what the guest executes right before.
+    ``form`` "immediate" has the MSR in the instruction, all 64 bits in RAX and ``high`` in RDX.
     """
 
     index: MsrIndex
@@ -75,11 +78,19 @@ class Rdmsr(Word):
     single_step: bool = False
     mode: Mode = "long"
     after: After = "nothing"
+    form: ReadForm = "register"
+
+    def __post_init__(self) -> None:
+        """Refuse a form where it is not."""
+        _must_have_form(self)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Wrmsr(Word):
-    """The guest executes WRMSR with ECX = ``index`` and EDX:EAX = ``value``; see ``Rdmsr``."""
+    """The guest executes WRMSR with ECX = ``index`` and EDX:EAX = ``value``; see ``Rdmsr``.
+
+    ``form`` "wrmsrns" is WRMSRNS, which does not serialize, and so is "immediate".
+    """
 
     positional = 2
     index: MsrIndex
@@ -92,9 +103,20 @@ class Wrmsr(Word):
     single_step: bool = False
     mode: Mode = "long"
     after: After = "nothing"
+    form: WriteForm = "register"
+
+    def __post_init__(self) -> None:
+        """Refuse a form where it is not."""
+        _must_have_form(self)
 
 
 Access = Rdmsr | Wrmsr
+
+
+def _must_have_form(access: Access) -> None:
+    plain = access.mode == "long" and access.after == "nothing" and not access.emulated
+    if access.form != "register" and not (plain and not access.rcx_high):
+        raise ValueError(f"form {access.form!r} is plain 64-bit code, and has no rcx_high")
 
 
 @dataclass(frozen=True, slots=True, repr=False)

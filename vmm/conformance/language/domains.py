@@ -41,6 +41,9 @@ Mode = Literal["long", "compat", "user", "protected", "real", "smm"]
 """64-bit code at CPL0; 32-bit code under it; 64-bit at CPL3; 32-bit without paging; 16-bit; SMM."""
 After = Literal["nothing", "sti", "mov_ss", "sti_nop"]
 """What comes right before an access: "sti_nop" lets interrupts in, and leaves no shadow."""
+ReadForm = Literal["register", "immediate"]
+WriteForm = Literal["register", "wrmsrns", "immediate"]
+"""Where the MSR is named: in ECX (by WRMSRNS too), or in the instruction, for one register."""
 Instruction = Literal[
     "rdtsc",
     "rdtscp",

@@ -25,6 +25,7 @@ OF_INSTRUCTION: dict[str, tuple[str, ...]] = {
     "rsm": ("smm",),
 }
 """What an instruction needs that not every x86-64 has."""
+OF_FORM: dict[str, tuple[str, ...]] = {"wrmsrns": ("wrmsrns",), "immediate": ("msr_imm",)}
 
 
 def needs_of(script: Sequence[Action]) -> tuple[str, ...]:
@@ -42,6 +43,7 @@ def _needs(action: Action) -> Iterator[str]:
     if isinstance(access, words.Rdmsr | words.Wrmsr):
         yield from ["force_emulation_prefix"] * access.emulated
         yield from ["single_step"] * access.single_step
+        yield from OF_FORM.get(access.form, ())
         yield from ["upper_rcx"] * bool(access.rcx_high and access.index < LOW_MSRS)
         yield from ["smm"] * (access.mode == "smm")
         yield from ["put_off_debug"] * (access.single_step and access.after == "mov_ss")

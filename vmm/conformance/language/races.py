@@ -39,6 +39,8 @@ class Spin(Word):
             raise ValueError(f"spin: no loop in mode {self.access.mode!r}: use 'long'")
         if self.access.after != "nothing":
             raise ValueError(f"spin: no loop after {self.access.after!r}: use 'nothing'")
+        if self.access.form != "register":
+            raise ValueError(f"spin: no loop of form {self.access.form!r}: use 'register'")
 
 
 @dataclass(frozen=True, slots=True, repr=False)

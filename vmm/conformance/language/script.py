@@ -118,7 +118,7 @@ def is_plain(action: Access | Execute) -> bool:
     """Say whether the guest does it as it is: the host sets nothing but registers."""
     if not isinstance(action, Rdmsr | Wrmsr):
         return False
-    return action.mode == "long" and action.after == "nothing"
+    return (action.mode, action.after, action.form) == ("long", "nothing", "register")
 
 
 def makes_vcpus(script: Iterable[Action]) -> bool:

@@ -64,7 +64,8 @@ def _effect(action: s.Action) -> Effect:  # noqa: PLR0911 - one a kind of word
         case s.Begin() | s.Spin():
             what = "access" if isinstance(action, s.Begin) else "spin"
             effect = _starts(action.access.vcpu, what, plain_only=not s.is_plain(action.access))
-            if action.access.mode in ("user", "smm") or s.is_plain(action.access):
+            is_placed = (action.access.mode, action.access.after) != ("long", "nothing")
+            if action.access.mode in ("user", "smm") or not is_placed:
                 return effect
             return replace(effect, begins=effect.begins | {("placed", action.access.vcpu)})
         case s.Park():

@@ -54,9 +54,15 @@ class ExitRules:
         before = regs_before(access)
         after: Any = before.rax, before.rdx
         if isinstance(event, s.Returned):
-            after = s.ANY if event.value is s.ANY else (event.value & U32, event.value >> 32)
+            after = s.ANY if event.value is s.ANY else self.loaded(access, event.value)
         registers = None if after == (before.rax, before.rdx) else after
-        return s.Fault(DB, skew=self.length(), registers=registers)
+        return s.Fault(DB, skew=self.length(access), registers=registers)
+
+    def loaded(self, access: s.Access, value: int) -> tuple[int, int]:
+        """R60, R62, R58: EDX:EAX and no more, or all of RAX alone."""
+        if access.form == "immediate":
+            return value, regs_before(access).rdx
+        return value & U32, value >> 32
 
     def is_error(self, reply: s.Reply) -> bool:
         """R61: any non-zero byte."""
@@ -137,15 +143,15 @@ class ExitRules:
         regs = replace(vcpu.regs, rax=s.ANY, rdx=s.ANY) if vcpu.touched else vcpu.regs
         if self.is_error(reply):
             return regs
-        regs = replace(regs, skew=s.ANY if vcpu.moved else self.length())
+        regs = replace(regs, skew=s.ANY if vcpu.moved else self.length(access))
         if isinstance(access, s.Wrmsr):
             return regs
-        data = self.delivered(reply)
-        return replace(regs, rax=data & U32, rdx=data >> 32)
+        rax, rdx = self.loaded(access, self.delivered(reply))
+        return replace(regs, rax=rax, rdx=regs.rdx if access.form == "immediate" else rdx)
 
-    def length(self) -> int:
-        """R64: RDMSR and WRMSR are two bytes, and one of them is skipped."""
-        return 2
+    def length(self, access: s.Access) -> int:
+        """R64: RDMSR and WRMSR are two bytes, WRMSRNS three, and one instruction is skipped."""
+        return {"register": 2, "wrmsrns": 3, "immediate": 9}[access.form]
 
     def finish(self, vcpu: VcpuState, reply: s.Reply | None) -> s.Event:
         """R64: the access ends once, whether answered here or by ``complete``."""

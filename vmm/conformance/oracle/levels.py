@@ -155,7 +155,7 @@ class LevelRules:
         if vcpu.l2 is None:
             return None
         intercepted = self.intercepts(vcpu.l2, access)
-        if intercepted is None or access.mode != "long":
+        if intercepted is None or access.mode != "long" or access.form != "register":
             return self.unsure(vcpu)
         return self.exit(model, vm, access.vcpu, self.seen(access)) if intercepted else None
 

@@ -267,6 +267,8 @@ class VmState:
 def regs_before(access: Access) -> Regs:
     """Return the registers with which the guest executes ``access``, RIP at the instruction."""
     low = (access.value if isinstance(access, Wrmsr) else access.before) & U64
+    if access.form == "immediate":  # RCX is another's: no MSR is looked for there
+        return Regs(0, low, access.index & U32 ^ U32, access.high)
     return Regs(
         skew=0,
         rax=(access.high & U32) << 32 | low & U32,

@@ -11,6 +11,7 @@ from vmm.lab.machines.emulation import Boot, Command
 from vmm.lab.machines.emulators import Emulator
 
 LOG = "bochs.log"
+KNOWS_FEATURES = (3, 0)
 MEMORY_MIB = 1024
 # Instructions per emulated second. More make the guest's waits dearer (an idle guest is emulated
 # too), fewer make its timer interrupts more frequent; measured.
@@ -24,7 +25,7 @@ romimage: file={share}/bochs/BIOS-bochs-latest
 vgaromimage: file={share}/vgabios/vgabios.bin
 ata0-master: type=disk, path=disk, mode=flat
 boot: disk
-cpu: model={model}, count=1, ips={speed}, reset_on_triple_fault=0, ignore_bad_msrs=1
+cpu: model={model}, count=1, ips={speed}, reset_on_triple_fault=0, ignore_bad_msrs=1{features}
 clock: sync=none, time0=local
 com1: enabled=1, mode=file, dev=ttyS0
 com2: enabled=1, mode=file, dev=ttyS1
@@ -45,8 +46,16 @@ def command(emulator: Emulator, boot: Boot, work: Path) -> Command:
             log=LOG,
             model=boot.cpu or vendors.of(boot.vendor).cpu,
             speed=_SPEED,
+            features=_features(emulator, boot),
         )
     )
     return Command(
         (*emulator.command, "-q", "-f", "bochsrc"), {**dict(emulator.environment), "TERM": "xterm"}
     )
+
+
+def _features(emulator: Emulator, boot: Boot) -> str:
+    """Return what the machine's CPU has beside its model's, where this Bochs knows it."""
+    added = vendors.of(boot.vendor).features
+    is_known = emulator.version >= KNOWS_FEATURES and not boot.cpu
+    return f', add_features="{added}"' if added and is_known else ""
