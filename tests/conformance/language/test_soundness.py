@@ -14,6 +14,7 @@ SOUND = [
     (s.rdmsr(A, mode="real"), s.enter_l2(), s.rdmsr(A), s.leave_l2(), s.rdmsr(A)),
     (s.enter_l2(), s.rdmsr(A, mode="real", vcpu=1)),
     (s.enter_l2(), s.save_nested(), s.fresh_vm(), s.restore_nested(), s.rdmsr(A)),
+    (s.send_init(1), s.fresh_vm(), s.rdmsr(A, vcpu=1)),
     (s.install(OFF), s.fresh_vm(), s.scribble_bitmaps()),
     (s.leave_nested(), s.save_nested(), s.restore_nested(), s.restore_nested()),
     (s.enter_l2(), BEGIN, s.save_nested(), s.finish(), s.fresh_vm(), s.rdmsr(A, mode="real")),

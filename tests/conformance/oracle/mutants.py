@@ -15,6 +15,7 @@ from mutants_forms import FORMS
 from mutants_ignored import IGNORING
 from mutants_level import LEVELS
 from mutants_modes import MODES
+from mutants_orders import ORDERS
 from mutants_platform import PLATFORM
 from mutants_race import RACES
 from mutants_restored import RESTORED
@@ -42,6 +43,7 @@ MUTANTS = (
     *IGNORING,
     *LEVELS,
     *RESTORED,
+    *ORDERS,
     *SWEEPING,
     *PLATFORM,
 )

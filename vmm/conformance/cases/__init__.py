@@ -27,6 +27,7 @@ from vmm.conformance.cases import (
     matching,
     modes,
     named,
+    orders,
     overtaken,
     parked,
     passthrough,
@@ -92,6 +93,7 @@ THEMES = (
     lists,
     inside,
     restored,
+    orders,
     quirks,
 )
 

@@ -12,7 +12,7 @@ Thing = tuple[str, object]
 FILTER: Thing = ("filter", None)
 AWAY = ("access", "park", "spin", "init")
 """What keeps a vCPU from starting an access."""
-BUSY = (*AWAY, "stall", "install", "meanwhile")
+BUSY = ("access", "park", "spin", "stall", "install", "meanwhile")
 """What keeps a VM from being given up for another."""
 
 
