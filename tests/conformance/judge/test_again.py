@@ -11,7 +11,7 @@ from vmm.conformance.host import facts
 from vmm.conformance.judge import again
 from vmm.conformance.judge.check import check
 from vmm.conformance.judge.runner import Options
-from vmm.conformance.language.case import Case
+from vmm.conformance.language.case import OBSERVE, Case
 from vmm.conformance.language.script import Got, get_msr, got
 from vmm.conformance.records.results import FILE
 from vmm.conformance.records.saved import load
@@ -219,6 +219,18 @@ def test_a_known_failure_that_does_not_always_fail_is_flaky_and_stays_known(benc
     record = run.cases["t.odd"]
     assert (run.status, record["verdict"]) == (0, "XFAIL")
     assert record["repeats"] == {"XFAIL": 1, "XPASS": 2}
+
+
+def test_under_repeat_an_observation_that_varies_is_named(bench):
+    racy = Case("t.racy", "A sentence.", "R14", [get_msr(RACY)], OBSERVE)
+    steady = Case("t.steady", "A sentence.", "R14", [get_msr(GOOD)], OBSERVE)
+    run = bench(racy, steady, repeat=3)
+    assert run.status == 0, "an observation never fails"
+    assert run.cases["t.racy"]["varied"] == ["got(1)", "got(2)", "got(3)"]
+    assert "varied" not in run.cases["t.steady"]
+    assert "flaky: t.racy: judged 3 times: observed got(1) or got(2) or got(3)" in run.said
+    assert run.said.count("flaky") == 1
+    assert "observed got(1) or got(2)" in render("junit", [run.saved], Told())
 
 
 def test_every_format_says_how_often(bench):

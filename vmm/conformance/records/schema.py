@@ -95,6 +95,8 @@ class CaseRecord(TypedDict, total=False):
     repeats: dict[str, int]
     """Under ``--repeat``: how often it had each verdict. The evidence is that of its first failure,
     and ``verdict`` is UNSTEADY if it did not fail every time."""
+    varied: list[str]
+    """Under ``--repeat``: the observations of a case that made more than one, the first first."""
     series: dict[str, list[list[float]]]
     """What was measured while it ran, by name with unit: seconds since the start, and value."""
     found: Record

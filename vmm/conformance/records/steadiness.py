@@ -45,11 +45,15 @@ def together(records: Sequence[Record]) -> Record:
 
     Of several, ``repeats`` counts the verdicts. The evidence is that of the first splat, else of
     the first failure, else of the first trouble. What failed, and also did not, is UNSTEADY.
+    ``varied`` has the observations of a case that made more than one.
     """
     if len(records) == 1:
         return records[0]
     evidence = min(records, key=_weight)
     record = {**evidence, "repeats": dict(Counter(str(each["verdict"]) for each in records))}
+    seen = dict.fromkeys(each["observation"] for each in records if "observation" in each)
+    if len(seen) > 1:
+        record["varied"] = list(seen)
     if is_doubtful(evidence) and any(_is_else(each["verdict"]) for each in records):
         record |= {"verdict": Verdict.UNSTEADY, "first": evidence["verdict"]}
     return record

@@ -47,8 +47,10 @@ def themes(cases: Iterable[Record]) -> dict[str, list[Record]]:
 
 def line(case: Record) -> str:
     """Return one line: what differs, what went wrong, why it was skipped or what was observed."""
-    if often := text.often(case):
-        return f"{often}; {line({**case, 'repeats': {}})}".removesuffix("; ")
+    return "; ".join(each for each in (text.often(case), _line(case)) if each)
+
+
+def _line(case: Record) -> str:
     if "expected" in case:
         expected, seen = (", ".join(case[side]) or "nothing" for side in ("expected", "seen"))
         return f"step {case['step']}: {case['action']}: expected {expected}, seen {seen}"

@@ -100,6 +100,8 @@ def judged_again(case: Record) -> list[str]:
 def often(case: Record) -> str:
     """Return "judged 10 times: 3 FAIL, 7 PASS" of a case under ``--repeat``, or ""."""
     repeats = case.get("repeats", {})
+    if "varied" in case:
+        return f"judged {sum(repeats.values())} times: observed {' or '.join(case['varied'])}"
     if len(repeats) < 2 and not case["verdict"].is_bad:
         return ""
     said = ", ".join(f"{number} {verdict}" for verdict, number in sorted(repeats.items()))
@@ -162,6 +164,7 @@ def observations(cases: Sequence[Record], fingerprint: str, verbose: int = 0) ->
         return []
     more = "" if verbose else "; -v shows them"
     lines = ["", f"fingerprint {fingerprint} of {plural(len(seen), 'observation')}{more}"]
+    lines += [f"  flaky: {case['id']}: {cut(often(case), 2)}" for case in seen if "varied" in case]
     shown = seen if verbose else ()
     return lines + [f"  {case['id']}: {cut(case['observation'], verbose)}" for case in shown]
 
