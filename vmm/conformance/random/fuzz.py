@@ -162,7 +162,7 @@ def gate_of(backend: Host) -> Gate:
 
 def vcpus_of(backend: Host) -> int:
     """Return how many vCPUs a script may have on this host."""
-    return 1 if backend.lacks("vcpus") else 2
+    return 2 - bool(backend.lacks("vcpus"))
 
 
 def levels_of(backend: Host) -> Levels:
