@@ -191,7 +191,7 @@ def _rows(first: str, second: str) -> Iterator[Row]:
 GROUPS = {
     "": "each other step that needs no more, in a VM of its own",
     "_then_init": "an INIT of another vCPU",
-    "_then_l2": "an entry of L2 and before a restore of one",
+    "_then_l2": "an entry of L2 or a restore of one",
 }
 
 
