@@ -2,6 +2,7 @@
 #include "stress.h"
 
 #include <errno.h>
+#include <time.h>
 
 /* Everything shared is sequentially consistent: one total order is what the judge reasons with. */
 #define LOAD(at) __atomic_load_n(&(at), __ATOMIC_SEQ_CST)
@@ -156,16 +157,34 @@ static int exited(struct mw_racer *racer)
 	return 0;
 }
 
+static uint64_t nanoseconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static void count_time(struct mw_racer *racer, uint64_t took)
+{
+	uint32_t bucket = took ? 63 - (uint32_t)__builtin_clzll(took) : 0;
+
+	racer->took[bucket < MW_BUCKETS ? bucket : MW_BUCKETS - 1]++;
+}
+
 /* KVM_RUN to its next exit. A signal changes nothing: the window stays open, because what the
  * vCPU did before it is only told by the next exit. */
 static int run(struct mw_racer *racer)
 {
+	uint64_t began;
 	int reason;
 
 	mw_open_window(racer);
-	do
+	do {
+		began = nanoseconds();
 		reason = mw_run(racer->fd, racer->run);
-	while (reason == -EINTR && LOAD(*racer->phase) < MW_ABORT);
+	} while (reason == -EINTR && LOAD(*racer->phase) < MW_ABORT);
+	count_time(racer, nanoseconds() - began);
 	mw_close_window(racer);
 	racer->runs++;
 	return reason;

@@ -16,6 +16,8 @@
 #define MW_RING 256
 #define MW_GROUPS 32
 #define MW_WINDOW 32
+/* A KVM_RUN that took from 2^n ns on, and less than 2^(n+1), counts in the n-th bucket. */
+#define MW_BUCKETS 40
 #define MW_MAX_STEPS 1024
 #define MW_STEP_SIZE 16
 #define MW_MARKS 0x8000
@@ -96,6 +98,7 @@ struct mw_racer {
 	uint64_t cutoffs[MW_GROUPS];
 	uint64_t outcomes[MW_OUTCOMES];
 	uint64_t batches, runs, loose;
+	uint64_t took[MW_BUCKETS];
 	struct mw_window window;
 	uint8_t batch[MW_MAX_STEPS];
 	uint32_t is_impossible, step, outcome;

@@ -29,6 +29,8 @@ def test_a_stress_is_one_case_with_its_rates_over_time():
     case = stress.as_case(STRESSED, [early, HAPPENED])
     assert case["verdict"] is Verdict.PASS
     assert case["series"] == {"swaps/s": [[2.0, 60.0]], "observations/s": [[2.0, 4.0]]}
+    timed = stress.as_case(replace(STRESSED, took=(0, 2, 3, 0)))
+    assert timed["histograms"] == {stress.TOOK: [0, 2, 3]} and "histograms" not in case
     bad = stress.as_case(replace(STRESSED, violation=Mishap("what\n  cannot be")))
     assert bad["verdict"] is Verdict.FAIL and bad["error"] == "what cannot be"
     assert rerun.line(rerun.HERE, bad) == "msrward stress"
@@ -75,6 +77,8 @@ def test_each_leaves_records_that_every_report_reads(has_kvm, tmp_path, capsys, 
     assert "keeps the contract" not in formats.render("md", [saved], told), "of few cases"
     drawn = "observations/s over" in formats.render("html", [saved], told)
     assert drawn is (words[0] == "stress")
+    timed = [sum(each["histograms"][stress.TOOK]) for each in saved.cases.values() if drawn]
+    assert all(timed) and len(timed) == drawn
 
 
 def test_what_fuzz_found_is_kept_as_a_case(has_kvm, tmp_path, monkeypatch, capsys):

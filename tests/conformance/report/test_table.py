@@ -152,3 +152,12 @@ def test_rates_are_drawn_from_records():
     text = pages.page([column("6.1", case("stress.swaps", series=series))])
     assert 'aria-label="swaps/s over 2 s: 10 to 30"' in text and "one<x>" not in text
     assert 'points="240.0,53.3 480.0,0.0"' in text
+
+
+def test_a_histogram_is_drawn_from_records_with_its_words():
+    counts = {"ns <x>": [0, 0, 1, 0, 4], "none": [0, 0], "large": [0] * 63 + [1]}
+    text = pages.page([column("6.1", case("stress.swaps", histograms=counts))])
+    assert 'aria-label="ns &lt;x&gt;: 5; the middle one 16 to 32, 99% below 32"' in text
+    assert "<title>4 to 8: 1</title>" in text and "<title>8 to 16: 0</title>" in text
+    assert 'y="40.0"' in text and 'height="80.0"' in text, "a quarter as many is half as high"
+    assert "none: " not in text and "large: 1; the middle one 8E to 16E" in text

@@ -99,6 +99,9 @@ class CaseRecord(TypedDict, total=False):
     """Under ``--repeat``: the observations of a case that made more than one, the first first."""
     series: dict[str, list[list[float]]]
     """What was measured while it ran, by name with unit: seconds since the start, and value."""
+    histograms: dict[str, list[int]]
+    """How often a measure lay where, by name with unit: the n-th (from 0) counts values from 2**n
+    on, and below 2**(n+1). 64 counts at most."""
     found: Record
     """What ``fuzz`` found: ``case``, the JSON of a case (``language.codec``) with the trace seen;
     ``seed``, ``examples`` and ``bulk`` of the call that drew it; ``steady``, if it came again."""

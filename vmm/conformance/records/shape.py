@@ -25,6 +25,8 @@ HOST = 2_000
 """Values in the facts of a host."""
 FACTS = 64 << 10
 """Characters in the facts of a host: every record of a run repeats them."""
+BUCKETS = 64
+"""Counts of a histogram, at most."""
 MOST = float(1 << 53)
 """What no number of a record reaches: further, JSON's numbers are not exact."""
 
@@ -79,6 +81,13 @@ def _series(value: Any) -> bool:
             isinstance(each, list) and len(each) == 2 and all(map(_number, each)) for each in points
         )
         for points in value.values()
+    )
+
+
+def _histograms(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(counts, list) and len(counts) <= BUCKETS and all(map(_count, counts))
+        for counts in value.values()
     )
 
 
@@ -147,7 +156,7 @@ _MAY: Mapping[str, Fields] = MappingProxyType(
                 (*("observation", "reason", "need", "error", "traceback", "file"), "cause"), _text
             ),
             **{"splats": _blocks, "ignore_msrs": _flag, "first": _verdict, "series": _series},
-            **{"found": _found, "repeats": _repeats},
+            **{"histograms": _histograms, "found": _found, "repeats": _repeats},
         },
         "end": {
             **dict.fromkeys(("foreign", "broken", "unseen", "report"), _texts),

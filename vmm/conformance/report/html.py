@@ -212,4 +212,5 @@ def _evidence(column: Column, record: Record) -> str:
     text = f"<pre>{escape(chr(10).join(lines))}</pre>" if lines else ""
     more = f"<details><summary>script</summary><pre>{escape(script)}</pre></details>"
     shown = "".join(pictures.curve(*each) for each in record.get("series", {}).items())
+    shown += "".join(pictures.histogram(*each) for each in record.get("histograms", {}).items())
     return text + shown + (more if script else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from itertools import accumulate
 
 from vmm.conformance.report.history import ABSENT, SHOWN, UNKNOWN, Line, told
 
@@ -25,6 +26,54 @@ def curve(name: str, points: Sequence[Sequence[float]]) -> str:
     inside = f'<polyline class="curve" points="{places}"/>'
     picture = f'<svg {box} role="img" aria-label="{label}">{inside}</svg>'
     return f"<figure>{picture}<figcaption>{label}</figcaption></figure>"
+
+
+def histogram(name: str, counts: Sequence[int]) -> str:
+    """Return counts by powers of two as bars, whose height is the square root: few show too.
+
+    The words have the total, and between which powers the middle and the last lie.
+    """
+    total = sum(counts)
+    if not total:
+        return ""
+    first = next(n for n, count in enumerate(counts) if count)
+    step, top = WIDE / max(len(counts) - first, 12), max(counts)
+    bars = "".join(
+        _bar(first + number, count, number * step, step, top)
+        for number, count in enumerate(counts[first:])
+    )
+    middle, late = (_bucket_at(counts, total * part) for part in (0.5, 0.99))
+    told = f"{total:,}; the middle one {_between(middle)}, 99% below {_short(2 << late)}"
+    label = escape(f"{name}: {told}")
+    size = f'viewBox="-1 -1 {WIDE + 2} {TALL + 18}" width="{WIDE}" height="{TALL + 16}"'
+    picture = f'<svg {size} role="img" aria-label="{label}">{bars}</svg>'
+    return f"<figure>{picture}<figcaption>{label}</figcaption></figure>"
+
+
+def _bar(bucket: int, count: int, at: float, step: float, top: int) -> str:
+    high = max(TALL * (count / top) ** 0.5, 1.0) if count else 0.0
+    place = f'x="{at + 1:.1f}" y="{TALL - high:.1f}" width="{step - 2:.1f}" height="{high:.1f}"'
+    title = escape(f"{_between(bucket)}: {count:,}")
+    tick = (
+        f'<text class="tick" x="{at + step / 2:.1f}" y="{TALL + 12}">{_short(1 << bucket)}</text>'
+    )
+    return f'<rect class="bar" {place}><title>{title}</title></rect>{tick}'
+
+
+def _bucket_at(counts: Sequence[int], part: float) -> int:
+    """Return the bucket in which the counts, added up, come to ``part``."""
+    sums = accumulate(counts)
+    return next(number for number, so_far in enumerate(sums) if so_far >= part)
+
+
+def _between(bucket: int) -> str:
+    return f"{_short(1 << bucket)} to {_short(2 << bucket)}"
+
+
+def _short(power: int) -> str:
+    """Return a power of two as people write it: 512, 64k, 4M."""
+    thousands = (power.bit_length() - 1) // 10
+    return f"{power >> 10 * thousands}{('', 'k', 'M', 'G', 'T', 'P', 'E')[thousands]}"
 
 
 def strip(line: Line, kernels: Sequence[str]) -> str:

@@ -33,6 +33,8 @@ caption { text-align: left; padding: .2rem 0; color: var(--soft) }
 svg .shown, svg .changed { fill: var(--bad) } svg .absent { fill: var(--good) }
 svg .unknown { fill: var(--line) } svg .seen { fill: var(--soft) } svg { forced-color-adjust: none }
 svg .curve { fill: none; stroke: var(--odd); stroke-width: 1.5 }
+svg .bar { fill: var(--odd) } svg .tick { fill: var(--soft); font-size: 10px;
+  text-anchor: middle } figure svg { max-width: 100%; height: auto }
 figure { margin: .4rem 0 } figcaption { color: var(--soft); font-size: .85rem }
 .line { font-family: ui-monospace, monospace; font-size: .85rem; margin: .15rem 0 }
 @media print {

@@ -226,6 +226,11 @@ class Arena:
         """Return how often a vCPU was entered."""
         return sum(each.runs for each in self._racers)
 
+    def took(self) -> tuple[int, ...]:
+        """Return how many KVM_RUNs took 2**n ns and less than twice that, for n from 0 on."""
+        columns = zip(*(list(each.took) for each in self._racers), strict=True)
+        return tuple(sum(column) for column in columns)
+
     def loose(self) -> int:
         """Return how many entries saw more installs than the judge keeps."""
         return sum(each.loose for each in self._racers)

@@ -25,6 +25,8 @@ from vmm.conformance.stress.violation import Violation
 from vmm.x86 import MAX_VCPUS
 
 TICK = 0.5
+TOOK = "ns from KVM_RUN to its exit"
+"""What is counted by log2: the guest's few instructions are in it, and waits for other threads."""
 REQUIREMENTS = "R14", "R70", "R71", "R72", "R77"
 MAX_INSTALLERS, MAX_VMS = 64, 8
 VMS_PER_INSTALLER = 2
@@ -62,7 +64,8 @@ class StressResult:
 
     ``loose`` counts entries of a vCPU that lasted through more installs than the judge keeps: there
     only what no filter at all permits was seen as impossible. ``complaints`` are the kernel's,
-    ``blind`` is why its log could not be watched.
+    ``blind`` is why its log could not be watched; ``took`` counts KVM_RUNs by their time, as
+    ``Arena.took`` does.
     """
 
     seed: int
@@ -77,6 +80,7 @@ class StressResult:
     complaints: tuple[str, ...]
     blind: str
     foreign: tuple[str, ...] = ()
+    took: tuple[int, ...] = ()
 
     @property
     def conforms(self) -> bool:
@@ -155,6 +159,7 @@ def _result(arena: Arena, drawn: Plan, seconds: float, watch: Watch) -> StressRe
         complaints=watch.complaints(),
         blind=watch.blind,
         foreign=tuple(watch.foreign),
+        took=arena.took(),
     )
 
 
@@ -171,6 +176,9 @@ def as_case(result: StressResult, samples: Sequence[Progress] = ()) -> Record:
         record |= {"verdict": Verdict.SKIP, "reason": "nothing was observed"}
     if len(samples) > 1:
         record["series"] = _rates(samples)
+    if any(result.took):
+        last = max(n for n, count in enumerate(result.took) if count)
+        record["histograms"] = {TOOK: list(result.took[: last + 1])}
     return record
 
 
