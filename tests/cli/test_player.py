@@ -50,6 +50,14 @@ def test_a_trace_that_is_cut_is_no_verdict(trace, tmp_path):
     assert judged.returncode == 2 and b"the trace stops after " in judged.stderr
 
 
+def test_a_trace_of_all_cases_without_its_last_line_is_no_verdict(trace, tmp_path):
+    lines = trace.splitlines(keepends=True)
+    assert lines[-1].startswith(b"over ")
+    judged = judge(b"".join(lines[:-1]), tmp_path, "stalled.*")
+    assert judged.returncode == 2
+    assert b" cases, and not its last line, which says that it is whole" in judged.stderr
+
+
 def test_a_kernel_that_saw_something_else_does_not_conform(trace, tmp_path):
     lines = trace.splitlines(keepends=True)
     at = next(at for at, line in enumerate(lines) if line.endswith(b" stalled\n"))

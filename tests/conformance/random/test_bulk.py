@@ -230,6 +230,27 @@ def test_a_sweep_goes_on_ends_in_time_and_leaves_nothing_changed(has_kvm):
     assert sys.getswitchinterval() == interval
 
 
+def test_no_one_else_enters_the_vcpus_of_a_sweep(has_kvm, monkeypatch):
+    from vmm.conformance.random.bulk import Sweep
+    from vmm.errors import Busy
+    from vmm.kvm import Kvm
+
+    judge, refused = Sweep._judge, []
+
+    def look(self, *call):
+        for vm in self._vms:
+            with pytest.raises(Busy):
+                vm.program(0).vcpu.run()
+            refused.append(vm)
+        judge(self, *call)
+
+    monkeypatch.setattr(Sweep, "_judge", look)
+    with Kvm() as kvm, Sweep(kvm, 3) as going:
+        assert going.run(cases=10).cases == 10
+        assert refused == going._vms
+        going._vms[0].program(0).vcpu.get_regs()
+
+
 def test_a_sweep_without_an_end_or_with_impossible_cases_is_refused(has_kvm):
     from vmm.conformance.random.bulk import sweep
 

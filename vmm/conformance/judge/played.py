@@ -81,4 +81,8 @@ def _cut(reading: Reading) -> str:
     cases = sum(isinstance(entry, Case) for entry in reading.entries)
     done = cases - len(reading.missing)
     where = f", while {', '.join(reading.running[:4])} ran" if reading.running else ""
+    if done == cases:
+        return (
+            f"the trace has all {cases} cases, and not its last line, which says that it is whole"
+        )
     return f"the trace stops after {done} of {cases} cases{where}"

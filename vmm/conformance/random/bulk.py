@@ -155,7 +155,7 @@ class Sweep:
         self._over = True  # unless this run comes to a good end
         result = SweepResult(self.seed, self.accesses)
         began = time.monotonic()
-        with _kernel_thread() as (todo, ready):
+        with self._alone(), _kernel_thread() as (todo, ready):
             waiting = 0
             for call in self._calls(cases, None if seconds is None else began + seconds):
                 todo.put(call)
@@ -171,6 +171,14 @@ class Sweep:
         result.seconds = time.monotonic() - began
         self._over = result.mismatch is not None
         return result
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Within: nobody else enters the vCPUs, and their descriptors stay."""
+        with contextlib.ExitStack() as entered:
+            for vm in self._vms:
+                entered.enter_context(vm.program(0).vcpu.entered())
+            yield
 
     def close(self) -> None:
         """Destroy the VMs."""
