@@ -8,9 +8,10 @@
 #include "modes.c"
 #include "effects.c"
 #include "shadows.c"
+#include "restored.c"
 
 /* What the layout of every action comes to: a test computes it, so that no tape is misread. */
-static const __u32 VERSION = 0x2aab9fa8;
+static const __u32 VERSION = 0x46f704d7;
 
 enum { HEADER = 24, POOLED = 2 };
 
@@ -27,6 +28,7 @@ enum {
 	MEANWHILE, RESUME_INSTALL, AWAIT, PARK, RELEASE, UNTIL_EXITS, UNTIL_RUNS, STOP_SPIN, CLOSE_VM,
 	CLOSE_VCPU, SWEEP, SET_CPUID_BITS, SEND_INIT, GET_MP_STATE, ENTER_L2, LEAVE_L2,
 	EXECUTE, GET_VCPU_EVENTS, REWRITE, INJECT, GET_TAKEN,
+	SAVE_NESTED, RESTORE_NESTED, LEAVE_NESTED, FRESH_VM,
 };
 
 struct cursor {
@@ -120,7 +122,7 @@ struct pooled {
 };
 
 static struct pooled pool[POOLED], *pooled;	/* the one in use; NULL: the VM is the case's own */
-static int n_pooled, next_pooled, is_spent;
+static int n_pooled, next_pooled, is_spent, makes_vcpus;
 
 /* A vCPU that no script creates exists from its first use. */
 static void use_vcpu(int id)
@@ -491,6 +493,25 @@ static void await_of(struct cursor *tape)
 	await_task(text(tape, name, sizeof(name)));
 }
 
+static void restore_of(struct cursor *tape)
+{
+	int id = used_vcpu(tape);
+
+	if (!snapshots[id])
+		damaged("what is restored was not saved");
+	restore_nested(id);
+}
+
+/* The first vCPU is there at once, unless the script makes it. */
+static void fresh_vm_of_case(void)
+{
+	if (pooled)
+		damaged("a VM that serves others has a successor");
+	fresh_vm();
+	if (!makes_vcpus)
+		use_vcpu(0);
+}
+
 static void access_in(__u8 mode, __u8 action, int id, struct access access)
 {
 	static const struct mode *const modes[] = {
@@ -567,6 +588,10 @@ static void do_action(struct cursor *tape)
 	case REWRITE: rewrite_of(tape); break;
 	case INJECT: inject_of(tape); break;
 	case GET_TAKEN: get_taken(used_vcpu(tape)); break;
+	case SAVE_NESTED: save_nested(used_vcpu(tape)); break;
+	case RESTORE_NESTED: restore_of(tape); break;
+	case LEAVE_NESTED: leave_nested(used_vcpu(tape)); break;
+	case FRESH_VM: fresh_vm_of_case(); break;
 	default: damaged("an action that this player does not know");
 	}
 }
@@ -595,6 +620,7 @@ static void reset_vm(void)
 static void take_vm(int flags)
 {
 	memset(&vm, 0, sizeof(vm));
+	makes_vcpus = flags & MAKES_VCPUS;
 	pooled = flags & KEEPS ? &pool[n_pooled < POOLED ? n_pooled : next_pooled++ % POOLED] : NULL;
 	if (pooled && n_pooled == POOLED) {
 		vm = pooled->vm;
@@ -603,7 +629,7 @@ static void take_vm(int flags)
 	}
 	n_pooled += pooled != NULL;
 	open_vm();
-	if (!(flags & MAKES_VCPUS))
+	if (!makes_vcpus)
 		use_vcpu(0);
 }
 
@@ -657,6 +683,7 @@ static void play_case(int number, struct cursor tape, int flags)
 	else
 		drop_vm();
 	n_parked = n_stalls = n_faults = uffd = 0;
+	forget_snapshots();
 	unmap_low();
 	last_placed = NULL;
 }
@@ -675,7 +702,8 @@ static const struct { const char *name; const char *(*lacks)(void); } needs[] = 
 	{ "shstk", lacks_shstk }, { "mediated_pmu", lacks_mediated_pmu }, { "pt", lacks_pt },
 	{ "spec_ctrl", lacks_spec_ctrl }, { "xfd", lacks_xfd }, { "lbr", lacks_lbr },
 	{ "nested", lacks_nested }, { "nested_svm", lacks_nested_svm },
-	{ "nested_vmx", lacks_nested_vmx }, { "smm", lacks_smm },
+	{ "nested_vmx", lacks_nested_vmx }, { "nested_state", lacks_nested_state },
+	{ "smm", lacks_smm },
 	{ "put_off_debug", lacks_put_off_debug }, { "guest_tsc", lacks_guest_tsc },
 	{ "rdtscp", lacks_rdtscp }, { "rdpid", lacks_rdpid }, { "pmu", lacks_pmu },
 	{ "fsgsbase", lacks_fsgsbase }, { "xsaves", lacks_xsaves }, { "sep", lacks_sep },

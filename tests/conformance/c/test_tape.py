@@ -125,6 +125,7 @@ ONE_OF_EACH: tuple[s.Action, ...] = (
     *(s.Execute("cpuid", 0x4000_0000, True, 6), s.GetVcpuEvents(6), s.GetTaken(6)),
     *(s.Rewrite(what, 6) for what in tapes.STATES),
     *(s.Inject(kind, 6) for kind in tapes.KINDS),
+    *(s.SaveNested(6), s.RestoreNested(6), s.LeaveNested(6), s.FreshVm()),
 )
 
 

@@ -104,7 +104,7 @@ def _needs(needs: tuple[str, ...], ignoring: bool | None) -> Iterator[str]:
 
 def _main(script: s.Script, trace: s.Trace | None, needs: list[str]) -> Iterator[str]:
     cut = s.steps(script, trace) if trace is not None else []
-    there = set() if s.makes_vcpus(script) else {0}
+    there = _first_vcpus(script)
     yield "int main(void)\n{"
     yield "\topen_kvm();"
     yield from needs
@@ -119,12 +119,20 @@ def _main(script: s.Script, trace: s.Trace | None, needs: list[str]) -> Iterator
         yield from _patience(number, action, cut)
         yield from calls(action, At(number, script))
         yield _check(number, action, cut)
+        if isinstance(action, s.FreshVm):
+            there = _first_vcpus(script)
+            yield from (f"\tneed_vcpu({vcpu});" for vcpu in there)
     yield ""
     if any(isinstance(each, s.Spin) for each in script):
         yield "\tstop_spinners();"
     if any(isinstance(each, STARTS) for each in script):
         yield "\tend_race();"
     yield f'\tprintf("{"OBSERVED" if trace is None else Verdict.PASS}\\n");\n\treturn PASS;\n}}'
+
+
+def _first_vcpus(script: s.Script) -> set[int]:
+    """Return the vCPUs that a VM has from its beginning."""
+    return set() if s.makes_vcpus(script) else {0}
 
 
 STARTS = (s.BeginInstall, s.Meanwhile, s.Park, s.Spin)
