@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -70,3 +71,51 @@ def bzimage_file(tmp_path):
     file = tmp_path / "bzImage"
     file.write_bytes(bytes(image))
     return file
+
+
+def bisect(*args, **env):
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "vmm", "bisect", *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **env},
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def tree(tmp_path):
+    made = tmp_path / "tree"
+    made.mkdir()
+    (made / "Kconfig").touch()
+    identity = ("-c", "user.name=t", "-c", "user.email=t@localhost")
+    for words in (["init", "-q"], ["add", "."], *[["commit", "-qm", "x", "--allow-empty"]] * 3):
+        subprocess.run(["git", "-C", made, *identity, *words], check=True)
+    return made
+
+
+def test_commits_are_built_in_worktrees_by_the_command_given(tree, tmp_path):
+    build = f"pwd >> {tmp_path}/where; echo broken >&2; false"
+    words = ("--tree", tree, "--good", "HEAD~2", "--bad", "HEAD", "-j", "2", "--build", build)
+    cache = tmp_path / "cache"
+    status, _, err = bisect(*words, "R14", "-o", tmp_path / "out", MSRWARD_CACHE=str(cache))
+    assert status == 2 and "should be good" in err and "failed: broken" in err
+    assert len(err.splitlines()) == 1
+    where = (tmp_path / "where").read_text().split()
+    assert len({*where}) == 2 and all(cache in Path(each).parents for each in where)
+    assert not [each for each in where if Path(each).exists()]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--tree", ".", "--good", "a", "--bad", "b"), "--on is for packaged kernels"),
+        (("--good", "debian:6.1", "--bad", "debian:6.12"), "--on"),
+    ],
+)
+def test_a_cluster_that_cannot_be_used_is_one_line(words, said, tmp_path):
+    on = ("--on", "tcp://127.0.0.1:1", "-o", tmp_path)
+    status, out, err = bisect(*words, *on, "R14", MSRWARD_CACHE=str(tmp_path))
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert said in err

@@ -28,12 +28,12 @@ def add(commands: Any) -> None:
     bisect.add_argument("--tree", type=Path, metavar="DIR", help="bisect this git tree as well")
     where = "keep the records here, and use those that are here (bisect-CASE)"
     bisect.add_argument("-o", "--output", type=Path, metavar="DIR", help=where)
-    at_once = "ask N packaged kernels at once, each on a machine of its own (1)"
+    at_once = "ask N kernels at once: packaged ones, or commits, each in a worktree of its own (1)"
     bisect.add_argument("-j", "--jobs", type=options.count, metavar="N", help=at_once)
+    options.on(bisect)
     _question(bisect)
     step = add_command(commands, STEP, in_one_line(_step), "one step for git bisect run")
     step.add_argument("--tree", type=Path, default=Path(), metavar="DIR", help="the tree (.)")
-    step.add_argument("--build", metavar="CMD", help="how to build it (default: a minimal kernel)")
     step.add_argument("--kernel", metavar="K", help="judge this kernel, and build nothing")
     kept = "keep each commit's records here, and use those that are here"
     step.add_argument("-o", "--output", type=Path, metavar="DIR", help=kept)
@@ -46,6 +46,7 @@ def _question(parser: argparse.ArgumentParser) -> None:
     add("--observe", metavar="CASE=VALUE", help="good where CASE observes VALUE")
     add("--vendor", choices=VENDORS, default="svm", help="what to emulate (svm)")
     add("--repeat", type=options.count, default=1, metavar="N", help="boots a kernel, for races")
+    add("--build", metavar="CMD", help="how to build a tree (default: a minimal kernel)")
     debug = "build a kernel that checks itself: KASAN, lockdep, RCU, kmemleak"
     add("--debug", action="store_true", help=debug)
     options.append(parser)
@@ -123,6 +124,8 @@ def _bisect(args: argparse.Namespace) -> int:
     packaged = [kernels.is_packaged(end) for end in (good, bad)]
     if any(packaged) != all(packaged) or not (packaged[0] or args.tree):
         return complain("give two packaged kernels (debian:6.1), or --tree and two revisions of it")
+    if args.on and not packaged[0]:
+        return complain("--on is for packaged kernels: commits are built here, N at once with -j N")
     directory = args.output or Path(f"bisect-{_stem(question.case)}-{args.vendor}")
     place = bisect.Place(args.vendor, directory, args.limit, args.debug, args.append)
     commands, stages = [shlex.join(["msrward", *sys.argv[1:]])], []
@@ -149,33 +152,48 @@ def _among_packages(
     args: argparse.Namespace, question: Any, place: Any, good: str, bad: str
 ) -> Any:
     from vmm.lab.kernels import kernels
-    from vmm.lab.search import bisect
+    from vmm.lab.runs import away
+    from vmm.lab.search import bisect, together
 
-    def ask(name: str) -> Any:
-        key = name.replace(":", "-")
-        return bisect.step(place, question, key, lambda: kernels.resolve(name), repeat=args.repeat)
+    with away.judge(args.on) as (judge, threads):
+        names = bisect.between(good, bad)
 
-    def tell(name: str, evidence: Any) -> None:
-        say(f"{evidence.step.name.lower():4} {name}: {evidence.line}")
+        def ask(name: str) -> Any:
+            how = {"repeat": args.repeat, "by": judge}
+            key = name.replace(":", "-")
+            return bisect.step(place, question, key, lambda: kernels.resolve(name), **how)
 
-    names = bisect.between(good, bad)
-    jobs = args.jobs or 1
-    together = bisect.side_by_side(jobs) if jobs > 1 else None
-    found = bisect.search(names, ask, tell, jobs=jobs, together=together)
+        def tell(name: str, evidence: Any) -> None:
+            say(f"{evidence.step.name.lower():4} {name}: {evidence.line}")
+
+        jobs = args.jobs or threads or 1
+        at_once = together.elsewhere(jobs) if threads else together.side_by_side(jobs)
+        several = at_once if jobs > 1 else None
+        found = bisect.search(names, ask, tell, jobs=jobs, together=several)
     if jobs > 1:
-        alone = 2 + max(1, len(names) - 2).bit_length()
-        say(f"{len(found.asked)} kernels in {found.rounds} rounds; one by one: about {alone}")
+        _say_saving("kernels", found, len(names))
     return found
+
+
+def _say_saving(what: str, found: Any, number: int) -> None:
+    alone = 2 + max(1, number - 2).bit_length()
+    say(f"{len(found.asked)} {what} in {found.rounds} rounds; one by one: about {alone}")
 
 
 def _among_commits(
     args: argparse.Namespace, question: Any, place: Any, between: tuple[str, str]
 ) -> tuple[Any, list[str]]:
     from vmm.lab.kernels import kernels
-    from vmm.lab.search import git
+    from vmm.lab.search import git, trees
 
     good, bad = (git.tag(args.tree, e) if kernels.is_packaged(e) else e for e in between)
     ends = git.Ends(git.commit(args.tree, good), git.commit(args.tree, bad))
-    command = git.step_command(question, place, args.repeat)
+    build = [f"--build={args.build}"] if args.build else []
+    command = git.step_command(question, place, args.repeat, *build)
     repeat = [f"git bisect start {bad} {good}", f"git bisect run {shlex.join(command)}"]
-    return git.search(args.tree, ends, (place, question), command, say), repeat
+    about = (place, question)
+    if not args.jobs or args.jobs == 1:
+        return git.search(args.tree, ends, about, command, say), repeat
+    found = trees.search(args.tree, ends, about, command, say, jobs=args.jobs)
+    _say_saving("commits", found, len(git.parents(args.tree, ends)) + 1)
+    return found, repeat

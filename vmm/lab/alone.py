@@ -31,7 +31,11 @@ class Died(LabError):
     """The process that had the work ended without an answer."""
 
 
-class Differs(LabError):
+class Unreachable(LabError):
+    """Nothing can be done there any more, whatever it is."""
+
+
+class Differs(Unreachable):
     """The msrward there is not the one here."""
 
 

@@ -66,13 +66,13 @@ class Cluster(Executor):
             self._client.run(eval, _STOP.format(self._run), on_error="ignore")
 
     def first_of(self, running: Collection[Future[T]]) -> set[Future[T]]:
-        """Wait until one or more are done; LabError if nobody is there who could do them."""
+        """Wait until one or more are done; Unreachable if nobody is there who could."""
         seen = time.monotonic()
         while not (done := wait(running, _TICK, return_when=FIRST_COMPLETED).done):
             if self.jobs:
                 seen = time.monotonic()
             elif time.monotonic() - seen > _WORKERLESS:
-                raise LabError(
+                raise alone.Unreachable(
                     f"{self.address} has had no worker for {_WORKERLESS:.0f} s: start one with"
                     f" `dask worker {self.address}`; --resume goes on"
                 )
@@ -112,7 +112,7 @@ class Cluster(Executor):
             raise self._gone() from None
 
     def _gone(self) -> LabError:
-        return LabError(f"the scheduler {self.address} went away; --resume goes on")
+        return alone.Unreachable(f"the scheduler {self.address} went away; --resume goes on")
 
 
 @contextmanager

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from vmm.lab.errors import LabError
-from vmm.lab.search import bisect
+from vmm.lab.search import bisect, together
 from vmm.lab.search.verdict import Evidence, Question, Step
 
 NAMES = [f"debian:{number}" for number in range(20)]
@@ -121,7 +121,7 @@ def test_they_are_asked_in_processes_of_their_own():
         answer,
         lambda name, evidence: seen.append(evidence.line),
         jobs=3,
-        together=bisect.side_by_side(3),
+        together=together.side_by_side(3),
     )
     assert (found.last_good, found.first_bad) == (NAMES[11], NAMES[12])
     assert str(os.getpid()) not in seen and len({*seen}) > 3

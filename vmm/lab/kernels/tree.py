@@ -27,8 +27,12 @@ def kernel(tree: Path, command: str | None = None, *, debug: bool = False) -> Ke
 
 def objects(tree: Path, *, debug: bool = False) -> Path:
     """Return the object directory of a tree and flavour."""
-    key = hashlib.sha256(str(tree.resolve()).encode()).hexdigest()[:16]
-    return cache.root() / "objects" / f"{key}{'-debug' * debug}"
+    return cache.root() / "objects" / f"{key(tree)}{'-debug' * debug}"
+
+
+def key(tree: Path) -> str:
+    """Return what a tree is called in the cache."""
+    return hashlib.sha256(str(tree.resolve()).encode()).hexdigest()[:16]
 
 
 def _run(tree: Path, command: str) -> None:

@@ -145,3 +145,13 @@ def team(address: str | None) -> Iterator[matrix.Team]:
         return
     with cluster(address) as found:
         yield Away(found).team
+
+
+@contextmanager
+def judge(address: str | None) -> Iterator[tuple[matrix.Judge, int | None]]:
+    """Return what judges a cell, and how many at once a cluster does (None: it is done here)."""
+    if address is None:
+        yield matrix.judge, None
+        return
+    with cluster(address) as found:
+        yield Away(found).judge, found.jobs

@@ -120,6 +120,9 @@ class Crew(Protocol):
         """See that the records are in the cell's directory; return why it has no verdict."""
 
 
+Judge = Callable[[Cell, check.Order], str]
+"""Judges one cell and returns why it has no verdict, or ""; its records are in its directory."""
+
 Team = Callable[[int | None], AbstractContextManager[Crew]]
 """Opens a crew of so many (None: as many as fit), and ends what it does if the block fails."""
 

@@ -12,16 +12,15 @@ from vmm.conformance.judge.selection import Chosen, choose
 from vmm.conformance.records import places
 from vmm.conformance.records.saved import Saved
 from vmm.conformance.records.status import Status
-from vmm.lab import append, processes
+from vmm.lab import append
 from vmm.lab.errors import LabError
 from vmm.lab.kernels import kernels
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.runs import matrix
 from vmm.lab.runs.check import Inner, Order
 from vmm.lab.runs.matrix import Cell
+from vmm.lab.search.together import Judge, Together, one_by_one
 from vmm.lab.search.verdict import Evidence, Question, Step, combine, judge
-
-Judge = Callable[[str], Evidence]
 
 _STEPS = "steps.jsonl"
 
@@ -118,23 +117,30 @@ def step(
     kernel: Callable[[], Kernel],
     *,
     repeat: int = 1,
+    by: matrix.Judge = matrix.judge,
 ) -> Evidence:
     """Judge the kernel called `name`, `repeat` times for cases that race; answer the question.
+
+    `by` judges a cell, here or elsewhere.
 
     What an earlier bisection has on record in the same place is not asked again, and then
     `kernel`, which may have to be fetched or built, is not called.
     """
-    boots = [_once(place, question, place.records(name, n), kernel) for n in range(repeat)]
+    boots = [_once(place, question, place.records(name, n), kernel, by) for n in range(repeat)]
     return place.note(question, name, combine(boots))
 
 
 def _once(
-    place: Place, question: Question, directory: Path, kernel: Callable[[], Kernel]
+    place: Place,
+    question: Question,
+    directory: Path,
+    kernel: Callable[[], Kernel],
+    by: matrix.Judge,
 ) -> Evidence:
     if saved := _on_record(directory, question):
         return judge(question, saved)
     cell = Cell(kernel(), place.vendor, directory, place.append)
-    trouble = matrix.judge(cell, place.order(question, cell.kernel))
+    trouble = by(cell, place.order(question, cell.kernel))
     if cell.saved is None:
         return Evidence(Step.SKIP, trouble or "nothing is on record")
     return judge(question, cell.saved)
@@ -205,7 +211,7 @@ def search(
     def ask(indices: Sequence[int]) -> list[Step]:
         nonlocal rounds
         rounds += 1
-        found = (together or _one_by_one)(answer, [names[index] for index in indices])
+        found = (together or one_by_one)(answer, [names[index] for index in indices])
         for index, evidence in zip(indices, found, strict=True):
             asked.append((names[index], evidence))
             on_step(names[index], evidence)
@@ -222,43 +228,6 @@ def search(
                 raise LabError(f"{names[index]} should be {wanted.name.lower()}, but is {seen}")
     low, high = _narrow(0, len(names) - 1, ask, jobs)
     return Boundary(names[low], names[high], tuple(names[low + 1 : high]), tuple(asked), rounds)
-
-
-Together = Callable[[Judge, Sequence[str]], list[Evidence]]
-"""Asks several kernels at once, and returns what each says, in their order."""
-
-
-def _one_by_one(answer: Judge, names: Sequence[str]) -> list[Evidence]:
-    return [_asked(answer, name) for name in names]
-
-
-def side_by_side(jobs: int) -> Together:
-    """Return what asks up to `jobs` kernels at once, each in a process of its own."""
-
-    def together(answer: Judge, names: Sequence[str]) -> list[Evidence]:
-        global _answer  # noqa: PLW0603 - the processes are forked with it: it cannot be sent
-        _answer = answer
-        with processes.pool(min(jobs, len(names))) as pool:
-            return list(pool.map(_ask_here, names))
-
-    return together
-
-
-_answer: Judge | None = None
-
-
-def _ask_here(name: str) -> Evidence:
-    assert _answer is not None
-    answer = _answer
-    return processes.interruptibly(lambda: _asked(answer, name))
-
-
-def _asked(answer: Judge, name: str) -> Evidence:
-    """Ask about one kernel; one that cannot be had (gone from the mirror) cannot be tested."""
-    try:
-        return answer(name)
-    except LabError as error:
-        return Evidence(Step.SKIP, str(error))
 
 
 def _narrow(

@@ -27,10 +27,19 @@ class Ends:
     bad: str
 
 
+def run(tree: Path, *arguments: str) -> str:
+    """Return what a git command prints; LabError says why it failed."""
+    done = _run(tree, *arguments)
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise LabError(f"git {arguments[0]} failed in {tree}: {why}")
+    return done.stdout
+
+
 def checked_out(tree: Path) -> str | None:
     """Return the commit whose source the tree is, None where that is no commit's."""
     try:
-        changed = _git(tree, "status", "--porcelain", "--untracked-files=no")
+        changed = run(tree, "status", "--porcelain", "--untracked-files=no")
         return None if changed else commit(tree, "HEAD")
     except LabError:
         return None
@@ -58,8 +67,11 @@ def tag(tree: Path, name: str) -> str:
     raise LabError(f"{tree} has neither v{version} nor v{series}; fetch the tags")
 
 
-def step_command(question: Question, place: Place, repeat: int) -> tuple[str, ...]:
-    """Return the command of one step for `git bisect run`, to be run in the tree."""
+def step_command(question: Question, place: Place, repeat: int, *more: str) -> tuple[str, ...]:
+    """Return the command of one step for `git bisect run`, to be run in the tree.
+
+    `more` is options that it has besides.
+    """
     asked = (
         [f"--observe={question.case}={question.observe}"]
         if question.observe is not None
@@ -73,6 +85,7 @@ def step_command(question: Question, place: Place, repeat: int) -> tuple[str, ..
         f"--output={place.directory.absolute()}",
         *(["--debug"] if place.debug else []),
         *([f"--append={place.append}"] if place.append else []),
+        *more,
     )
     return (sys.executable, "-P", "-m", "vmm", "bisect-step", "--tree=.", *options, *asked)
 
@@ -88,35 +101,52 @@ def search(
     checkout would lose.
     """
     _require_ready(tree)
-    _git(tree, "bisect", "start")
+    run(tree, "bisect", "start")
     try:
         for end, wanted in ((ends.good, Step.GOOD), (ends.bad, Step.BAD)):
             _ask_end(tree, end, wanted, command, say)
-        said = _git(tree, "bisect", "bad", ends.bad) + _git(tree, "bisect", "good", ends.good)
+        said = run(tree, "bisect", "bad", ends.bad) + run(tree, "bisect", "good", ends.good)
         say(said.rstrip())
         if "is the first bad commit" not in said:
             said = _stream(tree, ("git", "bisect", "run", *command), say)[1]
         return _finding(tree, said, *ask)
     finally:
-        _git(tree, "bisect", "reset")
+        run(tree, "bisect", "reset")
+
+
+def parents(tree: Path, ends: Ends) -> dict[str, list[str]]:
+    """Return what the bad end has and the good one has not, with its parents; those first."""
+    between = f"{ends.good}..{ends.bad}"
+    listed = run(tree, "rev-list", "--topo-order", "--reverse", "--parents", between)
+    return {name: above for name, *above in map(str.split, listed.splitlines())}
+
+
+def parents_of(tree: Path, name: str) -> list[str]:
+    """Return the parents of a commit, the first one first."""
+    return run(tree, "rev-list", "-1", "--parents", name).split()[1:]
+
+
+def bases(tree: Path, ends: Ends) -> list[str]:
+    """Return where the two ends part: the good one itself, if the bad one has it."""
+    return run(tree, "merge-base", "--all", ends.good, ends.bad).split()
 
 
 def describe(tree: Path, name: str) -> str:
     """Return a commit as kernel people quote it: its short id and ("its subject")."""
-    return _git(tree, "log", "-1", "--abbrev=12", '--format=%h ("%s")', name).strip()
+    return run(tree, "log", "-1", "--abbrev=12", '--format=%h ("%s")', name).strip()
 
 
 def _require_ready(tree: Path) -> None:
     if not (tree / "Kconfig").is_file():
         raise LabError(f"{tree} is no kernel source tree: it has no Kconfig")
-    if Path(tree, _git(tree, "rev-parse", "--git-path", "BISECT_LOG").strip()).exists():
+    if Path(tree, run(tree, "rev-parse", "--git-path", "BISECT_LOG").strip()).exists():
         raise LabError(f"{tree} is being bisected already: end that with `git bisect reset`")
     if checked_out(tree) is None:
         raise LabError(f"{tree} has changes that are not committed: commit or stash them first")
 
 
 def _ask_end(tree: Path, end: str, wanted: Step, command: Sequence[str], say: Say) -> None:
-    _git(tree, "checkout", "-q", end)
+    run(tree, "checkout", "-q", end)
     say(f"asking the {wanted.name.lower()} end, {describe(tree, end)}")
     status, said = _stream(tree, command, say)
     if status != wanted:
@@ -125,12 +155,12 @@ def _ask_end(tree: Path, end: str, wanted: Step, command: Sequence[str], say: Sa
 
 
 def _finding(tree: Path, said: str, place: Place, question: Question) -> Boundary:
-    marks = _MARK.findall(_git(tree, "bisect", "log"))
+    marks = _MARK.findall(run(tree, "bisect", "log"))
     last = dict(marks)
     several = "first bad commit could be" in said
     if not several and "is the first bad commit" not in said:
         raise LabError(f"git bisect gave up: {(said.strip().splitlines() or ['silence'])[-1]}")
-    between = _git(tree, "rev-list", f"{last['good']}..{last['bad']}^").split() if several else ()
+    between = run(tree, "rev-list", f"{last['good']}..{last['bad']}^").split() if several else ()
     answers, marked = place.answers(question), dict.fromkeys(name for _, name in marks)
     asked = [*(name for name in answers if name in marked), *(marked.keys() - answers)]
     unknown = Evidence(Step.SKIP, "no answer is on record")
@@ -151,14 +181,6 @@ def _stream(tree: Path, command: Sequence[str], say: Say) -> tuple[int, str]:
             said.append(line)
             say(line.rstrip())
     return process.returncode, "".join(said)
-
-
-def _git(tree: Path, *arguments: str) -> str:
-    done = _run(tree, *arguments)
-    if done.returncode:
-        why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise LabError(f"git {arguments[0]} failed in {tree}: {why}")
-    return done.stdout
 
 
 def _run(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
