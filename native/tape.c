@@ -9,9 +9,10 @@
 #include "effects.c"
 #include "shadows.c"
 #include "restored.c"
+#include "forms.c"
 
 /* What the layout of every action comes to: a test computes it, so that no tape is misread. */
-static const __u32 VERSION = 0x46f704d7;
+static const __u32 VERSION = 0xbeef04fb;
 
 enum { HEADER = 24, POOLED = 2 };
 
@@ -151,7 +152,7 @@ static struct reply reply_of(struct cursor *tape)
 	return (struct reply){ data, error, u8(tape) };
 }
 
-static struct access access_of(struct cursor *tape, __u8 flags)
+static struct access access_of(struct cursor *tape, __u16 flags)
 {
 	struct access access = {
 		.rip = (flags & 1 ? WRMSR : RDMSR) | (flags & 2 ? PREFIXED : 0),
@@ -534,11 +535,15 @@ static void access_in(__u8 mode, __u8 action, int id, struct access access)
 static void access_on(struct cursor *tape, __u8 action)
 {
 	int id = used_vcpu(tape);
-	__u8 flags = u8(tape), what = flags >> 3 & 3;
+	__u16 flags = u16(tape), what = flags >> 3 & 3, mode = flags >> 5 & 7, form = flags >> 8;
 	struct access access = access_of(tape, flags);
 
-	if (what || flags >> 5)
-		access_in(flags >> 5, action, id, what ? behind(what, access) : access);
+	if (form > 2 || (form && action == SPIN))
+		damaged("an access of no form that it can have");
+	if (form)
+		access = form == 1 ? by_wrmsrns(access) : by_immediate(access);
+	if (what || mode)
+		access_in(mode, action, id, what ? behind(what, access) : access);
 	else if (action == ACCESS)
 		do_access(id, access);
 	else if (action == BEGIN)
@@ -703,7 +708,7 @@ static const struct { const char *name; const char *(*lacks)(void); } needs[] = 
 	{ "spec_ctrl", lacks_spec_ctrl }, { "xfd", lacks_xfd }, { "lbr", lacks_lbr },
 	{ "nested", lacks_nested }, { "nested_svm", lacks_nested_svm },
 	{ "nested_vmx", lacks_nested_vmx }, { "nested_state", lacks_nested_state },
-	{ "smm", lacks_smm },
+	{ "smm", lacks_smm }, { "wrmsrns", lacks_wrmsrns }, { "msr_imm", lacks_msr_imm },
 	{ "put_off_debug", lacks_put_off_debug }, { "guest_tsc", lacks_guest_tsc },
 	{ "rdtscp", lacks_rdtscp }, { "rdpid", lacks_rdpid }, { "pmu", lacks_pmu },
 	{ "fsgsbase", lacks_fsgsbase }, { "xsaves", lacks_xsaves }, { "sep", lacks_sep },

@@ -43,6 +43,7 @@ enum {
 	LOOP = 0x20,				/* in a loop */
 	TOUCH = 0x10080,			/* a read of guest memory at RCX */
 	SWEEP_RDMSR = 0x10090, SWEEP_WRMSR = 0x100a0,	/* of RCX, RCX + RSI, ...: RBP of them */
+	WRMSRNS = 0x10740, RDMSR_IMM = 0x10700, WRMSRNS_IMM = 0x10760,	/* WRMSR's bit says write */
 	STUBS = 0x11000,
 	DONE_PORT = 0xd0, VECTOR_PORT = 0x80, VECTORS = 32,
 	TF = 0x100, IF = 0x200,
@@ -443,6 +444,10 @@ static void saw_outcome(int id, int port)
 	__u64 value = regs.rdx << 32 | (regs.rax & 0xffffffff);
 	int is_read = !(vcpu->access.rip & (RDMSR ^ WRMSR));
 
+	if (vcpu->access.rip == RDMSR_IMM) {	/* all of it is in RAX, and RDX is as it was */
+		high = regs.rdx == vcpu->access.rdx ? 0 : ~0ull;
+		value = regs.rax;
+	}
 	if (port != DONE_PORT)
 		saw_fault(vcpu, &regs, port - VECTOR_PORT);
 	else if (is_read && high)

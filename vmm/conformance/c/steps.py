@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from vmm.conformance.c.tape import has_form, install_of
+from vmm.conformance.c.tape import install_of, registers
 from vmm.conformance.c.text import c_number
 from vmm.conformance.language import script as s
 from vmm.filter import AtEdge, Pointer
@@ -37,12 +37,7 @@ class At(NamedTuple):
 
 
 def calls(action: s.Action, at: At) -> list[str]:
-    """Return the lines, indented by one tab, that do the action in ``main``.
-
-    ValueError with one line for one that ``has_form`` says has none.
-    """
-    if not has_form(action):
-        raise ValueError(f"step {at.number}: {action!r} has no form in C yet")
+    """Return the lines, indented by one tab, that do the action in ``main``."""
     return [*CALLS[type(action)](action, at)]
 
 
@@ -91,7 +86,9 @@ def _access_call(word: str, access: s.Access, reply: s.Reply | None) -> str:
     what = _struct(access, reply)
     if access.after != "nothing":
         what = f"behind({access.after.upper()}, {what})"
-    if s.is_plain(access):
+    if access.form != "register":
+        what = f"by_{access.form}({what})"
+    if access.mode == "long" and access.after == "nothing":
         return f"\t{word}({access.vcpu}, {what});"
     if access.mode == "smm":
         return f"\t{word}_in_smm({access.vcpu}, {what});"
@@ -107,14 +104,9 @@ def _struct(access: s.Access, reply: s.Reply | None) -> str:
 
 def _at(access: s.Access) -> str:
     is_write = isinstance(access, s.Wrmsr)
-    low, high = access.value if isinstance(access, s.Wrmsr) else access.before, access.high
-    registers = {
-        "rcx": access.rcx_high << 32 | access.index,
-        "rax": (high & 0xFFFFFFFF) << 32 | low & 0xFFFFFFFF,
-        "rdx": high >> 32 << 32 | low >> 32,
-    }
     flags = [".rflags = TF"] if access.single_step else []
-    shown = [f".{name} = {c_number(content)}" for name, content in registers.items() if content]
+    named = zip(("rcx", "rax", "rdx"), registers(access), strict=True)
+    shown = [f".{name} = {c_number(content)}" for name, content in named if content]
     where = ("WRMSR" if is_write else "RDMSR") + " | PREFIXED" * access.emulated
     return ", ".join([where, *shown, *flags])
 

@@ -10,7 +10,7 @@ import functools
 import re
 from pathlib import Path
 
-NAMES = "words", "platform", "levels", "modes", "effects", "shadows", "restored", "expect"
+NAMES = "words", "platform", "levels", "modes", "effects", "shadows", "restored", "forms", "expect"
 FILES = [Path(__file__).with_name(f"{name}.c") for name in NAMES]
 PIECE = re.compile(r"\n\n(?=\S)")
 COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)

@@ -1,0 +1,54 @@
+"""The other forms of an access in C: the same bytes as the guest of Python, before and behind."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from vmm.conformance.c.steps import At, calls
+from vmm.conformance.c.tape import registers
+from vmm.conformance.kernel.wire import operands
+from vmm.conformance.language.script import rdmsr, wrmsr
+from vmm.guest import Guest
+
+SOURCE = (Path(__file__).parents[3] / "native" / "forms.c").read_text()
+
+
+def of_python(name):
+    guest = Guest.load("access")
+    return guest.code[guest.symbols[f"stub_{name}_at"] - guest.base :]
+
+
+def of_c(name, *, is_write=False):
+    text = re.search(rf"{name}\[\] = \{{ (.*?) \}};", SOURCE)[1]
+    text = text.replace("is_write ? 0x7a : 0x7b", "0x7a" if is_write else "0x7b")
+    return bytes(int(each, 0) for each in text.split(", "))
+
+
+@pytest.mark.parametrize(
+    ("stub", "code"),
+    [
+        ("wrmsrns", of_c("wrmsrns")),
+        ("immediate_rdmsr", of_c("code")),
+        ("immediate_wrmsrns", of_c("code", is_write=True)),
+    ],
+)
+def test_the_instruction_is_that_of_the_guest(stub, code):
+    assert of_python(stub).startswith(code)
+
+
+@pytest.mark.parametrize(
+    "access",
+    [
+        wrmsr(0x10, 0x1122334455667788, form="wrmsrns"),
+        rdmsr(0x10, before=0x1122334455667788, high=3, form="immediate"),
+        wrmsr(0xC0000081, 0x1122334455667788, high=3, form="immediate"),
+    ],
+)
+def test_the_registers_are_those_of_python(access):
+    assert registers(access) == operands(access)
+
+
+def test_a_form_is_said_in_a_program():
+    (line, *_) = calls(rdmsr(0x10, form="immediate"), At(1, ()))
+    assert line.startswith("\tdo_access(0, by_immediate((struct access){")
