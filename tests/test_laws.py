@@ -210,3 +210,9 @@ def test_a_circle_would_be_seen():
 def test_the_graph_was_read():
     assert "ioctl" in GRAPH["kvm"]
     assert "conformance.judge.runner" in GRAPH["conformance.judge.check"]
+
+
+def test_no_two_test_files_have_one_name():
+    """Pytest imports them by it: with two, no run of the whole suite begins."""
+    names = sorted(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert len(names) == len(set(names)), [name for name in names if names.count(name) > 1]
