@@ -4,13 +4,10 @@ What this host cannot execute natively or emulate the lab does: ``--executor pla
 """
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from vmm.conformance.c import words
 from vmm.conformance.c.notation import read_events
 from vmm.conformance.c.steps import At, calls
 from vmm.conformance.c.tape import INSTRUCTIONS
@@ -25,22 +22,6 @@ EVERY = [
     *(s.Execute(name, s.CARRIED[name], emulated=True) for name in s.EMULATED),
 ]
 STATE = (Msr.STAR, Msr.LSTAR, Msr.KERNEL_GS_BASE, Msr.GS_BASE, Msr.FS_BASE, Msr.EFER)
-
-
-@pytest.fixture
-def build(tmp_path):
-    if not shutil.which("cc"):
-        pytest.skip("no C compiler (cc) to build the words with")
-
-    def build(body):
-        main = f"int main(void)\n{{\n{body}\n}}"
-        source = "\n\n".join([words.includes(), *words.needed(main), main])
-        at = tmp_path / "effects"
-        at.with_suffix(".c").write_text(source)
-        subprocess.run(["cc", "-w", "-o", at, at.with_suffix(".c")], check=True)
-        return subprocess.run([at], capture_output=True, check=True).stdout
-
-    return build
 
 
 def call(action):

@@ -5,13 +5,10 @@ What this host cannot do (SMM, forced emulation) the lab does: ``--executor play
 """
 
 import random
-import shutil
 import struct
-import subprocess
 
 import pytest
 
-from vmm.conformance.c import words
 from vmm.conformance.c.steps import At, calls
 from vmm.conformance.c.tape import AFTER, MODES, is_playable
 from vmm.conformance.judge.both import agree, found_player, played
@@ -36,22 +33,6 @@ STOPS = (
     (s.set_regs(rax=5, rdx=6, via="sync"), s.get_regs(), s.finish(s.value(7))),
 )
 """What can be done to an access that has stopped at its exit."""
-
-
-@pytest.fixture
-def build(tmp_path):
-    if not shutil.which("cc"):
-        pytest.skip("no C compiler (cc) to build the words with")
-
-    def build(body):
-        main = f"int main(void)\n{{\n{body}\n}}"
-        source = "\n\n".join([words.includes(), *words.needed(main), main])
-        at = tmp_path / "modes"
-        at.with_suffix(".c").write_text(source)
-        subprocess.run(["cc", "-w", "-o", at, at.with_suffix(".c")], check=True)
-        return subprocess.run([at], capture_output=True, check=True).stdout
-
-    return build
 
 
 WHERE = {

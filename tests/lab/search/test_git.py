@@ -1,6 +1,5 @@
 """Bisecting a git tree: git is real, the step is a stand-in that reads the file ``state``."""
 
-import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -9,7 +8,6 @@ import pytest
 
 from vmm.lab.errors import LabError
 from vmm.lab.search import git
-from vmm.lab.search.bisect import Place
 from vmm.lab.search.verdict import Evidence, Question, Step
 
 # What a step does, told by the tree: a number is good below five, and anything else is 125. Like
@@ -32,22 +30,9 @@ ASKED = Question("r.a")
 
 
 @pytest.fixture
-def place(tmp_path):
-    (tmp_path / "records").mkdir()
-    return Place("svm", tmp_path / "records")
-
-
-@pytest.fixture
-def history(tmp_path):
+def history(in_git):
     """Make a tree whose commits have the given states; return it and the commits' ids."""
-    tree = tmp_path / "tree"
-    tree.mkdir()
-
-    def run(*arguments):
-        identity = ("-c", "user.name=t", "-c", "user.email=t@localhost")
-        done = subprocess.run(["git", "-C", tree, *identity, *arguments], capture_output=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.decode().strip()
+    tree, run = in_git
 
     def make(states):
         run("init", "-q", "-b", "topic")

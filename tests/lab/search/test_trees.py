@@ -11,26 +11,12 @@ from test_git import ASKED, STEP
 
 from vmm.lab.errors import LabError
 from vmm.lab.search import git, trees
-from vmm.lab.search.bisect import Place
 
 
 @pytest.fixture
-def place(tmp_path):
-    (tmp_path / "records").mkdir()
-    return Place("svm", tmp_path / "records")
-
-
-@pytest.fixture
-def repository(tmp_path, cache_root):
+def repository(in_git, cache_root):
     """A repository, and what runs git in it and makes a commit of a state."""
-    tree = tmp_path / "tree"
-    tree.mkdir()
-
-    def run(*arguments):
-        identity = ("-c", "user.name=t", "-c", "user.email=t@localhost")
-        done = subprocess.run(["git", "-C", tree, *identity, *arguments], capture_output=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.decode().strip()
+    tree, run = in_git
 
     def commit(state, name="state"):
         (tree / name).write_text(state)
