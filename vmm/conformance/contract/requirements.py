@@ -223,7 +223,7 @@ _ATOMICITY = (
         "a filter change while L2 is active reaches L2's hardware bitmap at its next nested entry",
         quirk=True,
         history=("B20",),
-        untested="no word makes a nested guest yet",
+        untested="the cases of R81, which asks for more, show who does only this",
     ),
     _R(
         "R80",
