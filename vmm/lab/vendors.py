@@ -44,7 +44,9 @@ VENDORS: dict[str, Vendor] = {
         ),
         Vendor(
             *("svm-nrips", "kvm_amd", "SVM with NRIPS", "bochs", "ryzen", 1),
-            "single_step=Bochs ends when a guest under its SVM single-steps",
+            # SvmInterceptException clears inhibit_mask before Svm_Vmexit saves it (cpu/svm/svm.cc).
+            "single_step=Bochs ends when a guest under its SVM single-steps;"
+            "emulated_shadow=Bochs drops the shadow where its SVM intercepts an exception, as #UD",
         ),
     )
 }

@@ -73,6 +73,7 @@ NEEDS = {
     "force_emulation_prefix",
     "smm",
     "put_off_debug",
+    "emulated_shadow",
     *("wrmsrns", "msr_imm"),
     *("guest_tsc", "rdtscp", "rdpid", "pmu", "sep", "fsgsbase", "xsaves"),
     "single_step",
@@ -225,6 +226,12 @@ def test_needs_are_what_the_script_uses():
                 for each in used
             ),
         }
+        has["emulated_shadow"] = any(
+            isinstance(look, script.GetVcpuEvents)
+            and getattr(at, "emulated", False)
+            and at.after in {"sti", "mov_ss"}
+            for at, look in itertools.pairwise(used)
+        )
         entries = [each for each in case.actions if isinstance(each, script.EnterL2)]
         bare_bitmaps = {each.passes for each in entries if not each.bitmap}
         lists = [each.entry_load + each.exit_store + each.exit_load for each in entries]

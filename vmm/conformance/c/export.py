@@ -24,7 +24,7 @@ from vmm.conformance.language.needs import needs_of
 from vmm.conformance.oracle import spoiled
 from vmm.conformance.records.verdict import Verdict
 
-HAS = {"single_step", "upper_rcx", spoiled.NEED}
+HAS = {"single_step", "upper_rcx", "emulated_shadow", spoiled.NEED}
 """Needs that a program does not ask for: every host has them, or ``need_parameter`` does it."""
 NOT_YET = (s.blocked, s.never)
 

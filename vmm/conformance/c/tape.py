@@ -36,7 +36,7 @@ VERSION = 0xBEEF04FB
 MAGIC = b"MSRWTAPE"
 NEED, PARAMETER, CASE = 1, 2, 3
 KEEPS, MAKES_VCPUS = 1, 2
-BARE_NEEDS = {"single_step", "upper_rcx", spoiled.NEED, "no_ignore_msrs"}
+BARE_NEEDS = {"single_step", "upper_rcx", "emulated_shadow", spoiled.NEED, "no_ignore_msrs"}
 """Needs that no player finds out: every host has them, or they are a parameter of the run."""
 
 PROBED = frozenset(

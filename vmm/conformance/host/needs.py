@@ -188,6 +188,7 @@ PROBES: dict[str, Probe] = {
     **{name: no_cpuid(*at, name) for name, at in CPUID.items()},
     "single_step": lambda _: None,
     "upper_rcx": lambda _: None,
+    "emulated_shadow": lambda _: None,
     **{f"disable_exits_{name}": no_disable_exits(bit) for name, bit in DISABLE_EXITS.items()},
     "one_reg": no_one_reg,
     "shstk": no_cpuid(7, 0, "ecx", 1 << 7, "SHSTK"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from vmm.conformance.language import script as words
 from vmm.conformance.language.script import Action
@@ -33,7 +34,19 @@ def needs_of(script: Sequence[Action]) -> tuple[str, ...]:
 
     ``host.needs`` has the probe of each.
     """
-    return tuple(dict.fromkeys(need for each in script for need in _needs(each)))
+    needs = [need for each in script for need in _needs(each)]
+    for each, following in pairwise(script):
+        if isinstance(following, words.GetVcpuEvents) and _is_emulated_in_a_shadow(each):
+            needs.append("emulated_shadow")
+    return tuple(dict.fromkeys(needs))
+
+
+def _is_emulated_in_a_shadow(action: Action) -> bool:
+    """Say whether the shadow is still there when the prefix makes the CPU raise #UD."""
+    access = words.innermost(action)
+    if not isinstance(access, words.Rdmsr | words.Wrmsr):
+        return False
+    return access.emulated and access.after in ("sti", "mov_ss")
 
 
 def _needs(action: Action) -> Iterator[str]:
