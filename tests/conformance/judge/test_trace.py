@@ -102,6 +102,12 @@ def test_a_case_that_did_not_end_well_has_no_good_verdict(how, verdict):
     assert verdicts(lines) == {"a.one": verdict, "a.two": Verdict.PASS}
 
 
+@pytest.mark.parametrize("how", ["ok", "timeout", "died-11"])
+def test_the_time_of_a_case_is_what_the_player_took(how):
+    lines = [*HEAD, "begin 0", f"done 0 1234 {how} 1*2 2", *played(1), "over 2"]
+    assert [record["ms"] for record in read(lines)[1]] == [1234.0, 1.0]
+
+
 def test_what_a_worker_said_is_in_the_error():
     lines = [*HEAD, "begin 0", r"said 0 KVM_CREATE_VM: \x1b[2J", "done 0 1 exited-2"]
     (record,) = read(lines)[1]

@@ -297,7 +297,7 @@ class Reading:
 
     def _record(self, played: _Played, how: str, ms: float, steps: str) -> Record:
         options = replace(self.options, vendor=str(self.host.get("vendor_module") or ""))
-        outcome = self._outcome(played, how, steps)
+        outcome = self._outcome(played, how, steps) | {"ms": ms}  # the player's, not the judge's
         return case_record(played.case, outcome, ms, played.splats, options)
 
     def _outcome(self, played: _Played, how: str, steps: str) -> Record:
