@@ -83,7 +83,7 @@ def test_what_the_work_says_of_itself_comes_back(at):
             found.result(found.submit(vanish))
 
 
-def test_a_scheduler_that_goes_away_is_one_line(tmp_path):
+def test_a_scheduler_that_goes_away_is_one_line(tmp_path, capfd):
     with scheduler(tmp_path) as (started, address), worker(address):
         wait_for(lambda: workers_of(address) == 1)
         gone = pytest.raises(LabError, match=r"went away; --resume goes on")
@@ -93,6 +93,8 @@ def test_a_scheduler_that_goes_away_is_one_line(tmp_path):
             started.send_signal(signal.SIGKILL)
             found.first_of([call])
             found.result(call)
+        assert capfd.readouterr().err == "", "Dask says it too, and more"
+        (tmp_path / "go").touch()  # a worker that has lost its scheduler ends when its work does
 
 
 def test_a_cluster_without_a_worker_is_refused(tmp_path):

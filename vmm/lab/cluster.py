@@ -24,6 +24,9 @@ _SETTINGS = {
     "distributed.admin.large-graph-warning-threshold": "1GiB",  # a kernel's image goes along
     "distributed.comm.timeouts.connect": f"{_CONNECT}s",
 }
+_FAREWELL = 1.0
+"""Seconds that a scheduler that has gone is looked for, to end what its workers do for us."""
+_LOGS = ("distributed", "distributed.client")  # Dask gives each a level of its own
 _TICK = 2.0
 _WORKERLESS = 60.0
 """Seconds without any worker that end a run: a worker that is started again takes less."""
@@ -62,6 +65,7 @@ class Cluster(Executor):
     def stop(self) -> None:
         """Take back what waits, and have the workers end what they do for us."""
         with suppress(Exception):  # a scheduler that is gone has nothing of ours any more
+            self._client.rpc.timeout = _FAREWELL
             self._inner.shutdown(wait=False)
             self._client.run(eval, _STOP.format(self._run), on_error="ignore")
 
@@ -139,7 +143,8 @@ def _connected(address: str) -> Iterator[Any]:
     except ImportError as error:
         mend = "pip install 'msrward[fleet]' here and where the workers are"
         raise LabError(f"--on needs distributed, which is not here ({error}): {mend}") from None
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said in one line
+    for log in _LOGS:  # what matters is said in one line
+        logging.getLogger(log).setLevel(logging.CRITICAL)
     with dask.config.set(_SETTINGS):
         try:
             client = distributed.Client(address, timeout=_CONNECT, set_as_default=False)
