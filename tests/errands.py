@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from vmm.lab.errors import LabError
+from vmm.lab.mutants.findings import Fate, MutantRecord
 
 
 def by_whom(number, place):
@@ -21,6 +22,17 @@ def forever(path):
     Path(path).write_text(f"{os.getpid()}\n")
     while True:
         signal.pause()
+
+
+def judge(mutant, image, options):
+    """Stand for the boot of a mutant: note who does it, wait as it says, and tell its image."""
+    number, _ = by_whom(mutant.name, mutant.summary)
+    return MutantRecord(number, mutant.digest, mutant.vendor, Fate.KILLED, (image.decode(),))
+
+
+def judge_nowhere(mutant, image, options):
+    """Be asked for a mutant where no lab is."""
+    refuse()
 
 
 def refuse():

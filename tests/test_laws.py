@@ -25,7 +25,8 @@ ROOMS = [
     "conformance.judge",
     "conformance.stress",
     "conformance.churn",
-    "lab.errors lab.vendors lab.append lab.cache lab.apt lab.processes lab.alone lab.cluster",
+    "lab.errors lab.vendors lab.append lab.cache lab.apt lab.processes lab.alone lab.cluster"
+    " lab.workers",
     "lab.kernels",
     "lab.initramfs",
     "lab.machines",

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from vmm.cli.options import shard
+from vmm.cli import options as words
 from vmm.conformance.records.status import DONE, Status, epilog
 from vmm.lab import cache
 from vmm.lab.errors import LabError
-from vmm.lab.mutants import laboratory as mutants
+from vmm.lab.mutants import judging, laboratory
 from vmm.lab.mutants.findings import Fate, MutantRecord
 from vmm.lab.mutants.source import Mutant, load
 
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("globs", nargs="*", metavar="GLOB", help="mutants by name or requirement: 'svm.*', R72")
     add("-x", "--exclude", action="append", default=[], metavar="GLOB", help="leave these out")
-    add("--shard", type=shard, metavar="I/N", help="of these, part I of N, by their names")
+    add("--shard", type=words.shard, metavar="I/N", help="of these, part I of N, by their names")
     add("-l", "--list", action="store_true", help="list the chosen mutants and run nothing")
     add("--source", type=Path, metavar="TREE", help="a kernel tree to use instead of the package")
     add("--results", type=Path, metavar="FILE", help="JSON lines (default: in the cache)")
@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--timeout", type=float, default=300.0, metavar="S", help="seconds for a boot (300)")
     add("--case-timeout", type=float, default=10.0, metavar="S", help="seconds for a case (10)")
     add("-j", "--jobs", type=int, metavar="N", help="compilers at once (default: one a core)")
+    words.on(parser)
     return parser
 
 
@@ -85,18 +86,18 @@ def _card(mutant: Mutant) -> str:
 
 
 def _run(chosen: Sequence[Mutant], args: argparse.Namespace) -> int:
-    options = mutants.Options(
+    options = judging.Options(
         args.case_timeout,
         args.timeout,
         args.enough,
         args.jobs,
-        tuple(args.cases or mutants.THEMES),
+        tuple(args.cases or judging.THEMES),
         not args.no_control,
     )
     results = args.results or cache.root() / "mutants" / "results.jsonl"
     explained = {mutant.name: mutant.explained for mutant in chosen}
-    with mutants.laboratory(load(), options, args.source) as lab:
-        found = mutants.run(
+    with laboratory.laboratory(load(), options, args.source, args.on) as lab:
+        found = laboratory.run(
             lab,
             chosen,
             results,

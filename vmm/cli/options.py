@@ -95,7 +95,7 @@ def append(parser: argparse.ArgumentParser) -> None:
 
 def on(parser: argparse.ArgumentParser) -> None:
     """Add what names the cluster that does the work."""
-    text = "have the workers of this Dask scheduler do it (docs/reports.md; needs msrward[fleet])"
+    text = "have the workers of this Dask scheduler do it (docs/fleet.md; needs msrward[fleet])"
     parser.add_argument("--on", metavar="ADDRESS", help=text)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from vmm.cli import mutants as command
 from vmm.conformance.cases import CASES
 from vmm.conformance.contract.requirements import REQUIREMENTS
 from vmm.conformance.judge.selection import select
+from vmm.lab import workers
 from vmm.lab.errors import LabError
+from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines.machine import LabResult, Outcome
+from vmm.lab.mutants import judging
 from vmm.lab.mutants import laboratory as mutants
 from vmm.lab.mutants import source as kernel_mutants
 from vmm.lab.mutants.findings import (
@@ -71,7 +75,7 @@ def test_each_replaces_exactly_one_place(mutant):
 
 
 def test_the_themes_are_themes():
-    for theme in mutants.THEMES:
+    for theme in judging.THEMES:
         assert select(CASES, [theme], [])
 
 
@@ -204,7 +208,7 @@ def test_fates(seen, result, fate):
 )
 def test_fates_of_a_churn(result, fate, killers, reason):
     result = replace(result, lines=("churn: FAILED", "  installs: LEAK: +536.0 bytes"))
-    found = conclude_churn(ONE, Collector(5), result, 1.0)
+    found = conclude_churn(ONE, Collector(5), result)
     assert (found.fate, found.killers, found.reason) == (fate, killers, reason)
 
 
@@ -215,8 +219,9 @@ class Bench:
         self.fates, self.asked = fates, []
         self.options = mutants.Options()
 
-    def control(self, mutant):
-        return MutantRecord("control", "", mutant.vendor, Fate.SURVIVED, ran=1)
+    def controls(self, chosen):
+        for mutant in chosen:
+            yield MutantRecord("control", "", mutant.vendor, Fate.SURVIVED, ran=1)
 
     def judge(self, chosen):
         for mutant in chosen:
@@ -254,61 +259,84 @@ def test_a_changed_mutant_is_judged_again(tmp_path):
     assert bench.asked == ["one"]
 
 
-def laboratory(source, cache_root, monkeypatch, compiler):
+@pytest.fixture
+def laboratory(source, cache_root, monkeypatch):
+    """Open a laboratory with a small compiler, which judges by what stands for a boot."""
     (cache_root / "mutants").mkdir(parents=True)
     monkeypatch.setattr(mutants, "_tree_directory", lambda: source)
-    monkeypatch.setattr(mutants.build, "build", compiler)
-    return mutants.Laboratory([ONE], mutants.Options())
 
-
-def test_a_mutant_that_does_not_build_says_what_the_compiler_said(source, cache_root, monkeypatch):
-    def compiler(tree, objects, jobs):
-        raise mutants.build.BuildError((tree / "kvm/x86.c").read_text())
-
-    lab = laboratory(source, cache_root, monkeypatch, compiler)
-    (finding,) = lab.judge([ONE])
-    assert (finding.fate, finding.reason) == (Fate.UNBUILT, "first();\ncount--;\n")
-    assert "count++" in (source / "kvm/x86.c").read_text()
-
-
-def test_each_mutant_is_booted_from_an_image_of_its_own(source, cache_root, monkeypatch):
     def compiler(tree, objects, jobs):
         (source / "bzImage").write_bytes((tree / "kvm/x86.c").read_bytes())
         return source / "bzImage"
 
-    def boot(mutant, built, cases, options):
-        fate = (
-            Fate.KILLED if mutant.changes[0].new.encode() in built.image.read_bytes() else Fate.LOST
-        )
-        return MutantRecord(mutant.name, mutant.digest, mutant.vendor, fate, cases)
+    monkeypatch.setattr(mutants.build, "build", compiler)
+    with workers.here(1) as found:
+        yield mutants.Laboratory([ONE], mutants.Options(), found)
 
-    monkeypatch.setattr(mutants, "_boot", boot)
-    lab = laboratory(source, cache_root, monkeypatch, compiler)
-    found = list(lab.judge([ONE, make("two", "count -= 1;")]))
+
+def test_a_mutant_that_does_not_build_says_what_the_compiler_said(laboratory, source, monkeypatch):
+    def compiler(tree, objects, jobs):
+        raise mutants.build.BuildError((tree / "kvm/x86.c").read_text())
+
+    monkeypatch.setattr(mutants.build, "build", compiler)
+    (finding,) = laboratory.judge([ONE])
+    assert (finding.fate, finding.reason) == (Fate.UNBUILT, "first();\ncount--;\n")
+    assert "count++" in (source / "kvm/x86.c").read_text()
+
+
+def boot(mutant, kernel, cases, options):
+    """Stands for a boot that kills what is in the image as it should be."""
+    made = mutant.changes[0].new.encode() in kernel.image.read_bytes()
+    fate = Fate.KILLED if made else Fate.LOST
+    return MutantRecord(mutant.name, mutant.digest, mutant.vendor, fate, cases)
+
+
+def image_of(wish):
+    """Stands for the reading of a kernel's header."""
+    return Kernel("k", "6.6.6", Path(wish))
+
+
+def test_each_mutant_is_booted_from_an_image_of_its_own(laboratory, monkeypatch):
+    monkeypatch.setattr(judging.kernels, "resolve", image_of)
+    monkeypatch.setattr(judging, "_boot", boot)
+    found = list(laboratory.judge([ONE, make("two", "count -= 1;")]))
     assert [f.fate for f in found] == [Fate.KILLED, Fate.KILLED]
     assert found[0].killers == ("R14",), "the cases of what it violates come first"
-    assert not list((cache_root / "mutants").glob("bzImage-*"))
 
 
-def test_a_survivor_faces_all_themes(monkeypatch, tmp_path):
+def test_one_that_ends_its_process_is_lost_and_the_next_is_judged(laboratory, monkeypatch):
+    monkeypatch.setattr(judging.kernels, "resolve", image_of)
+
+    def dies(mutant, kernel, cases, options):
+        if mutant.name == "one":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return boot(mutant, kernel, cases, options)
+
+    monkeypatch.setattr(judging, "_boot", dies)
+    first, second = laboratory.judge([ONE, make("two", "count -= 1;")])
+    assert (first.name, first.fate) == ("one", Fate.LOST)
+    assert first.reason == "the process that judged it died"
+    assert (second.name, second.fate) == ("two", Fate.KILLED)
+
+
+def test_a_survivor_faces_all_themes(monkeypatch):
     asked = []
 
-    def boot(mutant, built, cases, options):
+    def survived(mutant, kernel, cases, options):
         asked.append(cases)
         return MutantRecord(mutant.name, mutant.digest, mutant.vendor, Fate.SURVIVED)
 
-    monkeypatch.setattr(mutants, "_boot", boot)
-    (tmp_path / "image").touch()
-    mutants._judge(ONE, mutants.Built(tmp_path / "image", 1.0), mutants.Options())
-    assert asked == [("R14",), mutants.THEMES]
+    monkeypatch.setattr(judging.kernels, "resolve", image_of)
+    monkeypatch.setattr(judging, "_boot", survived)
+    judging.judge(ONE, b"image", judging.Options())
+    assert asked == [("R14",), judging.THEMES]
 
 
-def test_a_control_that_fails_is_trouble(source, cache_root, monkeypatch):
-    lab = laboratory(source, cache_root, monkeypatch, None)
+def test_a_control_that_fails_is_trouble(laboratory, monkeypatch):
     failed = MutantRecord("control", "", "svm", Fate.KILLED, ("rollback.x",), ran=3)
-    monkeypatch.setattr(lab, "judge", lambda chosen: iter([failed]))
+    monkeypatch.setattr(laboratory, "judge", lambda chosen: iter([failed]))
     with pytest.raises(LabError, match=r"unchanged kernel does not pass on svm: rollback\.x"):
-        lab.control(ONE)
+        list(laboratory.controls([ONE]))
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ import pytest
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import machine
 from vmm.lab.machines.machine import LabResult, Outcome
-from vmm.lab.mutants import laboratory as mutants
+from vmm.lab.mutants import judging
 from vmm.lab.mutants.findings import Fate
 from vmm.lab.mutants.source import Mutant
 
 PLAYER = Path(sys.executable).with_name("msrward-player")
+KERNEL = Kernel("k", "6.6.6", Path("x"))
 MUTANT = Mutant("a.mutant", "A mistake.", ("R15",), ())
 
 
@@ -22,7 +23,7 @@ class Emulator:
 
 
 @pytest.fixture
-def judge(has_kvm, monkeypatch, tmp_path):
+def judge(has_kvm, monkeypatch):
     """Judge a kernel in which every text of a trace is turned from one into another."""
     if not PLAYER.exists():
         pytest.skip("no msrward-player: there was no static libc to link it with")
@@ -38,10 +39,7 @@ def judge(has_kvm, monkeypatch, tmp_path):
 
         monkeypatch.setattr(machine, "play", play)
         monkeypatch.setattr(machine, "emulator_of", lambda vendor: Emulator)
-        kernel = Kernel("k", "6.6.6", tmp_path)
-        monkeypatch.setattr(mutants.kernels, "resolve", lambda wish: kernel)
-        built = mutants.Built(tmp_path / "bzImage", 1.0)
-        return mutants._boot(MUTANT, built, ("slots.*",), mutants.Options(**options))
+        return judging._boot(MUTANT, KERNEL, ("slots.*",), judging.Options(**options))
 
     return judge
 
@@ -68,5 +66,5 @@ def test_a_trace_that_is_none_says_nothing(judge, monkeypatch):
 
     judge()
     monkeypatch.setattr(machine, "play", play)
-    found = mutants._boot(MUTANT, mutants.Built(Path("x"), 1.0), ("slots.*",), mutants.Options())
+    found = judging._boot(MUTANT, KERNEL, ("slots.*",), judging.Options())
     assert found.fate is Fate.LOST and "does not begin as a trace" in found.reason

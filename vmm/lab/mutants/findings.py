@@ -100,9 +100,7 @@ def record(text: str) -> dict[str, Any]:
     return loaded
 
 
-def conclude(
-    mutant: Mutant, collector: Collector, result: LabResult | None, build_seconds: float
-) -> MutantRecord:
+def conclude(mutant: Mutant, collector: Collector, result: LabResult | None) -> MutantRecord:
     """Return what a boot says about a mutant; no result: it was ended with enough killers."""
     fate, reason = fate_of(collector, result)
     started = collector.started or time.monotonic()
@@ -115,20 +113,17 @@ def conclude(
         result is None,
         collector.ran,
         reason,
-        round(build_seconds, 1),
-        round(started - collector.begin, 1),
-        round(time.monotonic() - started, 1),
-        collector.evidence,
+        boot_seconds=round(started - collector.begin, 1),
+        suite_seconds=round(time.monotonic() - started, 1),
+        evidence=collector.evidence,
     )
 
 
-def conclude_churn(
-    mutant: Mutant, collector: Collector, result: LabResult, build_seconds: float
-) -> MutantRecord:
+def conclude_churn(mutant: Mutant, collector: Collector, result: LabResult) -> MutantRecord:
     """Return what a churn says about a mutant: its status, and the line that says what leaks."""
     leaks = [line.strip() for line in result.lines if "LEAK" in line]
     collector.ran = int(result.outcome is Outcome.DONE)
-    found = conclude(mutant, collector, result, build_seconds)
+    found = conclude(mutant, collector, result)
     if result.outcome is Outcome.DONE and result.status == Status.VIOLATES:
         return replace(found, killers=("churn",), reason="; ".join(leaks) or "a VM got stuck")
     return found
