@@ -123,8 +123,7 @@ def command_line() -> argparse.ArgumentParser:
     judged = add_command(commands, "check", _check, "judge the kernel of this host")
     text = "under both executors, Python and the player's words in C: what differs is ERROR"
     judged.add_argument("--both", action="store_true", help=text)
-    text = "judge each case N times (1): what fails and passes is flaky, and UNSTEADY"
-    judged.add_argument("--repeat", type=options.count, default=1, metavar="N", help=text)
+    options.repeat(judged)
     options.judging(judged, jobs="one a core of the cgroup's quota, at most 16", timeout=10.0)
     reports.requests(judged)
     lists = add_command(commands, "list", listing.listed, "list the cases")

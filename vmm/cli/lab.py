@@ -28,6 +28,7 @@ def add(commands: Any) -> None:
     options.append(run)
     options.executor(run)
     options.cpu(run)
+    options.repeat(run)
     options.judging(run, jobs="two a CPU of the guest", timeout=60.0)
     reports.requests(run)
     matrix.add(inner)
@@ -61,7 +62,8 @@ def _run(args: argparse.Namespace) -> int:
         CASES, args.globs, args.exclude, args.xfail, thorough=args.thorough, shard=args.shard
     )
     inner = Inner(
-        tuple(args.xfail), tuple(args.known), args.jobs, args.timeout, str(args.shard or "")
+        *(tuple(args.xfail), tuple(args.known), args.jobs, args.timeout, str(args.shard or "")),
+        repeat=args.repeat,
     )
     kernel = kernels.resolve(args.kernel)
     where = (args.limit, args.append, args.executor)

@@ -99,6 +99,12 @@ def on(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--on", metavar="ADDRESS", help=text)
 
 
+def repeat(parser: argparse.ArgumentParser) -> None:
+    """Add how often each case is judged."""
+    text = "judge each case N times (1): what fails and passes is flaky, and UNSTEADY"
+    parser.add_argument("--repeat", type=count, default=1, metavar="N", help=text)
+
+
 def cpu(parser: argparse.ArgumentParser) -> None:
     """Add what chooses an emulator's CPU model."""
     text = "another CPU model of the emulator: 'broadwell_ult' of Bochs, 'EPYC' of QEMU"

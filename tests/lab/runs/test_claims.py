@@ -41,11 +41,30 @@ def first(verdict):
     return {**case("a", verdict), "type": "first"}
 
 
-def feed(records, options=()):
-    claims = Claims(CASES, options)
+def feed(records, options=(), repeat=1):
+    claims = Claims(CASES, options, repeat)
     for record in records:
         list(claims.take(json.dumps({"schema": 1, **record, "host": HOST})))
     return claims
+
+
+def repeated(*often):
+    cases = [{**each, "repeats": {"PASS": 3}} for each in GOOD]
+    cases[0] |= {"verdict": Verdict(often[0]), "repeats": often[1]}
+    cases[0] |= {"first": "FAIL"} if often[0] == "UNSTEADY" else {}
+    return [RUN, *cases, ended(cases)]
+
+
+def test_under_repeat_the_guest_says_how_often():
+    assert not feed(repeated("PASS", {"PASS": 3}), repeat=3).doubt(done(0))
+    with pytest.raises(Damaged, match=r"judged c\.a 2 times, and was to 3"):
+        feed(repeated("PASS", {"PASS": 2}), repeat=3)
+    with pytest.raises(Damaged, match=r"judged c\.a 3 times, and was to 1"):
+        feed(repeated("PASS", {"PASS": 3}))
+    with pytest.raises(Damaged, match=r"calls c\.a PASS, which failed"):
+        feed(repeated("PASS", {"PASS": 2, "FAIL": 1}), repeat=3)
+    odd = feed(repeated("UNSTEADY", {"PASS": 2, "FAIL": 1}), repeat=3)
+    assert odd.cases["c.a"]["repeats"] == {"PASS": 2, "FAIL": 1}
 
 
 def done(status):

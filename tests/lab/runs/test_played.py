@@ -1,5 +1,7 @@
 """A guest that plays a tape, seen from outside; this host's own player stands for the machine."""
 
+import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from vmm.cli import main
 from vmm.conformance.cases import CASES
 from vmm.conformance.host.told import lacks_of
 from vmm.conformance.judge.check import Trouble
@@ -35,13 +38,18 @@ class Guest:
 
     def __init__(self):
         self.tapes, self.wrong, self.dies_after = [], [], None
+        self.is_late_once = False
 
     def play(self, kernel, vendor, playing, *, timeout, append, cpu, listener):
         self.tapes.append(playing)
         ran = subprocess.run([PLAYER, "-"], input=playing.tape, capture_output=True, timeout=120)
         old, new = self.wrong.pop(0) if self.wrong else ("", "")
         listener.start(1.0)
-        for number, line in enumerate(ran.stdout.decode().splitlines()):
+        lines = ran.stdout.decode().splitlines()
+        if self.is_late_once:
+            at = [n for n, line in enumerate(lines) if line.startswith("done")][-3]
+            lines[at] = re.sub(r"^(done \d+ \d+) ok.*", r"\1 timeout", lines[at])
+        for number, line in enumerate(lines):
             if self.dies_after is not None and line.startswith("done"):
                 self.dies_after -= 1
                 if self.dies_after < 0:
@@ -97,6 +105,44 @@ def test_what_does_not_repeat_is_unsteady(guest, tmp_path):
     assert check.check(order_of(SOME, tmp_path), View(), tmp_path / "o") == 2
     assert Verdict.UNSTEADY in verdicts(tmp_path / "o").values()
     assert Verdict.FAIL not in verdicts(tmp_path / "o").values()
+
+
+def test_under_repeat_each_is_played_so_often_and_what_fails_at_times_is_flaky(
+    guest, tmp_path, capsys
+):
+    guest.is_late_once = True
+    order = order_of(SOME, tmp_path, options=check.Inner(repeat=3))
+    assert check.check(order, View(), tmp_path / "now") == 2
+    saved = load(tmp_path / "now")
+    (odd,) = [each for each in saved.cases.values() if each["verdict"] is Verdict.UNSTEADY]
+    assert (odd["first"], odd["repeats"]) == ("TIMEOUT", {"PASS": 2, "TIMEOUT": 1})
+    rest = [each["repeats"] for name, each in saved.cases.items() if name != odd["id"]]
+    assert rest == [{"PASS": 3}] * (len(SOME) - 1)
+    assert saved.run["repeat"] == 3 and saved.run["cases"] == len(SOME)
+    assert len(guest.tapes) == 1, "it was judged often enough"
+    kept = map(json.loads, (tmp_path / "now" / "results.jsonl").read_text().splitlines())
+    types = [(each["type"], each.get("id")) for each in kept]
+    assert types[-3:] == [("first", odd["id"]), ("case", odd["id"]), ("end", None)]
+    said = capsys.readouterr().out
+    assert "each case is judged 3 times" in said
+    assert "judged 3 times: 2 PASS, 1 TIMEOUT" in said
+    guest.is_late_once = False
+    assert check.check(order_of(SOME, tmp_path), View(), tmp_path / "old") == 0
+    capsys.readouterr()
+    main(["diff", "--since", str(tmp_path / "old"), str(tmp_path / "now")])
+    told = capsys.readouterr().out
+    assert f"flaky {odd['id']}" in told and "new " not in told.replace("0 new", "")
+
+
+def test_under_repeat_what_fails_every_time_is_played_once_more_alone(guest, tmp_path):
+    guest.wrong = [WRONG, WRONG]
+    order = order_of(SOME, tmp_path, options=check.Inner(repeat=2))
+    assert check.check(order, View(), tmp_path / "o") == 1
+    failed = [c for c in load(tmp_path / "o").cases.values() if c["verdict"] is Verdict.FAIL]
+    assert failed and all(each["repeats"] == {"FAIL": 2} for each in failed)
+    assert all(each["again"]["verdict"] == "FAIL" for each in failed)
+    alone = guest.tapes[1].tape
+    assert all(alone.count(each["id"].encode()) == 1 for each in failed)
 
 
 def test_a_search_asks_once(guest, tmp_path):

@@ -11,7 +11,7 @@ from vmm.conformance.judge import runner
 from vmm.conformance.judge.worker import BackendFactory
 from vmm.conformance.language.case import Case
 from vmm.conformance.records.schema import Record
-from vmm.conformance.records.steadiness import is_doubtful, settle, together
+from vmm.conformance.records.steadiness import Times, is_doubtful, settle
 from vmm.conformance.records.verdict import Verdict
 
 HANGS, SLOW_MS = 3, 5000.0
@@ -46,19 +46,15 @@ def run(
     earlier = firsts or {}
     doubtful = {case.id: earlier[case.id] for case in cases if case.id in earlier}
     todo = [case for case in cases if case.id not in doubtful for _ in range(options.repeat)]
-    seen_of: dict[str, list[Record]] = {}
+    times = Times(options.repeat)
 
     def hold(record: Record) -> None:
-        name, seen = record["id"], seen_of.setdefault(record["id"], [])
-        if is_doubtful(record) and not any(map(is_doubtful, seen)):
+        fails, whole = times.take(record)
+        if fails:
             watcher.first(record)
-        seen.append(record)
-        if len(seen) < options.repeat:
-            return
-        whole = together(seen_of.pop(name))
-        if is_doubtful(whole):
-            doubtful[name] = whole
-        else:
+        if whole and is_doubtful(whole):
+            doubtful[whole["id"]] = whole
+        elif whole:
             watcher.case(whole)
 
     stray = runner.run(todo, factory, options, _Teller(watcher, hold), log)

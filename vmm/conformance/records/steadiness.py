@@ -59,6 +59,23 @@ def together(records: Sequence[Record]) -> Record:
     return record
 
 
+class Times:
+    """What cases left that are judged ``number`` times each, until all of a case is there."""
+
+    def __init__(self, number: int) -> None:
+        """Expect so many records a case."""
+        self.number = number
+        self._seen: dict[str, list[Record]] = {}
+
+    def take(self, record: Record) -> tuple[bool, Record | None]:
+        """Say whether it is the first failure of its case; return what the last one completes."""
+        seen = self._seen.setdefault(record["id"], [])
+        fails = is_doubtful(record) and not any(map(is_doubtful, seen))
+        seen.append(record)
+        whole = len(seen) == self.number
+        return fails, together(self._seen.pop(record["id"])) if whole else None
+
+
 def _weight(record: Record) -> int:
     """Return 0 for the evidence that counts most."""
     verdict = record["verdict"]

@@ -55,6 +55,8 @@ class Inner:
     timeout: float | None = None
     shard: str = ""
     """Which part of a run it is; the cases are chosen already."""
+    repeat: int = 1
+    """How often each case is judged."""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -62,11 +64,13 @@ class Inner:
         words = [f"-j{self.jobs}"] if self.jobs else []
         words += [f"--timeout={self.timeout:g}"] if self.timeout else []
         words += [f"--known={','.join(self.known)}"] if self.known else []
+        words += [f"--repeat={self.repeat}"] if self.repeat > 1 else []
         return (*words, *(f"--xfail={glob}" for glob in self.xfail))
 
     def of(self, jobs: int) -> Options:
         """Return the same as a runner has them, for ``jobs`` cases at once."""
-        return Options(jobs, self.timeout or CASE_SECONDS, self.xfail, self.known)
+        seconds = self.timeout or CASE_SECONDS
+        return Options(jobs, seconds, self.xfail, self.known, repeat=self.repeat)
 
 
 def told(vendor: str) -> tuple[str, ...]:
@@ -219,16 +223,17 @@ class _Inside:
         cases = self.order.chosen.cases
         asked = [case for case in cases if case.id not in recorded]
         self.is_played = self.order.is_played
-        self.claims = self._claims(asked, self.order.jobs)
+        self.claims = self._claims(asked, self.order.jobs, self.order.options.repeat)
         self.done = sum(name in recorded for name in self.order.ids)
         self.progress = Progress(sys.stderr, len(self.order.ids))
         self.json = json_file(self.stack, self.view)
         self.began = time.monotonic()
 
-    def _claims(self, asked: Sequence[Case], jobs: int) -> Claims | Played:
+    def _claims(self, asked: Sequence[Case], jobs: int, repeat: int) -> Claims | Played:
         if self.is_played:
-            return Played(asked, self.order.options.of(jobs), self.order.lacks)
-        return Claims(asked, self.order.options.words)
+            how = replace(self.order.options.of(jobs), repeat=repeat)
+            return Played(asked, how, self.order.lacks)
+        return Claims(asked, self.order.options.words, repeat)
 
     def boot(self, recorded: Container[str] = ()) -> LabResult:
         """Boot the kernel and have the cases done that are not ``recorded``."""
@@ -248,7 +253,7 @@ class _Inside:
         """Have what failed done once more, one by one in a guest of its own."""
         doubtful = [case for case in self.order.chosen.cases if case.id in self.held]
         told = self.claims.end
-        self.claims = self._claims(doubtful, 1)
+        self.claims = self._claims(doubtful, 1, 1)
         result = self.boot()
         if self.claims.end:
             self.claims.end = {
@@ -287,7 +292,8 @@ class _Inside:
                 first = self.held.pop(record["id"], None) or self._earlier(record)
                 if first is None and self._is_held(record):
                     self.held[record["id"]] = record
-                    self.desk.first(record)
+                    if record["id"] not in self.desk.firsts:  # --repeat filed its first failure
+                        self.desk.first(record)
                 else:
                     self.desk.case(settle(first, record) if first else record)
             case "first":

@@ -14,6 +14,7 @@ from vmm.conformance.language.case import Case
 from vmm.conformance.records.jsonl import decode
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import Status
+from vmm.conformance.records.steadiness import ways
 from vmm.conformance.records.summary import end_record
 from vmm.conformance.records.verdict import Verdict
 from vmm.lab.machines.machine import LabResult, Outcome
@@ -31,8 +32,12 @@ class Damaged(Exception):
 class Claims:
     """The records of one guest, as they come. ``end`` is empty until it came, and agrees."""
 
-    def __init__(self, asked: Iterable[Case], options: Sequence[str]) -> None:
-        """Expect ``asked``, and failures as known only where the ``options`` name any."""
+    def __init__(self, asked: Iterable[Case], options: Sequence[str], repeat: int = 1) -> None:
+        """Expect ``asked``, and failures as known only where the ``options`` name any.
+
+        Each case is judged ``repeat`` times.
+        """
+        self.repeat = repeat
         self.asked = {case.id: case for case in asked}
         self.excuses = any(word.startswith(("--xfail", "--known")) for word in options)
         self.cases: dict[str, Record] = {}
@@ -75,8 +80,18 @@ class Claims:
         if record["type"] == "first":
             self.firsts.add(name)
         else:
+            self._require_repeats(record)
             self.cases[name] = believed
         return believed
+
+    def _require_repeats(self, record: Record) -> None:
+        times = sum(record.get("repeats", {}).values()) or 1
+        if times != self.repeat:
+            name = record["id"]
+            raise Damaged(f"the guest judged {name} {times} times, and was to {self.repeat}")
+        failed = any(way.is_violation for way in ways(record))
+        if failed and not record["verdict"].is_bad:
+            raise Damaged(f"the guest calls {record['id']} {record['verdict']}, which failed")
 
     def _end(self, end: Record) -> None:
         """Take the end if it is what the cases amount to."""

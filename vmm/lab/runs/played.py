@@ -16,6 +16,7 @@ from vmm.conformance.judge.trace import Reading, TraceError
 from vmm.conformance.language.case import Case
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import Status
+from vmm.conformance.records.steadiness import Times
 from vmm.conformance.records.verdict import Verdict
 from vmm.lab.machines.machine import LabResult, Outcome
 from vmm.lab.runs.claims import Damaged
@@ -33,12 +34,14 @@ class Played:
         """Expect a trace of ``asked``, but for those that need what the machine ``lacks``."""
         self.options, self.lacks = options, lacks
         self.skipped = [case for case in asked if {*case.all_needs} & lacks.keys()]
-        self.cases = [case for case in asked if case not in self.skipped]
+        played = [case for case in asked if case not in self.skipped]
+        self.cases = [case for case in played for _ in range(options.repeat)]
         self.reading = Reading(self.cases, options)
         self.asked = len(asked)
         self.done = 0
         self.begun = False
         self.end: Record = {}
+        self._times = Times(options.repeat)
         self._began = time.monotonic()
 
     @property
@@ -64,17 +67,30 @@ class Played:
             for case in self.skipped:
                 yield self._skip(case), host
         for record in records:
-            self.done += 1
-            yield record, host
+            for each in self._whole(record):
+                yield each, host
         if self.reading.is_over:
             seconds = round(time.monotonic() - self._began, 3)
             told = {"splats": self.reading.stray, "foreign": [], "lost": self.reading.lost}
             self.end = {"seconds": seconds, **told}
 
+    def _whole(self, record: Record) -> Iterator[Record]:
+        """Yield what a case amounts to that was played so often as it was to be.
+
+        Its first failure is told at once.
+        """
+        fails, whole = self._times.take(record)
+        if whole:
+            self.done += 1
+            yield whole
+        elif fails:
+            yield {**record, "type": "first"}
+
     def _run(self) -> Record:
         log = self.reading.unwatched or "watched"
         how = {"jobs": self.options.jobs, "timeout": self.options.timeout, "kernel_log": log}
-        return {"type": "run", "started": round(time.time(), 3), **how}
+        often = {"repeat": self.options.repeat} if self.options.repeat > 1 else {}
+        return {"type": "run", "started": round(time.time(), 3), **how, **often}
 
     def _skip(self, case: Case) -> Record:
         need = next(each for each in case.all_needs if each in self.lacks)
