@@ -3,13 +3,6 @@
  * vmm/conformance/c/tape.py writes them, and says what they mean.
  */
 #include "words.c"
-#include "platform.c"
-#include "levels.c"
-#include "modes.c"
-#include "effects.c"
-#include "shadows.c"
-#include "restored.c"
-#include "forms.c"
 
 /* What the layout of every action comes to: a test computes it, so that no tape is misread. */
 static const __u32 VERSION = 0xbeef04fb;

@@ -11,7 +11,7 @@ from vmm.conformance.kernel.wire import operands
 from vmm.conformance.language.script import rdmsr, wrmsr
 from vmm.guest import Guest
 
-SOURCE = (Path(__file__).parents[3] / "native" / "forms.c").read_text()
+SOURCE = (Path(__file__).parents[3] / "native" / "words" / "forms.c").read_text()
 
 
 def of_python(name):

@@ -3,7 +3,7 @@
 The program does the script's steps in order, prints what each left in the notation of a trace, and
 stops at the first that is not as the case expects. Exit statuses are kselftest's: 0 PASS, 1 FAIL, 4
 skipped for want of something that the host has not; 2 says that it could not be run. Its functions
-are those of ``words.c`` that its ``main`` needs. A step whose expectation leaves an optional value
+are those of the words that its ``main`` needs. A step whose expectation leaves an optional value
 open (``returned(1, high=ANY)``) may leave anything.
 """
 

@@ -17,7 +17,7 @@ from vmm.conformance.language.vocabulary import decode, vocabulary
 from vmm.msr import MsrExitReason
 
 MOST = 1 << 16
-"""Bytes that a step can leave at most (words.c)."""
+"""Bytes that a step can leave at most (``seen`` in saw.c)."""
 
 TOKEN = re.compile(
     r" *(?:(?P<text>'(?:[^'\\]|\\.)*')|(?P<number>-?(?:0x[0-9a-f]{1,16}|\d{1,20})\b)"

@@ -1,4 +1,4 @@
-"""The words in C, and which of them a program needs: ``native/words.c`` and those beside it.
+"""The words in C, and which of them a program needs: the files that ``native/words.c`` includes.
 
 A file is read as pieces that blank lines before column 0 set apart. A piece declares the names of
 its functions, structs, enumerators, macros and variables; includes, those in the comment above.
@@ -10,8 +10,8 @@ import functools
 import re
 from pathlib import Path
 
-NAMES = "words", "platform", "levels", "modes", "effects", "shadows", "restored", "forms", "expect"
-FILES = [Path(__file__).with_name(f"{name}.c") for name in NAMES]
+NATIVE = Path(__file__).with_name("native")
+INCLUDED = re.compile(r'^#include "(words/\w+\.c)"', re.MULTILINE)
 PIECE = re.compile(r"\n\n(?=\S)")
 COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 SPOKEN = re.compile(r'"(?:[^"\\]|\\.)*"')
@@ -26,10 +26,17 @@ DECLARED = (
 ENUMERATOR = re.compile(r"[{,]\s*([A-Z][A-Z0-9_]*)")
 
 
+def files() -> list[Path]:
+    """Return the files in their order; what a program needs that judges itself is the last."""
+    names = *INCLUDED.findall((NATIVE / "words.c").read_text()), "words/expect.c"
+    return [NATIVE / name for name in names]
+
+
 @functools.cache
 def pieces() -> tuple[str, ...]:
     """Return the pieces in their order, without the files' head comments; includes are first."""
-    return tuple(piece.strip("\n") for file in FILES for piece in PIECE.split(file.read_text())[1:])
+    texts = (file.read_text() for file in files())
+    return tuple(piece.strip("\n") for text in texts for piece in PIECE.split(text)[1:])
 
 
 @functools.cache
@@ -51,7 +58,7 @@ def used(code: str) -> frozenset[str]:
 
 
 def needed(main: str) -> list[str]:
-    """Return the pieces that ``main`` needs, in the order of the file."""
+    """Return the pieces that ``main`` needs, in the order of the files."""
     wanted, done = set(used(main)), set[str]()
     while new := [each for each in pieces()[1:] if each not in done and declared(each) & wanted]:
         done |= set(new)

@@ -1,7 +1,7 @@
 /*
  * The words for accesses in other modes than 64-bit CPL0, and for those behind another instruction.
  * The bytes of an access, of its end and of the stubs mean the same in 16-, 32- and 64-bit code, so
- * all modes have those of words.c: the host sets what makes a mode, and takes the vCPU back to
+ * all modes have those of vm.c: the host sets what makes a mode, and takes the vCPU back to
  * 64-bit code when the access has ended, which every other word finds there.
  */
 

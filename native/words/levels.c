@@ -1,7 +1,7 @@
 /*
- * The words for levels, after those of words.c: a stub makes the vCPU an L1 that enters L2, and tells
- * what it gets of it. L2 has L1's map, tables and code: in L2 every other word works as it does in
- * L1. The control blocks are AMD's (APM volume 2, appendix B) and Intel's (SDM volume 3, appendix B).
+ * The words for levels: a stub makes the vCPU an L1 that enters L2, and tells what it gets of it. L2
+ * has L1's map, tables and code: in L2 every other word works as it does in L1. The control blocks are
+ * AMD's (APM volume 2, appendix B) and Intel's (SDM volume 3, appendix B).
  */
 
 /* The ports of the stubs: L2 was entered, L1 got an exit of it, L1 could not enter it at all. */

@@ -1,0 +1,65 @@
+/*
+ * What a host may lack that the words above need.
+ */
+
+/*
+ * What a script may need beside KVM itself, found by doing it: NULL where it is there, else why
+ * not. What makes a VM does so before the script's own.
+ */
+static const char *lacks_userfaultfd(void)
+{
+	int fd = try_userfaultfd();
+
+	if (fd < 0)
+		return "userfaultfd for the kernel's own faults: run as root";
+	close(fd);
+	return NULL;
+}
+
+/* Only /proc/self/task/TID/syscall tells that a thread is blocked. */
+static const char *lacks_task_syscall(void)
+{
+	int fd = open("/proc/self/syscall", O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return "/proc/self/task/*/syscall cannot be read";
+	close(fd);
+	return NULL;
+}
+
+static const char *lacks_irqchip(void)
+{
+	const char *why = NULL;
+
+	open_vm();
+	if (make_irqchip() < 0)
+		why = "no in-kernel irqchip";
+	drop_vm();
+	return why;
+}
+
+static const char *lacks_vcpus(void)
+{
+	const char *why = NULL;
+
+	open_vm();
+	if (add_vcpu(0) < 0 || add_vcpu(1) < 0)
+		why = "a second vCPU cannot be made";
+	drop_vm();
+	return why;
+}
+
+/* Without the parameter the prefix is an undefined instruction. */
+static const char *lacks_force_emulation_prefix(void)
+{
+	const char *why = NULL;
+
+	open_vm();
+	need_vcpu(0);
+	do_access(0, (struct access){ .rip = RDMSR | PREFIXED, .rcx = 0x10 });	/* the TSC */
+	if (strncmp(seen, "returned(", 9))
+		why = "kvm.force_emulation_prefix is 0: load kvm with force_emulation_prefix=1";
+	seen[0] = 0;
+	drop_vm();
+	return why;
+}
