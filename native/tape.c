@@ -5,7 +5,7 @@
 #include "words.c"
 
 /* What the layout of every action comes to: a test computes it, so that no tape is misread. */
-static const __u32 VERSION = 0xbeef04fb;
+static const __u32 VERSION = 0xdc0daaa1;
 
 enum { HEADER = 24, POOLED = 2 };
 
@@ -416,6 +416,7 @@ static void enter_l2_of(struct cursor *tape)
 	struct through *through = map_low((count + 1) * sizeof(*through));
 	struct l2 l2 = {
 		.passes_all = flags & 1, .no_bitmap = flags & 2, .fields = (flags & 4) != 0,
+		.clean = (flags & 8) != 0,
 		.n_through = count, .through = through,
 	};
 
@@ -701,6 +702,7 @@ static const struct { const char *name; const char *(*lacks)(void); } needs[] = 
 	{ "spec_ctrl", lacks_spec_ctrl }, { "xfd", lacks_xfd }, { "lbr", lacks_lbr },
 	{ "nested", lacks_nested }, { "nested_svm", lacks_nested_svm },
 	{ "nested_vmx", lacks_nested_vmx }, { "nested_state", lacks_nested_state },
+	{ "clean_bitmap", lacks_clean_bitmap },
 	{ "smm", lacks_smm }, { "wrmsrns", lacks_wrmsrns }, { "msr_imm", lacks_msr_imm },
 	{ "put_off_debug", lacks_put_off_debug }, { "guest_tsc", lacks_guest_tsc },
 	{ "rdtscp", lacks_rdtscp }, { "rdpid", lacks_rdpid }, { "pmu", lacks_pmu },

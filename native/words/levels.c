@@ -52,6 +52,7 @@ struct l2 {
 	int no_bitmap;		/* no MSR (SVM) or every one (VMX) is L1's */
 	struct msr_list entry_load, exit_store, exit_load;	/* VMX's */
 	int fields;		/* the VMCB or VMCS switches every MSR that it can */
+	int clean;		/* SVM: L1 says, as Hyper-V does, that its bitmap is as at its last entry */
 };
 
 static int is_svm;
@@ -215,6 +216,8 @@ static void write_vmcb(int id, const struct l2 *l2)
 	put(vmcb + 0x010, 1 << 0 | 1 << 1, 4);
 	put(vmcb + 0x048, l1_area(id) + BITMAP, 8);
 	put(vmcb + 0x058, 1, 4);			/* the ASID: 0 is the host's */
+	put(vmcb + 0x0c0, l2->clean ? 1u << 31 : 0, 4);	/* Hyper-V's clean bit, and that it */
+	put(vmcb + 0x3e0, l2->clean ? 1 << 1 : 0, 4);	/* says the bitmap of MSRs too */
 	write_vmcb_segments(vmcb);
 	put(vmcb + 0x4d0, 0x1d01, 8);			/* EFER: SVME, NX, LMA, LME, SCE */
 	put(vmcb + 0x548, 0x220, 8);			/* CR4 */
@@ -578,6 +581,31 @@ static const char *lacks_nested(void)
 static const char *lacks_nested_svm(void)
 {
 	return extensions() == 's' ? NULL : "guests have no SVM here";
+}
+
+/* KVM takes L1's word for it that its bitmap is as it was: here L1 lies, and MSRs pass that it no
+ * longer lets through. */
+static const char *lacks_clean_bitmap(void)
+{
+	const char *why = lacks_nested_svm();
+
+	if (why)
+		return why;
+	open_vm();
+	need_vcpu(0);
+	set_cpuid_bits(0, 0x40000001, 0, EAX, 0xffffffff, 0);
+	set_cpuid_bits(0, 0x40000001, 0, EAX, 0x31237648, 1);			/* "Hv#1" */
+	do_access(0, (struct access){ .rip = WRMSR, .rcx = 0x40000000, .rax = 1 });	/* GUEST_OS_ID */
+	enter_l2(0, (struct l2){ .passes_all = 1 });
+	leave_l2(0);
+	enter_l2(0, (struct l2){ .clean = 1 });
+	seen[0] = 0;
+	do_access(0, (struct access){ .rip = RDMSR, .rcx = 0xc0000081 });		/* STAR */
+	if (strncmp(seen, "returned(", 9))
+		why = "KVM does not ask a Hyper-V guest which bitmap of MSRs is clean";
+	seen[0] = 0;
+	drop_vm();
+	return why;
 }
 
 static const char *lacks_nested_vmx(void)

@@ -77,7 +77,7 @@ class Entry:
 
     ``passes`` None is every MSR that the bitmap has a bit for. Without a ``bitmap`` L1 intercepts
     no MSR at all (SVM) or every one (VMX). A list is of (index, value). ``fields`` has what else
-    can be switched of MSRs by the VMCB or VMCS switched too.
+    can be switched of MSRs by the VMCB or VMCS switched too. ``clean`` is for SVM alone.
     """
 
     rip: int
@@ -89,6 +89,7 @@ class Entry:
     exit_store: tuple[tuple[int, int], ...] = ()
     exit_load: tuple[tuple[int, int], ...] = ()
     fields: bool = False
+    clean: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,11 @@ INTERCEPT_VMRUN, INTERCEPT_VMMCALL = 1 << 0, 1 << 1
 EXIT_MSR, EXIT_VMRUN, EXIT_VMMCALL, EXIT_SHUTDOWN = 0x7C, 0x80, 0x81, 0x7F
 EXIT_INVALID = (1 << 64) - 1
 
+CLEAN_ENLIGHTENMENTS = 1 << 31
+"""The clean bit that AMD leaves to software: Hyper-V's controls are as at the last entry (TLFS)."""
+ENLIGHTENED_MSR_BITMAP = 1 << 1
+"""Of Hyper-V's controls in the bytes of a VMCB that are software's: the clean bit says MSRs too."""
+
 MSRPM_SIZE = 0x2000
 SPANS = ((0, 0x0000), (0xC000_0000, 0x0800), (0xC001_0000, 0x1000))
 """The MSRs that have bits in the bitmap: from where on 0x2000 of them, and their first byte."""
@@ -52,6 +57,8 @@ def vmcb(entry: Entry, area: Area) -> bytes:
     put(0x10, INTERCEPT_VMRUN | INTERCEPT_VMMCALL, 4)
     put(0x48, area.bitmap)
     put(0x58, 1, 4)  # the ASID: 0 is the host's
+    put(0xC0, CLEAN_ENLIGHTENMENTS * entry.clean, 4)
+    put(0x3E0, ENLIGHTENED_MSR_BITMAP * entry.clean, 4)
     for at in (0x400, 0x420, 0x430, 0x440, 0x450):
         segment(at, x86.DATA, _DATA, 0xFFFFFFFF)
     segment(0x410, x86.CODE64, _CODE, 0xFFFFFFFF)

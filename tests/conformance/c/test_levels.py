@@ -37,6 +37,7 @@ SETS = {
     ),
     "no_bitmap": s.enter_l2(bitmap=False),
     "fields": s.enter_l2(passes="none", fields=True),
+    "clean": s.enter_l2(clean=True),
 }
 VMCB_OTHERWISE = {0x464: 4, 0x498: 8, 0x578: 8, 0x5D8: 8}
 VMCS_OTHERWISE = {0x4810, 0x6814, 0x681C, 0x681E, 0x6C0A, 0x6C16}
@@ -71,6 +72,7 @@ def entry_of(action):
         exit_store=levels._list(action.exit_store),
         exit_load=levels._list(action.exit_load),
         fields=action.fields,
+        clean=action.clean,
     )
 
 

@@ -73,6 +73,7 @@ NEEDS = {
     "force_emulation_prefix",
     "smm",
     "put_off_debug",
+    "clean_bitmap",
     "emulated_shadow",
     *("wrmsrns", "msr_imm"),
     *("guest_tsc", "rdtscp", "rdpid", "pmu", "sep", "fsgsbase", "xsaves"),
@@ -238,6 +239,7 @@ def test_needs_are_what_the_script_uses():
         has["nested"] = any(isinstance(each, script.LevelAction) for each in case.actions)
         has["nested_state"] = any(isinstance(each, NESTED_STATE) for each in case.actions)
         has["nested_svm"] = "all" in bare_bitmaps
+        has["clean_bitmap"] = any(each.clean for each in entries)
         has["nested_vmx"] = "none" in bare_bitmaps or any(lists)
         has["task_syscall"] = any(
             isinstance(each, Meanwhile | BeginInstall | AwaitInstall | AwaitMeanwhile)

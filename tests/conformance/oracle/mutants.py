@@ -6,6 +6,7 @@ one case of the catalogue sees each; a mutant that survives is a case that is mi
 
 from __future__ import annotations
 
+from mutants_clean import CLEAN
 from mutants_effects import EFFECTS
 from mutants_emulator import EMULATOR
 from mutants_exit import COMPLETING, EXITING, HOST, STOPPING
@@ -43,6 +44,7 @@ MUTANTS = (
     *IGNORING,
     *LEVELS,
     *RESTORED,
+    *CLEAN,
     *ORDERS,
     *SWEEPING,
     *PLATFORM,

@@ -7,6 +7,7 @@ from random import Random
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from mutants_clean import CLEAN
 from mutants_exit import COMPLETING, EXITING, HOST, STOPPING
 from mutants_filter import MATCHING, VALIDATION
 from mutants_level import LEVELS
@@ -34,6 +35,8 @@ from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import EFER_RESERVED, STORABLE, is_unknown_to_kvm
 from vmm.conformance.random.finding import Finding, code
 from vmm.conformance.random.fuzz import compare, fuzz, run, shrunk
+from vmm.conformance.random.gate import LONGEST, Gate
+from vmm.conformance.random.levels import IS_HYPER_V
 from vmm.conformance.random.scripts import OPENING, random_script
 from vmm.conformance.random.shrink import shrink
 from vmm.filter import default_allow
@@ -86,7 +89,7 @@ def _without_any(event):
 
 
 def planted(name):
-    (mutant,) = (each for each in (*MUTANTS, *LEVELS) if each.name == name)
+    (mutant,) = (each for each in (*MUTANTS, *LEVELS, *CLEAN) if each.name == name)
     return mutant.model()
 
 
@@ -158,6 +161,23 @@ def test_random_levels_can_be_run_and_each_has_a_meaning(levels):
     assert needs & {"nested_svm", "nested_vmx"} == {f"nested_{levels}"}
 
 
+def test_an_l1_that_calls_its_bitmap_clean_tells_the_truth():
+    draw = Random(3).randrange
+    written = [random_script(draw, levels="svm", clean=True) for _ in range(300)]
+    gate = Gate(2, "svm", lambda _: None)
+    assert all(map(gate.lets, filter(lambda each: len(each) <= LONGEST, written)))
+    clean = [each for each in written if any(getattr(a, "clean", False) for a in each)]
+    assert len(clean) > 20 and all(IS_HYPER_V in each for each in clean)
+    for each in clean:
+        model, vm = Model(), Model().new_vm(each)
+        for action in each:
+            model.step(vm, action)
+            assert not (isinstance(action, s.EnterL2) and vm.vcpu(action.vcpu).is_misled)
+    assert not any(
+        each.clean for script in sample(300) for each in script if hasattr(each, "clean")
+    )
+
+
 def test_without_levels_no_script_enters_an_l2():
     assert "nested" not in {need for each in sample(300) for need in needs_of(each)}
 
@@ -172,6 +192,12 @@ def test_without_levels_no_script_enters_an_l2():
 def test_random_levels_show_that_a_model_errs(levels, name):
     found = fuzz(Faultless(), 1, 2000, model=planted(name), levels=levels)
     assert found and len(found.script) <= 6, found
+
+
+@pytest.mark.parametrize("name", ("clean_as_before", "clean_passes_none"))
+def test_random_clean_bitmaps_show_that_a_model_errs(name):
+    found = fuzz(Faultless(), 1, 2000, model=planted(name), levels="svm", clean=True)
+    assert found and len(found.script) <= 8, found
 
 
 @pytest.mark.parametrize("name", ("base_before", "upper_halves_kept", "completion_replayed"))

@@ -258,6 +258,7 @@ def _l2_fields(action: s.EnterL2) -> Iterator[str]:
             rows = [f"{{ {c_number(each.index)}, 0, {c_number(each.value)} }}" for each in msrs]
             yield from _rows(f".{name} = {{ {len(msrs)}, (struct listed[]){{", rows, "} },")
     yield from [".fields = 1,"] * action.fields
+    yield from [".clean = 1,"] * action.clean
 
 
 def _rows(head: str, rows: list[str], end: str) -> Iterator[str]:

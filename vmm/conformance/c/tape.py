@@ -31,7 +31,7 @@ from vmm.conformance.oracle import spoiled
 from vmm.conformance.oracle.refused import asked_alone
 from vmm.filter import AtEdge, MsrFilter, MsrRange, Pointer, bitmap_bytes
 
-VERSION = 0xBEEF04FB
+VERSION = 0xDC0DAAA1
 """What the layout of every action comes to, as a test computes it: no other one is played."""
 MAGIC = b"MSRWTAPE"
 NEED, PARAMETER, CASE = 1, 2, 3
@@ -44,7 +44,8 @@ PROBED = frozenset(
         *("irqchip", "vcpus", "userfaultfd", "compat", "task_syscall", "force_emulation_prefix"),
         *("one_reg", "shstk", "mediated_pmu", "pt", "spec_ctrl", "xfd", "lbr"),
         *(f"disable_exits_{name}" for name in s.DISABLE_EXITS),
-        *("nested", "nested_svm", "nested_vmx", "nested_state", "smm", "put_off_debug"),
+        *("nested", "nested_svm", "nested_vmx", "nested_state", "clean_bitmap"),
+        *("smm", "put_off_debug"),
         *("wrmsrns", "msr_imm", "guest_tsc", "rdtscp", "rdpid", "pmu", "fsgsbase", "xsaves", "sep"),
     }
 )
@@ -300,6 +301,7 @@ def _sweep(action: s.Sweep) -> Iterator[bytes]:
 
 def _enter_l2(action: s.EnterL2) -> Iterator[bytes]:
     flags = (action.passes == "all") | (not action.bitmap) << 1 | action.fields << 2
+    flags |= action.clean << 3
     passes = action.passes if isinstance(action.passes, tuple) else ()
     yield struct.pack("<BBH", action.vcpu, flags, len(passes))
     yield from (struct.pack("<IB", each.index, THROUGH[each.access]) for each in passes)

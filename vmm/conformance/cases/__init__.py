@@ -6,6 +6,7 @@ from vmm.conformance.cases import (
     between,
     bitmaps,
     callers,
+    clean,
     compat,
     completion,
     conditions,
@@ -93,6 +94,7 @@ THEMES = (
     lists,
     inside,
     restored,
+    clean,
     orders,
     quirks,
 )

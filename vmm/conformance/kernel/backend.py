@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from vmm._native import lib
-from vmm.conformance.host.needs import PROBES
+from vmm.conformance.host.needs import PROBES, no_nested_svm
 from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.host.told import told_lacks
 from vmm.conformance.kernel.effects import counter_of
@@ -25,9 +25,13 @@ from vmm.conformance.language.script import (
     Script,
     Trace,
     Wrote,
+    as_hyper_v,
+    create_vcpu,
+    enter_l2,
     execute,
     executed,
     gp,
+    leave_l2,
     makes_vcpus,
     rdmsr,
     wrmsr,
@@ -189,6 +193,21 @@ def _no_put_off_debug(backend: KvmBackend) -> str | None:
     return "put_off_debug: MOV SS puts no #DB off here, without a filter too"
 
 
+def _no_clean_bitmap(backend: KvmBackend) -> str | None:
+    """Have an L1 lie: where KVM takes its word, an MSR passes that L1 no longer lets through."""
+    if lack := no_nested_svm(backend.kvm):
+        return lack
+    seen = backend.run(
+        (
+            *(create_vcpu(0), *as_hyper_v(), wrmsr(Msr.HV_GUEST_OS_ID, 1)),
+            *(enter_l2(), leave_l2(), enter_l2(passes="none", clean=True), rdmsr(Msr.STAR)),
+        )
+    )
+    if isinstance(seen[-1], Returned):
+        return None
+    return "clean_bitmap: KVM does not ask a Hyper-V guest which bitmap of MSRs is clean"
+
+
 def _no_form(access: Access, name: str) -> Callable[[KvmBackend], str | None]:
     """Return the probe that an access which every KVM refuses is one, and no undefined opcode.
 
@@ -215,5 +234,6 @@ BY_A_GUEST: dict[str, Callable[[KvmBackend], str | None]] = {
     "msr_imm": _no_form(rdmsr(NOBODYS, form="immediate"), "RDMSR with an immediate"),
     "guest_tsc": _no_guest_tsc,
     "put_off_debug": _no_put_off_debug,
+    "clean_bitmap": _no_clean_bitmap,
 }
 """The probes of needs that take more than descriptors, beside those of ``host.needs``."""

@@ -95,6 +95,7 @@ class Levels:
             exit_store=_list(action.exit_store),
             exit_load=_list(action.exit_load),
             fields=action.fields,
+            clean=action.clean,
         )
         if action.vcpu in self._in_l2:
             l1.prepare_again()

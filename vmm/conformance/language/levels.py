@@ -46,6 +46,8 @@ class EnterL2(Word):
     ``passes`` is what L1 does not intercept of the MSRs that its bitmap has bits for; all others
     are L1's. Without a ``bitmap`` L1 intercepts no MSR at all ("all", on SVM) or every one
     ("none", on VMX). The lists are VMX's. ``fields`` has the VMCB or VMCS switch every MSR it can.
+    With ``clean`` an L1 on SVM says, as Hyper-V does, that its bitmap is as at its last entry: to a
+    vCPU whose CPUID has Hyper-V's interface and that has told who it is.
     """
 
     positional = 0
@@ -55,6 +57,7 @@ class EnterL2(Word):
     exit_store: MsrList = ()
     exit_load: MsrList = ()
     fields: bool = False
+    clean: bool = False
     vcpu: VcpuId = 0
 
     def __post_init__(self) -> None:

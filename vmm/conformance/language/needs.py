@@ -95,3 +95,5 @@ def _of_levels(action: words.LevelAction) -> Iterator[str]:
         yield "nested_vmx"
     if not action.bitmap and action.passes == "all":
         yield "nested_svm"
+    if action.clean:
+        yield "clean_bitmap"

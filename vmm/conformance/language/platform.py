@@ -70,6 +70,18 @@ class OtherExit(Word):
     exit_reason: u32
 
 
+HV_INTERFACE, HV_SIGNATURE = 0x4000_0001, int.from_bytes(b"Hv#1", "little")
+"""The CPUID leaf whose EAX says that a hypervisor has Hyper-V's interface (TLFS, chapter 2)."""
+
+
+def as_hyper_v(vcpu: int = 0) -> tuple[SetCpuidBits, SetCpuidBits]:
+    """Return the words that have a vCPU's CPUID offer Hyper-V's interface, in place of KVM's."""
+    return (
+        SetCpuidBits(HV_INTERFACE, "eax", (1 << 32) - 1, on=False, vcpu=vcpu),
+        SetCpuidBits(HV_INTERFACE, "eax", HV_SIGNATURE, vcpu=vcpu),
+    )
+
+
 set_cpuid_bits, send_init, get_mp_state = SetCpuidBits, SendInit, GetMpState
 fresh_vm = FreshVm
 internal_error, other_exit = InternalError, OtherExit

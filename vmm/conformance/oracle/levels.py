@@ -75,6 +75,8 @@ class LevelRules:
         if vcpu.l2 is not None:
             return self.exit(model, vm, action.vcpu, s.L1Exit("entry"))
         self.switch(vcpu, fields=action.fields)
+        vcpu.is_misled = action.clean and self.misleads(vcpu, action)
+        vcpu.entered = action
         for number, each in enumerate(action.entry_load, 1):
             loaded = self.loads(model, vm, action.vcpu, each)
             if loaded is None:
@@ -83,6 +85,15 @@ class LevelRules:
                 return self.fail(model, vm, action, number)
         vcpu.l2 = action
         return (s.entered,)
+
+    def misleads(self, vcpu: VcpuState, entry: s.EnterL2) -> bool:
+        """R36: whether nobody knows what L1 intercepts, which says that its bitmap is clean.
+
+        Clean is what is as at the last entry. Before the first there was none: that counts as any.
+        """
+        last = vcpu.entered
+        is_true = last is None or (last.bitmap and last.passes == entry.passes)
+        return vcpu.is_misled or not entry.bitmap or not is_true
 
     def fail(self, model: Rest, vm: VmState, action: s.EnterL2, number: int) -> s.Step:
         """R37: the failing entry's number, from 1; what comes with an exit is loaded all the same.
@@ -132,6 +143,8 @@ class LevelRules:
             return (s.got(1 if vcpu.l2 else 0),)
         if isinstance(action, s.LeaveNested):
             return self.taken_to(vm, vcpu, None)
+        # L1's bitmap is as it was saved; of an L1 outside of L2 that is not the last KVM has seen.
+        vcpu.entered, vcpu.is_misled = vm.saved[action.vcpu], vm.saved[action.vcpu] is None
         return self.taken_to(vm, vcpu, vm.saved[action.vcpu])
 
     def taken_to(self, vm: VmState, vcpu: VcpuState, l2: s.EnterL2 | None) -> s.Step:
@@ -154,7 +167,7 @@ class LevelRules:
         vcpu = vm.vcpu(access.vcpu)
         if vcpu.l2 is None:
             return None
-        intercepted = self.intercepts(vcpu.l2, access)
+        intercepted = None if vcpu.is_misled else self.intercepts(vcpu.l2, access)
         if intercepted is None or access.mode != "long" or access.form != "register":
             return self.unsure(vcpu)
         return self.exit(model, vm, access.vcpu, self.seen(access)) if intercepted else None

@@ -299,7 +299,8 @@ class RaceRules:
         vcpu, access = vm.vcpu(action.access.vcpu), action.access
         if vcpu.stage is not IDLE:
             return (s.whatever,)
-        if vcpu.l2 is not None and model.levels.intercepts(vcpu.l2, access) is not False:
+        passes = vcpu.l2 and model.levels.intercepts(vcpu.l2, access) is False
+        if vcpu.l2 and (vcpu.is_misled or not passes):
             return model.levels.unsure(vcpu)  # the first round ends L2, and the loop
         vcpu.stage, vcpu.has_run, vm.spins[access.vcpu] = Stage.AWAY, True, access
         return (s.spinning,)

@@ -181,6 +181,10 @@ class VcpuState:
     """The interrupt that the guest took before its last access ended."""
     l2: EnterL2 | None = None
     """How L1 entered the L2 that the vCPU is in, if it is in one."""
+    entered: EnterL2 | None = None
+    """How L1 entered an L2 last: what an entry calls clean is that one's."""
+    is_misled: bool = False
+    """L1 has called clean what is not as it was, and not said otherwise since."""
 
     def can_read(self, index: int) -> bool:
         """Say whether MSR ``index`` certainly can be read now."""

@@ -91,6 +91,7 @@ def fuzz(
     vcpus: int = 2,
     levels: Levels = "",
     upper_rcx: bool = True,
+    clean: bool = False,
     corpus: Corpus | None = None,
 ) -> Finding | None:
     """Return the first script, shrunk, on which ``backend`` is not as ``model`` says, or None.
@@ -104,7 +105,9 @@ def fuzz(
     note = corpus.note if corpus else lambda *_: None
     for _ in range(examples):
         script = _old_or_made(below, corpus) if corpus else None
-        script = script or random_script(below, vcpus, levels=levels, upper_rcx=upper_rcx)
+        script = script or random_script(
+            below, vcpus, levels=levels, upper_rcx=upper_rcx, clean=clean
+        )
         found = compare(backend, script, model, note)
         if found:
             rerun = f"msrward fuzz --seed {seed} --examples {examples}"
@@ -145,6 +148,7 @@ def run(
         vcpus=vcpus_of(backend),
         levels=levels_of(backend),
         upper_rcx=not backend.lacks("upper_rcx"),
+        clean=not backend.lacks("clean_bitmap"),
         corpus=corpus,
     )
     if found and ignoring:

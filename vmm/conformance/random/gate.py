@@ -20,7 +20,7 @@ from vmm.conformance.oracle.state import (
     fitting,
     is_unknown_to_kvm,
 )
-from vmm.conformance.random.levels import LOADED, Levels, Standing
+from vmm.conformance.random.levels import IS_HYPER_V, LOADED, Levels, Standing
 from vmm.conformance.random.scripts import (
     AFTER,
     EFFECTS,
@@ -121,6 +121,10 @@ def is_drawn(action: s.Action) -> bool:  # noqa: PLR0911, PLR0912 - one a kind o
             return action.by == "msrs" and is_harmless(action.index) and fits
         case s.EnterL2():
             return _enters(action)
+        case s.CreateVcpu():
+            return not action.no_fd
+        case s.SetCpuidBits():
+            return action in s.as_hyper_v(action.vcpu)
         case s.Inject():
             return action.kind == "nmi"
         case s.Rewrite():
@@ -144,7 +148,7 @@ def _is_plain_enough(access: s.Access) -> bool:
 def _may_write(index: int, value: int) -> bool:
     if is_harmless(index):
         return fitting(index, value) == value
-    opens = index in OPENING and value < 2
+    opens = (index in OPENING and value < 2) or (index == IS_HYPER_V.index and value == 1)
     in_window = X2APIC_FIRST <= index < X2APIC_FIRST + 0x100 and value == 0
     return opens or in_window or (index == Msr.EFER and value == EFER_RESERVED)
 

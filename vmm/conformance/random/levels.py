@@ -7,7 +7,7 @@ leaves its L2 before it goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Protocol, TypeVar
 
 from vmm.conformance.language import script as s
@@ -23,6 +23,8 @@ Levels = Literal["", "svm", "vmx"]
 
 RUNS = s.Rdmsr | s.Wrmsr | s.Sweep | s.EnterL2 | s.LeaveL2 | s.Finish
 """What has the vCPU obey the filter in force before it executes anything."""
+IS_HYPER_V = s.wrmsr(Msr.HV_GUEST_OS_ID, 1)
+"""What a guest that uses Hyper-V's interface does first: it says who it is."""
 LOADED = (Msr.KERNEL_GS_BASE, Msr.STAR, Msr.LSTAR, Msr.CSTAR)
 """MSRs that a list can hold on every CPU."""
 
@@ -89,8 +91,17 @@ class Ladder:
 
     def __init__(self, dice: Dice, levels: Levels) -> None:
         """Start in L1; without ``levels`` nothing here ever happens."""
-        self._dice, self._levels = dice, levels
+        self._dice, self._levels, self._is_hyper_v = dice, levels, False
         self.standing = Standing(levels)
+
+    def hyper_v(self, vcpus: int) -> Iterator[s.Action]:
+        """Yield what makes every vCPU an L1 that may call its bitmap clean, one time in three."""
+        if self._dice.one_in(3):
+            self._is_hyper_v = True
+            for vcpu in range(vcpus):
+                yield s.create_vcpu(vcpu)
+                yield from s.as_hyper_v(vcpu)
+            yield IS_HYPER_V
 
     def move(self, vcpu: int) -> s.LevelAction | None:
         """Return how the vCPU changes its level now, if it does."""
@@ -119,9 +130,13 @@ class Ladder:
 
     def _entry(self, vcpu: int) -> s.EnterL2:
         passes, bitmap = self._passes()
+        state, clean = self.standing.vm.vcpu(vcpu), self._is_hyper_v and self._dice.one_in(2)
+        if clean and state.entered:  # what an L1 gets that lies is nobody's promise
+            passes, bitmap = state.entered.passes, state.entered.bitmap
+        clean = clean and bitmap and not state.is_misled
         load, store, back = (self._list() for _ in range(3))
         fields = self._dice.one_in(4)
-        return s.EnterL2(passes, bitmap, load, store, back, fields, vcpu)
+        return s.EnterL2(passes, bitmap, load, store, back, fields, clean, vcpu)
 
     def _passes(self) -> tuple[s.Passes, bool]:
         kind = self._dice.below(8)

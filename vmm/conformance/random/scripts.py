@@ -24,7 +24,7 @@ from vmm.conformance.oracle.state import (
     fitting,
     is_unknown_to_kvm,
 )
-from vmm.conformance.random.levels import Ladder, Levels
+from vmm.conformance.random.levels import LOADED, Ladder, Levels
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import (
     EMPTY_SLOT,
@@ -79,15 +79,20 @@ def random_script(
     levels: Levels = "",
     *,
     upper_rcx: bool = True,
+    clean: bool = False,
 ) -> s.Script:
     """Return a script of up to about ``most`` actions; ``below(n)`` draws from 0 to n - 1.
 
     ``levels`` is whose extensions a guest has, "svm" or "vmx": then vCPUs enter L2s too. Without
-    ``upper_rcx`` no access needs what that word says.
+    ``upper_rcx`` no access needs what that word says; with ``clean`` some L1s say, as Hyper-V does,
+    that their bitmaps are clean.
     """
     dice = _Dice(below)
     filters = [dice.filter() for _ in range(1 + dice.below(3))]
     writer = _Writer(dice, filters, vcpus, levels, upper_rcx=upper_rcx)
+    if clean:
+        for action in writer.levels.hyper_v(vcpus):
+            writer.add(action)
     if dice.below(10):
         writer.enable_exits(0)
     if dice.below(10):
@@ -199,7 +204,7 @@ class _Writer:
         if not self.stopped and (fresh := self.levels.fresh()):
             self.add(fresh)
         elif vcpu not in self.stopped and (move := self.levels.move(vcpu)):
-            self.add(move)
+            self.change_level(move, vcpu)
         elif self.levels.standing.is_over(vcpu):
             self.enable_exits(vcpu)
         elif vcpu in self.stopped and self.dice.below(2):
@@ -211,6 +216,15 @@ class _Writer:
             self.dice.pick((self.sweep, self.effect))(vcpu)
         else:
             self.access(vcpu)
+
+    def change_level(self, move: s.LevelAction, vcpu: int) -> None:
+        """Add the change; what a bitmap that is called clean may hide is asked at once."""
+        is_clean = isinstance(move, s.EnterL2) and move.clean
+        if is_clean and self.dice.one_in(2):
+            self.install(vcpu)
+        self.add(move)
+        if is_clean and not self.levels.standing.is_stale(vcpu):
+            self.add(s.rdmsr(self.dice.pick(LOADED), vcpu=vcpu))
 
     # --- accesses ---------------------------------------------------------------------------
 
