@@ -5,7 +5,7 @@
 #include "words.c"
 
 /* What the layout of every action comes to: a test computes it, so that no tape is misread. */
-static const __u32 VERSION = 0xdc0daaa1;
+static const __u32 VERSION = 0x127a7301;
 
 enum { HEADER = 24, POOLED = 2 };
 
@@ -23,6 +23,7 @@ enum {
 	CLOSE_VCPU, SWEEP, SET_CPUID_BITS, SEND_INIT, GET_MP_STATE, ENTER_L2, LEAVE_L2,
 	EXECUTE, GET_VCPU_EVENTS, REWRITE, INJECT, GET_TAKEN,
 	SAVE_NESTED, RESTORE_NESTED, LEAVE_NESTED, FRESH_VM,
+	WEIGH_BITMAPS,
 };
 
 struct cursor {
@@ -591,6 +592,7 @@ static void do_action(struct cursor *tape)
 	case RESTORE_NESTED: restore_of(tape); break;
 	case LEAVE_NESTED: leave_nested(used_vcpu(tape)); break;
 	case FRESH_VM: fresh_vm_of_case(); break;
+	case WEIGH_BITMAPS: weigh_bitmaps(); break;
 	default: damaged("an action that this player does not know");
 	}
 }
@@ -693,6 +695,7 @@ static const struct { const char *name; const char *(*lacks)(void); } needs[] = 
 	{ "irqchip", lacks_irqchip }, { "vcpus", lacks_vcpus }, { "userfaultfd", lacks_userfaultfd },
 	{ "compat", lacks_compat }, { "task_syscall", lacks_task_syscall },
 	{ "force_emulation_prefix", lacks_force_emulation_prefix }, { "one_reg", lacks_one_reg },
+	{ "memory_cgroup", lacks_memory_cgroup },
 	{ "disable_exits_mwait", lacks_disable_exits_mwait },
 	{ "disable_exits_hlt", lacks_disable_exits_hlt },
 	{ "disable_exits_pause", lacks_disable_exits_pause },

@@ -30,4 +30,5 @@
 #include "words/effects.c"
 #include "words/shadows.c"
 #include "words/restored.c"
+#include "words/weigh.c"
 #include "words/forms.c"

@@ -60,7 +60,7 @@ LISTED = (
     *range(70, 78),
     81,
 )
-OBSERVED = ("R10", "R13", "R25", "R67", "R74")
+OBSERVED = ("R10", "R13", "R25", "R67", "R74", "R76")
 
 NESTED_STATE = script.SaveNested | script.RestoreNested | script.LeaveNested
 MUST = [case for case in CASES if not case.observes]
@@ -74,6 +74,7 @@ NEEDS = {
     "smm",
     "put_off_debug",
     "clean_bitmap",
+    "memory_cgroup",
     "emulated_shadow",
     *("wrmsrns", "msr_imm"),
     *("guest_tsc", "rdtscp", "rdpid", "pmu", "sep", "fsgsbase", "xsaves"),
@@ -239,6 +240,7 @@ def test_needs_are_what_the_script_uses():
         has["nested"] = any(isinstance(each, script.LevelAction) for each in case.actions)
         has["nested_state"] = any(isinstance(each, NESTED_STATE) for each in case.actions)
         has["nested_svm"] = "all" in bare_bitmaps
+        has["memory_cgroup"] = any(isinstance(each, script.WeighBitmaps) for each in used)
         has["clean_bitmap"] = any(each.clean for each in entries)
         has["nested_vmx"] = "none" in bare_bitmaps or any(lists)
         has["task_syscall"] = any(

@@ -136,6 +136,7 @@ NEVER_DRAWN = {
     s.LeaveNested: "as EnterL2",
     s.FreshVm: "as EnterL2: what is saved goes on there",
     s.SetCpuidBits: "as SetCpuid",
+    s.WeighBitmaps: "it says nothing of a filter, and has VMs of its own",
     s.SendInit: "not every host has an APIC in the kernel, and the vCPU is of no use afterwards",
     s.GetMpState: "as SendInit",
     s.SetRegs: "what a guest goes on with is then nobody's promise (R67)",

@@ -328,6 +328,7 @@ CALLS: dict[type, Callable[[Any, At], Iterable[str]]] = {
     s.RestoreNested: lambda each, _: [f"\trestore_nested({each.vcpu});"],
     s.LeaveNested: lambda each, _: [f"\tleave_nested({each.vcpu});"],
     s.FreshVm: lambda _, __: ["\tfresh_vm();"],
+    s.WeighBitmaps: lambda _, __: ["\tweigh_bitmaps();"],
     s.Execute: _execute,
     s.GetVcpuEvents: lambda each, _: [f"\tget_vcpu_events({each.vcpu});"],
     s.Rewrite: _rewrite,

@@ -31,7 +31,7 @@ from vmm.conformance.oracle import spoiled
 from vmm.conformance.oracle.refused import asked_alone
 from vmm.filter import AtEdge, MsrFilter, MsrRange, Pointer, bitmap_bytes
 
-VERSION = 0xDC0DAAA1
+VERSION = 0x127A7301
 """What the layout of every action comes to, as a test computes it: no other one is played."""
 MAGIC = b"MSRWTAPE"
 NEED, PARAMETER, CASE = 1, 2, 3
@@ -42,7 +42,7 @@ BARE_NEEDS = {"single_step", "upper_rcx", "emulated_shadow", spoiled.NEED, "no_i
 PROBED = frozenset(
     {
         *("irqchip", "vcpus", "userfaultfd", "compat", "task_syscall", "force_emulation_prefix"),
-        *("one_reg", "shstk", "mediated_pmu", "pt", "spec_ctrl", "xfd", "lbr"),
+        *("one_reg", "memory_cgroup", "shstk", "mediated_pmu", "pt", "spec_ctrl", "xfd", "lbr"),
         *(f"disable_exits_{name}" for name in s.DISABLE_EXITS),
         *("nested", "nested_svm", "nested_vmx", "nested_state", "clean_bitmap"),
         *("smm", "put_off_debug"),
@@ -372,5 +372,6 @@ WORDS: dict[type, tuple[int, Callable[[Any], Iterator[bytes]]]] = {
     s.RestoreNested: (40, _vcpu),
     s.LeaveNested: (41, _vcpu),
     s.FreshVm: (42, _nothing),
+    s.WeighBitmaps: (43, _nothing),
 }
 """The number of each word on a tape, and what writes its fields: every word is here."""

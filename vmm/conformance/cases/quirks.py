@@ -1,4 +1,4 @@
-"""What kernels do where the contract is silent: recorded, never failed. R10, R13, R25, R67."""
+"""What kernels do where the contract is silent: recorded, never failed. R10, R13, R25, R67, R76."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from vmm.conformance.language.script import (
     rdmsr,
     set_regs,
     value,
+    weigh_bitmaps,
     wrmsr,
 )
 from vmm.filter import (
@@ -133,6 +134,13 @@ CASES = (
         for access in ("read", "write")
         for via in ("ioctl", "sync")
         for name, changes in _REGISTERS.items()
+    ),
+    Case(
+        "quirks.bitmaps_charged",
+        "The copied bitmaps are charged to the memory cgroup of who installs them, or are not.",
+        "R76",
+        [weigh_bitmaps()],
+        OBSERVE,
     ),
     Case(
         "quirks.range_below_the_top",

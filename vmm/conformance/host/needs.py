@@ -16,6 +16,7 @@ from vmm._native import lib
 from vmm.conformance.host import containers
 from vmm.conformance.host.facts import facts
 from vmm.conformance.host.limits import raise_if_exhausted
+from vmm.conformance.host.memory_cgroup import no_memory_cgroup
 from vmm.conformance.language.script import DISABLE_EXITS, KVM_CAP_X86_DISABLE_EXITS
 from vmm.errors import KvmError
 from vmm.kvm import Kvm
@@ -191,6 +192,7 @@ PROBES: dict[str, Probe] = {
     "emulated_shadow": lambda _: None,
     **{f"disable_exits_{name}": no_disable_exits(bit) for name, bit in DISABLE_EXITS.items()},
     "one_reg": no_one_reg,
+    "memory_cgroup": no_memory_cgroup,
     "shstk": no_cpuid(7, 0, "ecx", 1 << 7, "SHSTK"),
     "mediated_pmu": no_mediated_pmu,
     "nested": no_nested,

@@ -11,6 +11,7 @@ from typing import Any, assert_never
 
 from vmm._native import lib
 from vmm.conformance.host.limits import raise_if_exhausted
+from vmm.conformance.host.memory_cgroup import charges_bitmaps
 from vmm.conformance.kernel.effects import run_effect
 from vmm.conformance.kernel.levels import Levels
 from vmm.conformance.kernel.platform import change, cpuid_with, no_descriptor
@@ -191,6 +192,8 @@ class Execution:
                 return words.Got(self.vm.vcpu(action.vcpu).get_mp_state())
             case words.FreshVm():
                 return self.fresh_vm()
+            case words.WeighBitmaps():
+                return self.weigh_bitmaps()
             case words.Sweep():
                 self.stopped.pop(action.vcpu, None)
                 return run_sweep(self.vm.program(action.vcpu), action)
@@ -299,6 +302,12 @@ class Execution:
         self.vm.vcpu(action.vcpu).set_cpuid2(cpuid)
         self.cpuid[action.vcpu] = cpuid
         return done
+
+    def weigh_bitmaps(self) -> Event:
+        charged = charges_bitmaps(self.vm.vm.kvm)
+        if charged is None:
+            return words.Lost("the memory cgroup is not at rest")
+        return words.Got(int(charged))
 
     def send_init(self, action: words.SendInit) -> Event:
         self.vm.vcpu(action.vcpu).set_lapic(self.vm.vcpu(action.vcpu).get_lapic())

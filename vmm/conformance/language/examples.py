@@ -89,6 +89,7 @@ from vmm.conformance.language.script import (
     until_runs,
     value,
     vcpu_events,
+    weigh_bitmaps,
     whatever,
     wrmsr,
     wrote,
@@ -212,6 +213,13 @@ EXAMPLES: tuple[Case, ...] = (
             ),
             *(released, done),
         ),
+    ),
+    Case(
+        "words.weigh",
+        "A memory cgroup is charged for a filter's bitmaps, or it is not.",
+        "R76",
+        (weigh_bitmaps(),),
+        (whatever,),
     ),
     Case(
         "words.setup",

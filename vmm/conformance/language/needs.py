@@ -72,6 +72,8 @@ def _needs(action: Action) -> Iterator[str]:
     if isinstance(action, words.Execute):
         yield from ["force_emulation_prefix"] * action.emulated
         yield from OF_INSTRUCTION.get(action.instruction, ())
+    if isinstance(action, words.WeighBitmaps):
+        yield "memory_cgroup"
     if isinstance(action, words.CreateIrqchip):
         yield "irqchip"
     if isinstance(action, words.Park) or getattr(action, "stall_at", None) is not None:

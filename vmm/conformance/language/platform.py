@@ -53,6 +53,14 @@ class FreshVm(Word):
     """
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class WeighBitmaps(Word):
+    """Whether this process's memory cgroup is charged for bitmaps that the kernel copies: 1, or 0.
+
+    The same filter comes into many VMs of their own, and is taken away again.
+    """
+
+
 # --- events -----------------------------------------------------------------------------------
 
 
@@ -83,5 +91,5 @@ def as_hyper_v(vcpu: int = 0) -> tuple[SetCpuidBits, SetCpuidBits]:
 
 
 set_cpuid_bits, send_init, get_mp_state = SetCpuidBits, SendInit, GetMpState
-fresh_vm = FreshVm
+fresh_vm, weigh_bitmaps = FreshVm, WeighBitmaps
 internal_error, other_exit = InternalError, OtherExit

@@ -38,6 +38,7 @@ HostAction = (
     | SendInit
     | GetMpState
     | FreshVm
+    | WeighBitmaps
     | GetVcpuEvents
     | Rewrite
     | Inject

@@ -12,6 +12,10 @@ stty -F /dev/ttyS1 115200 raw
 exec 3>/dev/ttyS1
 echo "start $(cut -d' ' -f1 /proc/uptime)" >&3
 mount -t sysfs sys /sys
+# A memory cgroup for the payload, where the kernel has them: the root's memory nobody counts.
+if mount -t cgroup2 cgroup /sys/fs/cgroup && echo +memory >/sys/fs/cgroup/cgroup.subtree_control; then
+    busybox mkdir /sys/fs/cgroup/payload && echo $$ >/sys/fs/cgroup/payload/cgroup.procs
+fi 2>/dev/null
 for module in /modules/*.ko; do
     [ -e "$module" ] && insmod "$module" $(cat "${module%.ko}.args" 2>/dev/null)
 done
