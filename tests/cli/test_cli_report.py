@@ -1,12 +1,14 @@
 """``msrward report``, and ``--report`` of the commands that leave records."""
 
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
 from vmm.cli import main, reports
 from vmm.conformance.records.results import Results
+from vmm.conformance.records.saved import load
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report.formats import FORMATS
 
@@ -121,3 +123,27 @@ def test_a_run_of_other_cases_is_no_baseline(records, capsys):
     assert main(["check", "--baseline", str(records / "6.1-svm")]) == 2
     said = capsys.readouterr().err
     assert "none of the chosen cases" in said and said.count("\n") == 1
+
+
+def test_the_pictures_of_a_real_stress_are_of_its_records(has_kvm, tmp_path, capsys):
+    place, page = tmp_path / "run", tmp_path / "page.html"
+    assert main(["stress", "--seconds", "1.6", "-o", str(place)]) == 0
+    assert main(["report", str(place), "--format", "html", "-o", str(page)]) == 0
+    record = load(place).cases["stress.swaps"]
+    [(name, counts)] = record["histograms"].items()
+    pattern = r"<figure>(<svg.*?</svg>)<figcaption[^>]*>(.*?)</figcaption>"
+    figures = re.findall(pattern, page.read_text())
+    assert len(figures) == len(record["series"]) + 1 == 3
+    for (picture, caption), series in zip(figures, record["series"], strict=False):
+        line = ElementTree.fromstring(picture).find("polyline").get("points").split()
+        assert len(line) == len(record["series"][series]) and caption.startswith(f"{series} over")
+    drawn = ElementTree.fromstring(figures[-1][0])
+    bars = [(bar.find("title").text, float(bar.get("height"))) for bar in drawn.iter("rect")]
+    told = [int(title.rpartition(": ")[2].replace(",", "")) for title, _ in bars]
+    assert told == counts[-len(told) :] and not any(counts[: -len(told)])
+    assert max(bars, key=lambda bar: bar[1])[0].endswith(f": {max(counts):,}")
+    assert drawn.get("aria-label").startswith(f"{name}: {sum(counts):,}; the middle one ")
+    frame = float(drawn.get("width"))
+    assert all(0 <= float(bar.get("x")) <= frame for bar in drawn.iter("rect"))
+    ends = [seconds for seconds, _ in record["series"]["swaps/s"]]
+    assert ends == sorted(ends) and ends[-1] - ends[-2] > 0.2, "no sliver of time has a rate"

@@ -10,6 +10,7 @@ from vmm.conformance.records.saved import Saved
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report import html as pages
 from vmm.conformance.report import table
+from vmm.conformance.report.style import STYLE
 
 
 def case(name, verdict="PASS", requirement="R14", **more):
@@ -142,6 +143,44 @@ def test_who_cannot_see_or_point_can_read_it():
     assert '<label for="filter">' in text and "@media print" in text and "light dark" in text
 
 
+def contrast(one, other):
+    """How far two colours are apart, as WCAG 2 counts it: 4.5 is enough for text."""
+
+    def light(colour):
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        r, g, b = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    low, high = sorted((light(one), light(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_every_colour_can_be_read_on_white_and_on_black():
+    assert round(contrast("#000000", "#ffffff")) == 21
+    light, dark = re.findall(r":root \{(.*?)\}", STYLE, re.S)
+    for paper, text in (("#ffffff", light), ("#121212", dark)):
+        colours = dict(re.findall(r"--(good|bad|odd): (#\w{6})", text))
+        assert colours.keys() == {"good", "bad", "odd"}
+        assert all(contrast(paper, each) >= 4.5 for each in colours.values()), (paper, colours)
+    assert contrast("#ffffff", re.search(r"--alarm: (#\w{6})", STYLE)[1]) >= 4.5
+
+
+def test_a_table_has_no_header_without_words_and_says_what_it_spans():
+    text = pages.page(COLUMNS)
+    assert "<th></th>" not in text
+    for grid in re.findall(r"<table>.*?</table>", text):
+        spans = sum(int(each) for each in re.findall(r'<colgroup span="(\d+)">', grid))
+        heads = re.findall(r'<th scope="col"[^>]*>', grid)
+        assert spans == len(heads) - 1 == len(COLUMNS), "the first is that of the rows"
+
+
+def test_paper_has_what_is_wrong_and_not_all_that_passes():
+    text = pages.page(COLUMNS)
+    paper = text[text.index("@media print") : text.index("</style>")]
+    assert "details:not(.rest)::details-content { content-visibility: visible" in paper
+    assert ".index { display: none }" in paper and '<nav class="index"' in text
+
+
 def test_what_a_record_says_is_escaped():
     text = pages.page(COLUMNS)
     assert "a &amp; b" in text and "&lt;x&gt;" in text and "<x>" not in text
@@ -157,7 +196,7 @@ def test_rates_are_drawn_from_records():
 def test_a_histogram_is_drawn_from_records_with_its_words():
     counts = {"ns <x>": [0, 0, 1, 0, 4], "none": [0, 0], "large": [0] * 63 + [1]}
     text = pages.page([column("6.1", case("stress.swaps", histograms=counts))])
-    assert 'aria-label="ns &lt;x&gt;: 5; the middle one 16 to 32, 99% below 32"' in text
+    assert 'aria-label="ns &lt;x&gt;: 5; the middle one 16 to 32, 99% below 32 (a bar' in text
     assert "<title>4 to 8: 1</title>" in text and "<title>8 to 16: 0</title>" in text
     assert 'y="40.0"' in text and 'height="80.0"' in text, "a quarter as many is half as high"
     assert "none: " not in text and "large: 1; the middle one 8E to 16E" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from html import escape
@@ -81,13 +82,14 @@ def _body(columns: Sequence[Column]) -> Iterator[str]:
     yield "What passes or is skipped everywhere, and what is observed</summary>"
     for row in (*(row for row in cases if row.even), *table.observations(columns)):
         yield from _section(columns, row)
-    yield "</details><h2>Cases by requirement</h2>"
+    yield '</details><nav class="index" aria-labelledby="index">'
+    yield '<h2 id="index">Cases by requirement</h2>'
     for name, requirement in REQUIREMENTS.items():
         ids = [row.name for row in cases if _checks(columns, row.name, name)]
         if ids:
             yield f'<p id="{name}"><b>{name}</b> {escape(requirement.sentence)}: '
             yield " ".join(f'<a href="#{each}">{each}</a>' for each in map(escape, ids)) + "</p>"
-    yield f"</main><script>{SCRIPT}</script>"
+    yield f"</nav></main><script>{SCRIPT}</script>"
 
 
 def _history(columns: Sequence[Column]) -> Iterator[str]:
@@ -122,10 +124,11 @@ def _grid(columns: Sequence[Column], rows: Sequence[Row], title: str) -> Iterato
         return
     label = f"Each {title} by kernel and machine"
     yield f'<div class="wide" role="region" tabindex="0" aria-label="{label}">'
-    yield f"<table><caption>{label}</caption><thead><tr><th></th>"
-    vendors = list(dict.fromkeys(column.vendor for column in columns))
-    for vendor in vendors:
-        span = sum(column.vendor == vendor for column in columns)
+    yield f"<table><caption>{label}</caption><colgroup></colgroup>"
+    spans = Counter(column.vendor for column in columns)
+    yield "".join(f'<colgroup span="{span}"></colgroup>' for span in spans.values())
+    yield "<thead><tr><td></td>"
+    for vendor, span in spans.items():
         yield f'<th class="first" scope="colgroup" colspan="{span}">{escape(vendor)}</th>'
     yield f'</tr><tr><th scope="col">{title}</th>'
     for number, column in enumerate(columns):

@@ -23,9 +23,7 @@ def curve(name: str, points: Sequence[Sequence[float]]) -> str:
     low = min(value for _, value in points)
     label = escape(f"{name} over {last:.0f} s: {low:,.0f} to {top:,.0f}")
     box = f'viewBox="-1 -1 {WIDE + 2} {TALL + 2}" width="{WIDE}" height="{TALL}"'
-    inside = f'<polyline class="curve" points="{places}"/>'
-    picture = f'<svg {box} role="img" aria-label="{label}">{inside}</svg>'
-    return f"<figure>{picture}<figcaption>{label}</figcaption></figure>"
+    return _figure(box, label, f'<polyline class="curve" points="{places}"/>')
 
 
 def histogram(name: str, counts: Sequence[int]) -> str:
@@ -44,10 +42,17 @@ def histogram(name: str, counts: Sequence[int]) -> str:
     )
     middle, late = (_bucket_at(counts, total * part) for part in (0.5, 0.99))
     told = f"{total:,}; the middle one {_between(middle)}, 99% below {_short(2 << late)}"
+    told += " (a bar four times as many is twice as high)"
     label = escape(f"{name}: {told}")
     size = f'viewBox="-1 -1 {WIDE + 2} {TALL + 18}" width="{WIDE}" height="{TALL + 16}"'
-    picture = f'<svg {size} role="img" aria-label="{label}">{bars}</svg>'
-    return f"<figure>{picture}<figcaption>{label}</figcaption></figure>"
+    return _figure(size, label, bars)
+
+
+def _figure(size: str, label: str, inside: str) -> str:
+    """Return a picture on a base line, with words under it that are read out once."""
+    axis = f'<line class="axis" x1="0" y1="{TALL}" x2="{WIDE}" y2="{TALL}"/>'
+    picture = f'<svg {size} role="img" aria-label="{label}">{axis}{inside}</svg>'
+    return f'<figure>{picture}<figcaption aria-hidden="true">{label}</figcaption></figure>'
 
 
 def _bar(bucket: int, count: int, at: float, step: float, top: int) -> str:

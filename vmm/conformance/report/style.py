@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 STYLE = """
-:root { color-scheme: light dark; --good: #2e7d32; --bad: #c62828; --odd: #b26a00;
-  --line: color-mix(in srgb, currentColor 14%, transparent); --soft: color-mix(in srgb,
-  currentColor 60%, transparent); --paper: Canvas }
+:root { color-scheme: light dark; --good: #2e7d32; --bad: #c62828; --odd: #8f5600;
+  --alarm: #c62828; --line: color-mix(in srgb, currentColor 14%, transparent);
+  --soft: color-mix(in srgb, currentColor 65%, transparent); --paper: Canvas }
+@media (prefers-color-scheme: dark) {
+  :root { --good: #81c784; --bad: #ff8a80; --odd: #ffb74d }
+}
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 110rem; margin: 2.5rem auto;
   padding: 0 1rem }
 h1 { font-size: 1.6rem; margin: 0 } h2 { font-size: 1.15rem; margin: 2.5rem 0 .6rem }
@@ -19,7 +22,7 @@ th[scope=row] b { font-family: ui-monospace, monospace; margin-right: .5rem }
 td a { text-decoration: none; display: block; border-radius: .3rem; font-weight: 600 }
 .first { border-left: 2px solid var(--line) } .changed { box-shadow: inset 3px 0 var(--odd) }
 .PASS { color: var(--good) } .SKIP { color: var(--soft) }
-.FAIL, .TIMEOUT, .ERROR, .UNSTEADY { color: #fff; background: var(--bad) }
+.FAIL, .TIMEOUT, .ERROR, .UNSTEADY { color: #fff; background: var(--alarm) }
 .A { color: inherit } .other { color: var(--odd) } code, pre { font-size: .85rem }
 pre { overflow-x: auto; background: var(--line); padding: .6rem .8rem; border-radius: .4rem }
 :target { outline: 2px solid var(--odd); outline-offset: 4px; border-radius: .2rem }
@@ -33,14 +36,15 @@ caption { text-align: left; padding: .2rem 0; color: var(--soft) }
 svg .shown, svg .changed { fill: var(--bad) } svg .absent { fill: var(--good) }
 svg .unknown { fill: var(--line) } svg .seen { fill: var(--soft) } svg { forced-color-adjust: none }
 svg .curve { fill: none; stroke: var(--odd); stroke-width: 1.5 }
-svg .bar { fill: var(--odd) } svg .tick { fill: var(--soft); font-size: 10px;
-  text-anchor: middle } figure svg { max-width: 100%; height: auto }
+svg .bar { fill: var(--odd) } svg .axis { stroke: var(--soft) }
+svg .tick { fill: var(--soft); font-size: 10px; text-anchor: middle }
+figure svg { max-width: 100%; height: auto }
 figure { margin: .4rem 0 } figcaption { color: var(--soft); font-size: .85rem }
 .line { font-family: ui-monospace, monospace; font-size: .85rem; margin: .15rem 0 }
 @media print {
-  .filter, .skip { display: none } thead th { position: static } .wide { overflow: visible }
+  .filter, .skip, .index { display: none } thead th { position: static } .wide { overflow: visible }
   body { max-width: none; margin: 0; font-size: 10pt } tr, .record { break-inside: avoid }
-  details::details-content { content-visibility: visible; block-size: auto }
+  details:not(.rest)::details-content { content-visibility: visible; block-size: auto }
 }
 """
 """For screens, light or dark as the reader prefers, and for paper."""

@@ -184,13 +184,20 @@ def as_case(result: StressResult, samples: Sequence[Progress] = ()) -> Record:
 
 def _rates(samples: Sequence[Progress]) -> dict[str, list[list[float]]]:
     swaps, observations = list[list[float]](), list[list[float]]()
-    for before, now in pairwise(samples):
+    for before, now in pairwise(_evenly(samples)):
         seconds = max(now.seconds - before.seconds, 1e-9)
         at = round(now.seconds, 3)
         swaps.append([at, round((now.swaps - before.swaps) / seconds, 1)])
         seen = now.observations - before.observations
         observations.append([at, round(seen / seconds, 1)])
     return {"swaps/s": swaps, "observations/s": observations}
+
+
+def _evenly(samples: Sequence[Progress]) -> Sequence[Progress]:
+    """Return samples whose last interval is no sliver, in which hardly anything can happen."""
+    *others, last = samples
+    long = max(now.seconds - then.seconds for then, now in pairwise(samples))
+    return [*(each for each in others if last.seconds - each.seconds > long / 2), last]
 
 
 def render(result: StressResult) -> str:
