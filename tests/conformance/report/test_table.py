@@ -4,12 +4,13 @@ import base64
 import hashlib
 import html.parser
 import re
+from itertools import pairwise
 from pathlib import Path
 
 from vmm.conformance.records.saved import Saved
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report import html as pages
-from vmm.conformance.report import table
+from vmm.conformance.report import pictures, table
 from vmm.conformance.report.style import STYLE
 
 
@@ -194,9 +195,12 @@ def test_rates_are_drawn_from_records():
 
 
 def test_a_histogram_is_drawn_from_records_with_its_words():
-    counts = {"ns <x>": [0, 0, 1, 0, 4], "none": [0, 0], "large": [0] * 63 + [1]}
+    counts = {"ns <x>": [0, 0, 1, 0, 4], "wide": [1] * 20, "none": [0, 0], "large": [0] * 63 + [1]}
     text = pages.page([column("6.1", case("stress.swaps", histograms=counts))])
     assert 'aria-label="ns &lt;x&gt;: 5; the middle one 16 to 32, 99% below 32 (a bar' in text
     assert "<title>4 to 8: 1</title>" in text and "<title>8 to 16: 0</title>" in text
     assert 'y="40.0"' in text and 'height="80.0"' in text, "a quarter as many is half as high"
+    ticks = [float(x) for x in re.findall(r'class="tick" x="([\d.]+)"', text)]
+    spans = [after - at for at, after in pairwise(ticks) if after > at]
+    assert spans and min(spans) >= pictures.TICK, "no two words lie on each other"
     assert "none: " not in text and "large: 1; the middle one 8E to 16E" in text

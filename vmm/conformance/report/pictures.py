@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 from itertools import accumulate
+from math import ceil
 
 from vmm.conformance.report.history import ABSENT, SHOWN, UNKNOWN, Line, told
 
 STEP, HIGH = 12, 14
 """Pixels from one kernel of a strip to the next, and its height."""
 WIDE, TALL = 480, 80
+TICK = 34
+"""Pixels that the words under a bar take, at most."""
 _CLASS = {SHOWN: "shown", ABSENT: "absent", UNKNOWN: "unknown"}
 
 
@@ -36,8 +39,9 @@ def histogram(name: str, counts: Sequence[int]) -> str:
         return ""
     first = next(n for n, count in enumerate(counts) if count)
     step, top = WIDE / max(len(counts) - first, 12), max(counts)
+    every = ceil(TICK / step)
     bars = "".join(
-        _bar(first + number, count, number * step, step, top)
+        _bar(first + number, count, number * step, step, top, ticked=number % every == 0)
         for number, count in enumerate(counts[first:])
     )
     middle, late = (_bucket_at(counts, total * part) for part in (0.5, 0.99))
@@ -55,14 +59,14 @@ def _figure(size: str, label: str, inside: str) -> str:
     return f'<figure>{picture}<figcaption aria-hidden="true">{label}</figcaption></figure>'
 
 
-def _bar(bucket: int, count: int, at: float, step: float, top: int) -> str:
+def _bar(bucket: int, count: int, at: float, step: float, top: int, *, ticked: bool) -> str:
     high = max(TALL * (count / top) ** 0.5, 1.0) if count else 0.0
     place = f'x="{at + 1:.1f}" y="{TALL - high:.1f}" width="{step - 2:.1f}" height="{high:.1f}"'
     title = escape(f"{_between(bucket)}: {count:,}")
     tick = (
         f'<text class="tick" x="{at + step / 2:.1f}" y="{TALL + 12}">{_short(1 << bucket)}</text>'
     )
-    return f'<rect class="bar" {place}><title>{title}</title></rect>{tick}'
+    return f'<rect class="bar" {place}><title>{title}</title></rect>{tick if ticked else ""}'
 
 
 def _bucket_at(counts: Sequence[int], part: float) -> int:
