@@ -30,12 +30,6 @@ def add(commands: Any) -> None:
     fuzz = add_command(commands, "fuzz", _fuzz, FUZZ)
     options(fuzz)
     races.as_json(fuzz)
-    corpus = fuzz.add_mutually_exclusive_group()
-    text = "keep scripts that reach a new kind of trace in DIR, and start from them (by default"
-    text += " beside the records of this user, unless --seed is given)"
-    corpus.add_argument("--corpus", type=Path, metavar="DIR", help=text)
-    text = "start from nothing: the seed alone decides"
-    corpus.add_argument("--no-corpus", action="store_true", help=text)
 
 
 def options(parser: argparse.ArgumentParser, examples: int = 1000) -> None:
@@ -48,6 +42,12 @@ def options(parser: argparse.ArgumentParser, examples: int = 1000) -> None:
     add("--bulk", action="store_true", help="filters and accesses only, thousands a second")
     text = "keep results.jsonl in DIR, and what is found as a case: found.json"
     add("-o", "--output", type=Path, metavar="DIR", help=text)
+    corpus = parser.add_mutually_exclusive_group()
+    text = "keep scripts that reach a new kind of trace in DIR, and start from them (by default"
+    text += " beside the records of this user, unless --seed is given)"
+    corpus.add_argument("--corpus", type=Path, metavar="DIR", help=text)
+    text = "start from nothing: the seed alone decides"
+    corpus.add_argument("--no-corpus", action="store_true", help=text)
 
 
 def _fuzz(args: argparse.Namespace) -> int:
@@ -57,14 +57,12 @@ def _fuzz(args: argparse.Namespace) -> int:
     from vmm.conformance.random import bulk, finding, fuzz
 
     kvm_capabilities()
-    if args.bulk and args.corpus:
-        return complain("--bulk has no corpus: leave out one of them")
     telling = Telling(as_json=args.json)
     found: list[Finding] = []
     began = time.monotonic()
     seed = first = fuzz.random_seed() if args.seed is None else args.seed
     with Watch() as watch, KvmBackend() as backend:
-        corpus = _corpus(args, fuzz.gate_of(backend))
+        corpus = corpus_of(args, fuzz.gate_of(backend))
         run = bulk.run if args.bulk else partial(fuzz.run, corpus=corpus)
         status = run(backend, seed, args.examples, telling.say, on_found=found.append)
         while status == DONE and time.monotonic() - began < (args.seconds or 0.0):
@@ -85,6 +83,8 @@ def _fuzz(args: argparse.Namespace) -> int:
         case = finding.as_case(found[0] if found else None, total, file, drawn)
         if status == Status.UNTESTED:
             case |= {"verdict": Verdict.SKIP, "reason": report}
+        if corpus and args.json:
+            case["kept"] = corpus.new
         run_ = recorded(
             *([case], time.monotonic() - began),
             complaints=complaints,
@@ -96,16 +96,21 @@ def _fuzz(args: argparse.Namespace) -> int:
     return Status.VIOLATES if complaints else status
 
 
-def _corpus(args: argparse.Namespace, gate: Gate) -> Corpus | None:
-    """Return the corpus to start from, if any; Trouble if it is named and cannot be used."""
+def corpus_of(args: argparse.Namespace, gate: Gate, whose: str = "corpus") -> Corpus | None:
+    """Return the corpus to start from, if any; Trouble if it is named and cannot be used.
+
+    ``whose`` is the name of its directory where none is given.
+    """
     from vmm.conformance.judge.check import Trouble
     from vmm.conformance.random.corpus import Corpus, CorpusError, default
 
+    if args.bulk and args.corpus:
+        raise Trouble("--bulk has no corpus: leave out one of them")
     is_asked_for = args.corpus or args.seed is None
     if args.no_corpus or args.bulk or not is_asked_for:
         return None
     try:
-        corpus = Corpus(args.corpus or default(), gate.lets)
+        corpus = Corpus(args.corpus or default().with_name(whose), gate.lets)
     except CorpusError as error:
         if args.corpus:
             raise Trouble(str(error)) from None

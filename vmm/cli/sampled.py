@@ -16,6 +16,7 @@ from vmm.cli.parser import add_command
 from vmm.lab.vendors import VENDORS
 
 if TYPE_CHECKING:
+    from vmm.conformance.random.corpus import Corpus
     from vmm.lab.runs.sampled import Outcome
 
 WALL, WALL_A_SECOND = 900.0, 30.0
@@ -68,10 +69,26 @@ def _run(args: argparse.Namespace, name: str) -> int:
     words = _words(args, name)
     limit = args.limit or WALL + WALL_A_SECOND * (getattr(args, "seconds", None) or 0)
     kernel = kernels.resolve(args.kernel)
+    corpus = _corpus(args) if name == "fuzz" else None
     where = (kernel, args.vendor, name, words, seed, limit, args.append, args.cpu)
-    order = sampled.Sampling(*where)
+    order = sampled.Sampling(*where, corpus)
     outcome = sampled.run(order)
+    if corpus and not args.json:
+        say(corpus.summary)
     return _told(args, outcome, f"{order.again} {' '.join((*words, f'--seed={seed}'))}")
+
+
+def _corpus(args: argparse.Namespace) -> Corpus | None:
+    """Return what to start from: of each vendor's machine, another."""
+    from vmm.conformance.random.gate import Gate
+    from vmm.lab import vendors
+
+    is_svm = vendors.of(args.vendor).module == "kvm_amd"
+    gate = Gate(2, "svm" if is_svm else "vmx", lambda _: None)
+    corpus = fuzz.corpus_of(args, gate, f"corpus-{args.vendor}")
+    if corpus:
+        corpus.foretell()
+    return corpus
 
 
 def _told(args: argparse.Namespace, outcome: Outcome, again: str) -> int:

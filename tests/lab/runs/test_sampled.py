@@ -9,6 +9,7 @@ from vmm.cli import sampled as command
 from vmm.conformance.judge.check import Trouble
 from vmm.conformance.language import codec
 from vmm.conformance.language.script import gp, rdmsr, returned
+from vmm.conformance.random.corpus import document
 from vmm.conformance.random.finding import Drawn, Finding, as_case
 from vmm.conformance.records.jsonl import live
 from vmm.conformance.records.saved import load
@@ -59,7 +60,8 @@ class Guest:
     def __init__(self):
         self.lines, self.status, self.outcome = [], 0, Outcome.DONE
 
-    def boot(self, kernel, vendor, argv, *, timeout, append, cpu, listener):
+    def boot(self, kernel, vendor, argv, *, timeout, append, cpu, files, listener):
+        self.files = files
         self.argv, self.timeout, self.append, self.cpu = argv, timeout, append, cpu
         for line in self.lines:
             listener.line(line)
@@ -194,6 +196,48 @@ def test_a_finding_that_is_none_is_damage(guest, case, why):
         feed("fuzz", RUN, case, ended(case)).finding(AGAIN)
     guest.lines, guest.status = lines(RUN, case, ended(case)), 1
     assert lab("fuzz") == 2
+
+
+def keeping(*scripts):
+    return {**PASSED, "kept": [json.dumps(json.loads(document(each))) for each in scripts]}
+
+
+def test_fuzz_starts_from_what_it_kept_and_keeps_what_is_new(guest, tmp_path, capsys):
+    place = tmp_path / "state" / "msrward" / "corpus-svm"
+    guest.lines = lines(RUN, case := keeping(SCRIPT, SCRIPT), ended(case))
+    assert lab("fuzz", "-o", str(tmp_path / "o")) == 0
+    assert (guest.files, "--corpus=/corpus" in guest.argv) == ({}, True)
+    [kept] = place.iterdir()
+    assert codec.load(kept.read_bytes()).actions == SCRIPT
+    assert "1 scripts, 1 of them new" in capsys.readouterr().out
+    assert "kept" not in load(tmp_path / "o").cases["fuzz.found"], "it is where it belongs"
+    other = (rdmsr(Msr.CSTAR),)  # the same kind of trace: the guest did not know all of them
+    guest.lines = lines(RUN, case := keeping(other), ended(case))
+    assert lab("fuzz") == 0
+    assert guest.files == {"/corpus/000.json": kept.read_bytes()}
+    assert [*place.iterdir()] == [kept]
+    for alone in (["--seed", "5"], ["--no-corpus"], ["--bulk"]):
+        assert lab("fuzz", *alone) == 0
+        assert not guest.files and "--no-corpus" in guest.argv
+    assert lab("fuzz", "--seed", "5", "--corpus", str(place)) == 0
+    assert guest.files and "--seed=5" in guest.argv
+    assert lab("fuzz", "--bulk", "--corpus", str(place)) == 2
+
+
+def test_what_is_found_from_a_corpus_says_so(guest, tmp_path, capsys):
+    guest.lines, guest.status = lines(RUN, FOUND, ended(FOUND)), 1
+    assert lab("fuzz", "--corpus", str(tmp_path / "c d")) == 1
+    assert f"{AGAIN} --corpus '{tmp_path}/c d' --seed 7" in capsys.readouterr().out
+
+
+def test_no_guest_keeps_what_fuzz_would_not_run(guest, tmp_path, capsys):
+    long = (rdmsr(Msr.STAR),) * 65
+    guest.lines = lines(RUN, case := keeping(long), ended(case))
+    assert lab("fuzz", "--corpus", str(tmp_path / "c")) == 0
+    assert not [*(tmp_path / "c").iterdir()]
+    guest.lines = lines(RUN, case := {**PASSED, "kept": ["{"]}, ended(case))
+    assert lab("fuzz") == 2
+    assert "the guest keeps what is no script: not JSON" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ there may be of anybody: what is no script that fuzz may run is left out, and sa
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from hashlib import sha256
@@ -16,6 +17,7 @@ from vmm.conformance.language import codec
 from vmm.conformance.language import script as s
 from vmm.conformance.language.case import OBSERVE, Case
 from vmm.conformance.language.vocabulary import word_of
+from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import STORABLE, is_unknown_to_kvm
 from vmm.conformance.records import places
 from vmm.conformance.records.results import default_directory
@@ -132,6 +134,20 @@ class Corpus:
         kept = len(self.scripts) - self.began_with
         line = f"corpus: {len(self.scripts)} scripts, {kept} of them new, {len(self.seen)} kinds"
         return f"{line} of trace; {self.trouble or f'in {self.directory}'}"
+
+    @property
+    def new(self) -> list[str]:
+        """What was kept in this run: documents of one line each."""
+        return [json.dumps(json.loads(document(each))) for each in self.scripts[self.began_with :]]
+
+    def foretell(self) -> None:
+        """Learn from the Model which kinds of trace are here, where none of it is run."""
+        for each in self.scripts:
+            self.take(each)
+
+    def take(self, script: s.Script) -> bool:
+        """Keep a script that ran elsewhere, if the Model says that its kind is new and it may."""
+        return self.lets(script) and self.note(script, Model().predict(script))
 
     def _read(self, held: int) -> None:
         bad: list[str] = []

@@ -105,6 +105,8 @@ class CaseRecord(TypedDict, total=False):
     found: Record
     """What ``fuzz`` found: ``case``, the JSON of a case (``language.codec``) with the trace seen;
     ``seed``, ``examples`` and ``bulk`` of the call that drew it; ``steady``, if it came again."""
+    kept: list[str]
+    """Under ``fuzz --json``: the scripts that it added to its corpus, as JSON of cases."""
     first: Verdict
     """What an UNSTEADY case was when it failed: FAIL or TIMEOUT."""
 

@@ -151,7 +151,7 @@ _MAY: Mapping[str, Fields] = MappingProxyType(
         },
         "case": {
             **_DIFFERENCE,
-            **dict.fromkeys(("script", "trace", "varied"), _texts),
+            **dict.fromkeys(("script", "trace", "varied", "kept"), _texts),
             **dict.fromkeys(
                 (*("observation", "reason", "need", "error", "traceback", "file"), "cause"), _text
             ),

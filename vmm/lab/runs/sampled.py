@@ -10,10 +10,15 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
+from shlex import quote
 from types import MappingProxyType
 from typing import Any
 
 from vmm.conformance.judge.check import Trouble
+from vmm.conformance.language import codec
+from vmm.conformance.language.script import Script
+from vmm.conformance.random.corpus import SCRIPTS, Corpus, document
 from vmm.conformance.random.finding import Finding, as_case, drawn_of, finding_of
 from vmm.conformance.records.jsonl import decode_live
 from vmm.conformance.records.schema import Record
@@ -40,6 +45,9 @@ COMMANDS: Mapping[str, frozenset[str]] = MappingProxyType(
 """What can be run so, and the requirements that its cases can be about."""
 MOST = 64
 """Cases that one of them leaves, at most."""
+SENT = 40
+"""Scripts of the corpus that a guest starts from, at most: emulated, it does some two a second."""
+_CORPUS = "/corpus"
 _VERDICTS = (Verdict.PASS, Verdict.FAIL, Verdict.SKIP)
 
 
@@ -59,18 +67,30 @@ class Sampling:
     timeout: float
     append: str = ""
     cpu: str = ""
+    corpus: Corpus | None = None
+    """What fuzz starts from; it is to know the kinds of what it has."""
 
     @property
     def argv(self) -> tuple[str, ...]:
         """The command in the guest."""
         command = ("python3", "-m", "vmm", self.command, "--json", *self.words)
-        alone = ("--no-corpus",) if self.command == "fuzz" else ()
-        return (*told(self.vendor), *command, *alone, f"--seed={self.seed}")
+        if self.command == "fuzz":
+            command += (f"--corpus={_CORPUS}",) if self.corpus else ("--no-corpus",)
+        return (*told(self.vendor), *command, f"--seed={self.seed}")
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """What the guest needs besides msrward, by path: scripts of the corpus, by the seed."""
+        scripts = self.corpus.scripts if self.corpus else []
+        some = Random(self.seed).sample(scripts, min(len(scripts), SENT))
+        return {f"{_CORPUS}/{n:03}.json": document(each).encode() for n, each in enumerate(some)}
 
     @property
     def again(self) -> str:
         """The command that does the same again, but for its words and seed."""
-        return in_the_lab(self.kernel.name, self.vendor, self.append, self.cpu, what=self.command)
+        where = (self.kernel.name, self.vendor, self.append, self.cpu)
+        start = f" --corpus {quote(str(self.corpus.directory))}" if self.corpus else ""
+        return in_the_lab(*where, what=self.command) + start
 
 
 @dataclass
@@ -83,6 +103,8 @@ class Samples:
     run: Record = field(default_factory=dict)
     cases: dict[str, Record] = field(default_factory=dict)
     end: Record = field(default_factory=dict)
+    kept: list[Script] = field(default_factory=list)
+    """The scripts that the guest added to its corpus."""
 
     def take(self, line: str) -> None:
         """Take a line; Damaged if it cannot be of a run of the command."""
@@ -111,8 +133,15 @@ class Samples:
         if record["verdict"] not in _VERDICTS:
             raise Damaged(f"the guest calls {name[:80]} {record['verdict']}")
         about = [each for each in record["requirements"] if each in COMMANDS[self.command]]
+        self._keep(record.pop("kept", []))
         kept = {name: value for name, value in record.items() if name not in OURS}
         self.cases[name] = {**kept, "requirements": about}
+
+    def _keep(self, documents: Sequence[str]) -> None:
+        try:
+            self.kept += [codec.load(each).actions for each in documents[:SCRIPTS]]
+        except ValueError as error:
+            raise Damaged(f"the guest keeps what is no script: {error}") from None
 
     def _end(self, end: Record) -> None:
         if end["interrupted"] or not self.cases:
@@ -180,6 +209,7 @@ def run(order: Sampling) -> Outcome:
             timeout=order.timeout,
             append=order.append,
             cpu=order.cpu,
+            files=order.files,
             listener=listener,
         )
         found = samples.finding(order.again)
@@ -189,6 +219,9 @@ def run(order: Sampling) -> Outcome:
         progress.clear()
     if trouble := doubt(result, samples.end):
         raise Trouble(_last(trouble, samples))
+    if order.corpus:
+        for each in samples.kept:
+            order.corpus.take(each)
     if unknown := append.unknown(order.append, samples.host.get("parameters") or {}):
         raise Trouble(f"{order.kernel.name} has no parameter {', '.join(unknown)}")
     return _outcome(order, samples, result, found, emulator)
