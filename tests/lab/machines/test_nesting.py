@@ -69,7 +69,7 @@ def test_qemu_is_asked_for_what_the_host_offers(
     argv = qemu.command(emulator, guest, tmp_path).argv
     assert emulator.title == title
     assert argv[argv.index("-cpu") + 1] == cpu
-    assert argv[argv.index("-accel") + 1].startswith("kvm" if cpu == "host" else "tcg")
+    assert argv[argv.index("-accel") + 1] == ("kvm" if cpu == "host" else "tcg,thread=single")
     if cpu != "host":
         argv = qemu.command(emulator, replace(guest, cpu="EPYC"), tmp_path).argv
         assert argv[argv.index("-cpu") + 1] == "EPYC"
