@@ -7,6 +7,7 @@ kernel is not to be believed until it is found which.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sysconfig
@@ -33,7 +34,9 @@ class DisagreementError(Exception):
 
 
 def found_player() -> Path | None:
-    """Return the player that came with msrward, or None."""
+    """Return ``MSRWARD_PLAYER``, or else the player that came with msrward, or None."""
+    if given := os.environ.get("MSRWARD_PLAYER"):
+        return Path(given)
     beside = Path(sysconfig.get_path("scripts")) / PLAYER
     found = shutil.which(PLAYER)
     return beside if beside.exists() else Path(found) if found else None

@@ -102,17 +102,26 @@ class ExitRules:
 
     def set_regs(self, vcpu: VcpuState, action: s.SetRegs) -> s.Event:
         """R67: what the vCPU holds until it is completed."""
-        if vcpu.stage is not Stage.EXITED:
-            vcpu.stage, vcpu.regs = Stage.UNSURE, NO_REGS
-            return s.done
         given = {"rax": action.rax, "rdx": action.rdx, "rcx": action.rcx}
         new: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if vcpu.stage is not Stage.EXITED:
+            if self.is_plain_end(vcpu, action):
+                vcpu.regs, vcpu.outcome = replace(vcpu.regs, **new), s.whatever
+            else:
+                vcpu.stage, vcpu.regs = Stage.UNSURE, NO_REGS
+            return s.done
         if action.via != "ioctl":  # the kernel takes them over only when it is entered
             new = dict.fromkeys(new, s.ANY)
         vcpu.touched |= bool(new.keys() & {"rax", "rdx"})
         vcpu.moved |= action.rip != 0
         vcpu.regs = replace(vcpu.regs, skew=s.ANY if vcpu.moved else vcpu.regs.skew, **new)
         return s.done
+
+    def is_plain_end(self, vcpu: VcpuState, action: s.SetRegs) -> bool:
+        """R65: nothing is pending behind a completed access, unless an exception is queued."""
+        is_over = vcpu.stage is Stage.COMPLETED and not vcpu.moved
+        is_quiet = isinstance(vcpu.outcome, s.Returned | s.Wrote)
+        return is_over and is_quiet and action.via == "ioctl" and action.rip == 0
 
     def complete(self, vcpu: VcpuState, reply: s.Reply | None) -> s.Event:
         """R65: completes first, then EINTR; with nothing pending, EINTR only (R64)."""

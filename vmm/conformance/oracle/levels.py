@@ -12,6 +12,7 @@ from typing import Protocol
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.state import (
     IDLE,
+    NO_REGS,
     STORABLE,
     U32,
     U64,
@@ -140,11 +141,18 @@ class LevelRules:
             return (s.whatever,)
         if isinstance(action, s.SaveNested):
             vm.saved[action.vcpu] = vcpu.l2
+            vm.held.pop(action.vcpu, None)
+            if vcpu.stage is Stage.COMPLETED:
+                vm.held[action.vcpu] = vcpu.access, vcpu.regs, vcpu.outcome
             return (s.got(1 if vcpu.l2 else 0),)
         if isinstance(action, s.LeaveNested):
             return self.taken_to(vm, vcpu, None)
         # L1's bitmap is as it was saved; of an L1 outside of L2 that is not the last KVM has seen.
         vcpu.entered, vcpu.is_misled = vm.saved[action.vcpu], vm.saved[action.vcpu] is None
+        if vcpu.stage is Stage.COMPLETED:  # what is restored must be of the same access
+            access, vcpu.regs, vcpu.outcome = vm.held.get(action.vcpu, (None, NO_REGS, s.whatever))
+            if access != vcpu.access:
+                return self.unsure(vcpu)
         return self.taken_to(vm, vcpu, vm.saved[action.vcpu])
 
     def taken_to(self, vm: VmState, vcpu: VcpuState, l2: s.EnterL2 | None) -> s.Step:

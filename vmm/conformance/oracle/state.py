@@ -257,6 +257,8 @@ class VmState:
     spins: dict[int, Access] = field(default_factory=dict)
     saved: dict[int, EnterL2 | None] = field(default_factory=dict)
     """The L2 of each vCPU whose nested state the host has saved, or None for L1."""
+    held: dict[int, tuple[Access | None, Regs, Event]] = field(default_factory=dict)
+    """Of each vCPU that was saved behind a completed access: the access, and what it left."""
     makes_vcpus: bool = False
     """The script makes the vCPUs itself."""
 
