@@ -304,6 +304,15 @@ CASES = (
         ),
     ),
     Case(
+        "restored.entered_after",
+        "A vCPU put back from L2 to where no L2 ever was enters one, which obeys the filter.",
+        "R36 R34",
+        *play(
+            *(TELL_FILTER, done_install(default_allow().deny(X)), (save_nested(), got(0)), ENTERS),
+            *(denied(X), RESTORES, denied(X), ENTERS, denied(X), passes(Y), CALLS, denied(X)),
+        ),
+    ),
+    Case(
         "restored.saved_at_an_exit",
         "Saving an L2 whose access waits for its answer changes neither the access nor its end.",
         "R57 R36",
