@@ -24,6 +24,8 @@ from vmm.exits import RdmsrExit
 from vmm.filter import default_allow
 from vmm.msr import FILTER, UNKNOWN, Msr
 
+DEADLINE = wrmsr(Msr.IA32_TSC_DEADLINE, 1)
+DENIES_DEADLINE = default_allow().deny(Msr.IA32_TSC_DEADLINE)
 NESTS = {"svm": "nested_vmx", "vmx": "nested_svm", "": "nested"}
 LEVELS = tuple(NESTS)
 
@@ -98,6 +100,10 @@ BAD = [
     (rdmsr(1, mode="smm"),),
     (wrmsr(Msr.IA32_APICBASE, 0),),
     (wrmsr(Msr.EFER, 0),),
+    (wrmsr(Msr.EFER, 0xD01, mode="real"),),
+    (wrmsr(Msr.IA32_XFD, 1),),
+    (s.enable_exits(FILTER), s.install(DENIES_DEADLINE), DEADLINE),
+    (s.set_cpuid_bits(1, "ecx", 1 << 24),),
     (wrmsr(Msr.LSTAR, 1 << 63),),
     (s.set_msr(Msr.LSTAR, 1 << 63),),
     (s.set_msr(0x10, 1),),
@@ -115,6 +121,13 @@ BAD = [
     (s.send_init(0),),
     (s.enter_l2(),),
 ]
+
+
+def test_what_opens_msrs_passes_where_it_does_no_harm():
+    svme = wrmsr(Msr.EFER, 0x1D01)
+    assert gate().lets((svme, wrmsr(Msr.EFER, 0xD01))) and gate("svm").lets((svme,))
+    assert not gate("svm").lets((wrmsr(Msr.EFER, 0xD01),)), "no L1 of SVM is one without SVME"
+    assert gate().lets((DEADLINE, s.enable_exits(FILTER), s.install(DENIES_DEADLINE)))
 
 
 @pytest.mark.parametrize("script", BAD, ids=str)

@@ -21,12 +21,12 @@ from vmm.conformance.oracle.state import (
     is_unknown_to_kvm,
 )
 from vmm.conformance.random.levels import IS_HYPER_V, LOADED, Levels, Standing
+from vmm.conformance.random.opening import OPENING, may_come
 from vmm.conformance.random.scripts import (
     AFTER,
     EFFECTS,
     LOOKED_AT,
     MODES,
-    OPENING,
     is_harmless,
 )
 from vmm.exits import RdmsrExit, WrmsrExit
@@ -59,7 +59,7 @@ class Gate:
         )
 
     def _is_level(self, script: s.Script) -> bool:
-        """Say whether no vCPU goes on that is over or stale, and each stop is at an exit."""
+        """Say whether no vCPU goes on that is over or stale, or does what it may not there."""
         standing, model = Standing(self.levels), Model()
         for at, action in enumerate(script):
             vcpu = getattr(_access(action), "vcpu", None)
@@ -71,12 +71,18 @@ class Gate:
                 return False
             if isinstance(action, _STARTS) and vcpu is not None and standing.is_stale(vcpu):
                 return False
-            if isinstance(action, s.Begin):
-                last = model.predict(script[: at + 1])[-1]
-                if not isinstance(last, RdmsrExit | WrmsrExit):
-                    return False
+            if not self._may_come(script[: at + 1], model):
+                return False
             standing.note(action)
         return True
+
+    def _may_come(self, script: s.Script, model: Model) -> bool:
+        """Say whether the last of the script opens what it may, and each stop is at an exit."""
+        access = _access(script[-1])
+        if isinstance(access, s.Wrmsr) and not may_come(script[:-1], access, self.levels):
+            return False
+        stops = isinstance(script[-1], s.Begin)
+        return not stops or isinstance(model.predict(script)[-1], RdmsrExit | WrmsrExit)
 
     @staticmethod
     def _is_for_host(action: s.Action, standing: Standing) -> bool:
@@ -148,7 +154,7 @@ def _is_plain_enough(access: s.Access) -> bool:
 def _may_write(index: int, value: int) -> bool:
     if is_harmless(index):
         return fitting(index, value) == value
-    opens = (index in OPENING and value < 2) or (index == IS_HYPER_V.index and value == 1)
+    opens = value in OPENING.get(index, ()) or (index, value) == (IS_HYPER_V.index, 1)
     in_window = X2APIC_FIRST <= index < X2APIC_FIRST + 0x100 and value == 0
     return opens or in_window or (index == Msr.EFER and value == EFER_RESERVED)
 

@@ -25,6 +25,7 @@ from vmm.conformance.oracle.state import (
     is_unknown_to_kvm,
 )
 from vmm.conformance.random.levels import LOADED, Ladder, Levels
+from vmm.conformance.random.opening import OPENING, may_come
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import (
     EMPTY_SLOT,
@@ -40,9 +41,6 @@ from vmm.filter import (
     bitmap_size,
 )
 from vmm.msr import MAX_NMSRS, X2APIC_FIRST, X2APIC_LAST, Msr
-
-OPENING = (Msr.IA32_DEBUGCTLMSR, Msr.IA32_SPEC_CTRL)
-"""MSRs of which a guest's write of 1 has KVM pass others through, where the CPU has them."""
 
 T = TypeVar("T")
 
@@ -185,7 +183,7 @@ class _Writer:
         upper_rcx: bool,
     ) -> None:
         self.dice, self.vcpus, self.upper_rcx = dice, vcpus, upper_rcx
-        self.levels = Ladder(dice, levels)
+        self.levels, self.kind = Ladder(dice, levels), levels
         self.filters = [*filters, MsrFilter()]
         self.script: list[s.Action] = []
         self.stopped: set[int] = set()
@@ -236,6 +234,8 @@ class _Writer:
                 access, mode=self.dice.pick(("long", *MODES)), after=self.dice.pick(AFTER)
             )
             access = other if is_sound((*self.script, other)) else access
+        if not may_come(tuple(self.script), access, self.kind):
+            access = s.rdmsr(access.index, vcpu=vcpu)
         stop = s.begin(access)
         if self.dice.one_in(4) and self._exits(stop):
             self.stopped.add(vcpu)
@@ -283,7 +283,8 @@ class _Writer:
         if kind == 6:
             index, value = Msr.EFER, EFER_RESERVED
         if kind == 5 and dice.one_in(3):  # these make KVM pass others through
-            index, value = dice.pick(OPENING), dice.below(2)
+            index = dice.pick((*OPENING,))
+            value = dice.pick(OPENING[index])
         if kind == 7:  # these have no effect without an in-kernel APIC, and no filter stops them
             index, value = X2APIC_FIRST + dice.below(0x100), 0
         high = dice.u64() if dice.one_in(3) else 0
