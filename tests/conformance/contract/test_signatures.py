@@ -13,6 +13,7 @@ A, FILTER, UNKNOWN = (
     "RdmsrExit({}, FILTER), returned(0x1)",
     "RdmsrExit({}, UNKNOWN), gp",
 )
+_ALLOW_FS = "install(default_deny().allow(Msr.FS_BASE)) -> done"
 _DENY = "install(default_allow().deny(0x474f4f00)) -> done"
 _STALL = "begin_install(default_deny().allow(0x474f4f40), stall_at=0) -> stalled"
 _FEP = "rdmsr(0x474f4f00, emulated=True)"
@@ -145,6 +146,12 @@ ROWS: dict[str, tuple[Difference, ...]] = {
         D("get_msr(Msr.STAR)", "got(0x1)", "refused", (), SVM),
         D("get_msr(Msr.FS_BASE)", "got(0x1)", "got(0x2)", (), SVM),
         D("get_msr(Msr.FS_BASE)", "got(0x1)", "refused", (), VMX),
+    ),
+    "B10 from the host, allowed": (
+        D("get_msr(Msr.FS_BASE)", "got(0x1)", "refused", (_ALLOW_FS,), SVM),
+        D("get_msr(Msr.FS_BASE)", "got(0x1)", "refused", (_ALLOW_FS, _DENY), SVM),
+        D("get_msr(Msr.FS_BASE)", "got(0x1)", "got(0x2)", (_ALLOW_FS,), SVM),
+        D("get_msr(Msr.FS_BASE)", "got(0x1)", "refused", (_ALLOW_FS,), VMX),
     ),
     "B11": (
         D(f"wrmsr({_FLUSH}, 0x1)", f"WrmsrExit({_FLUSH}, FILTER, 0x1), wrote", "wrote"),

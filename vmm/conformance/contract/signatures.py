@@ -256,6 +256,15 @@ SIGNATURES = (
         without="install",
         vendor=SVM,
     ),
+    # What the last filter allows it does not keep from the host either.
+    Signature(
+        "B10",
+        rf"[gs]et_msr\((?:{'|'.join(_BASES)})\b.*",
+        r"(?:done|got\(.*\))",
+        "refused",
+        install=rf"^install\(default_deny\(\)\.allow\((?:{'|'.join(_BASES)})\)\) -> done$",
+        vendor=SVM,
+    ),
     Signature(
         "B10",
         _at(*_BASES),
