@@ -83,8 +83,7 @@ def _corpus(args: argparse.Namespace) -> Corpus | None:
     from vmm.conformance.random.gate import Gate
     from vmm.lab import vendors
 
-    is_svm = vendors.of(args.vendor).module == "kvm_amd"
-    gate = Gate(2, "svm" if is_svm else "vmx", lambda _: None)
+    gate = Gate(2, vendors.of(args.vendor).extensions, lambda _: None)
     corpus = fuzz.corpus_of(args, gate, f"corpus-{args.vendor}")
     if corpus:
         corpus.foretell()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from vmm.lab.errors import LabError
 
@@ -24,6 +25,11 @@ class Vendor:
     cpus: int
     lacks: str = ""
     features: str = ""
+
+    @property
+    def extensions(self) -> Literal["svm", "vmx"]:
+        """The flag of a CPU that has them: svm or vmx."""
+        return "svm" if self.module == "kvm_amd" else "vmx"
 
 
 VENDORS: dict[str, Vendor] = {
