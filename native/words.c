@@ -31,6 +31,8 @@
 #include "words/l1_exit.c"
 #include "words/levels.c"
 #include "words/modes.c"
+#include "words/smm.c"
+#include "words/behind.c"
 #include "words/effect.c"
 #include "words/effect_reads.c"
 #include "words/effect_calls.c"
