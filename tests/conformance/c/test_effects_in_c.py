@@ -16,7 +16,7 @@ from vmm.conformance.language import script as s
 from vmm.guest import Guest
 from vmm.msr import Msr
 
-TAPE = (Path(__file__).parents[3] / "native" / "tape.c").read_text()
+TAPE = (Path(__file__).parents[3] / "native" / "player" / "levels.c").read_text()
 EVERY = [
     *(s.Execute(name, s.CARRIED[name]) for name in INSTRUCTIONS),
     *(s.Execute(name, s.CARRIED[name], emulated=True) for name in s.EMULATED),

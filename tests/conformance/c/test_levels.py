@@ -1,7 +1,7 @@
 """What C writes for an L2, and reads of its exits, beside what Python does: without any nesting.
 
-The programs are pieces of ``levels.c`` on memory of their own. A host with nested guests runs them
-whole: ``msrward lab run --executor player 'levels.*'``.
+The programs are pieces of the words for levels on memory of their own. A host with nested guests
+runs them whole: ``msrward lab run --executor player 'levels.*'``.
 """
 
 import shutil

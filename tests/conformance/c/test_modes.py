@@ -107,7 +107,7 @@ def scripts():
 
 
 def is_elsewhere(action):
-    """Say whether it is an access that ``modes.c`` has something to do with."""
+    """Say whether it is an access that the words for modes have something to do with."""
     action = s.innermost(action)
     return isinstance(action, s.Rdmsr | s.Wrmsr) and not s.is_plain(action)
 

@@ -19,7 +19,7 @@ from vmm.conformance.language.soundness import is_sound
 from vmm.filter import default_allow
 from vmm.msr import FILTER, Msr
 
-TAPE = (Path(__file__).parents[3] / "native" / "tape.c").read_text()
+TAPE = (Path(__file__).parents[3] / "native" / "player" / "levels.c").read_text()
 A = 0x474F4F00
 DENY = (s.enable_exits(FILTER), s.install(default_allow().deny(A)))
 NMI, INTERRUPT = s.inject("nmi"), s.inject("interrupt")

@@ -20,7 +20,8 @@ from vmm.conformance.language.script import done, enable_exits, install, rdmsr
 from vmm.filter import AtEdge, MsrFilter, MsrRange, Pointer, default_allow
 from vmm.msr import FILTER
 
-SOURCE = (Path(__file__).parents[3] / "native" / "tape.c").read_text()
+PLAYER = Path(__file__).parents[3] / "native" / "player"
+SOURCE = "".join((PLAYER / f"{name}.c").read_text() for name in ("tape", "needs"))
 PLAYER = Path(sys.executable).with_name("msrward-player")
 SMALL = Case("a.b", "", "", (enable_exits(FILTER), install(default_allow().deny(1)), rdmsr(1)), ())
 

@@ -55,10 +55,10 @@ def test_the_suite_is_played_and_nothing_is_said(has_kvm, tmp_path):
 def test_what_the_player_does_wrong_is_seen(has_kvm, tmp_path, wrong):
     source = tmp_path / "native"
     shutil.copytree(NATIVE, source)
-    text = (source / "tape.c").read_text()
+    text = (source / "player" / "case.c").read_text()
     start = "\ttake_vm(flags);\n"
     assert text.count(start) == 1
-    (source / "tape.c").write_text(text.replace(start, f"{start}\t{WRONG[wrong]}\n"))
+    (source / "player" / "case.c").write_text(text.replace(start, f"{start}\t{WRONG[wrong]}\n"))
     case = next(case for case in CASES if case.id.startswith("rollback.") and is_playable(case))
     _, ends = play(build(source, tmp_path / "player"), [case], 60)
     assert ends and all(end.startswith(("exited-", "died-")) for end in ends)
