@@ -84,6 +84,7 @@ def _at(*names: str) -> str:
 
 
 _BASES = r"Msr\.FS_BASE", r"Msr\.GS_BASE", "0xc0000100", "0xc0000101"
+_BASE_FROM_THE_HOST = rf"[gs]et_msr\((?:{'|'.join(_BASES)})\b.*"
 _NESTED_BASES = (*_BASES, r"Msr\.KERNEL_GS_BASE", "0xc0000102")
 _INTEL_LBR = ("0x1c[89]", "0x6[89cd][0-9a-f]", "0xd[cd][0-9a-f]")
 _AMD_LBR = ("0x1d[bcde]", r"Msr\.IA32_LAST\w+")
@@ -250,7 +251,7 @@ SIGNATURES = (
     ),
     Signature(
         "B10",
-        rf"[gs]et_msr\((?:{'|'.join(_BASES)})\b.*",
+        _BASE_FROM_THE_HOST,
         r"(?:done|got\(.*\))",
         "refused",
         without="install",
@@ -259,7 +260,7 @@ SIGNATURES = (
     # What the last filter allows it does not keep from the host either.
     Signature(
         "B10",
-        rf"[gs]et_msr\((?:{'|'.join(_BASES)})\b.*",
+        _BASE_FROM_THE_HOST,
         r"(?:done|got\(.*\))",
         "refused",
         install=rf"^install\(default_deny\(\)\.allow\((?:{'|'.join(_BASES)})\)\) -> done$",
