@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from vmm.cli import options as words
+from vmm.conformance.judge.check import Trouble
 from vmm.conformance.records.status import DONE, Status, epilog
 from vmm.lab import cache
 from vmm.lab.errors import LabError
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
     try:
         return _run(chosen, args)
-    except (LabError, OSError) as error:
+    except (LabError, Trouble, OSError) as error:
         return _complain(str(error))
     except KeyboardInterrupt:
         print("interrupted; --resume goes on", file=sys.stderr)

@@ -342,3 +342,10 @@ def test_a_player_that_fails_is_trouble(monkeypatch, tmp_path):
     monkeypatch.setattr("vmm.conformance.judge.both.found_player", lambda: broken)
     with pytest.raises(Trouble, match=r"^no$"):
         played(cases_of("masks.*"), Options())
+
+
+@pytest.mark.parametrize("named", ["/nowhere", "/", "/etc/passwd"])
+def test_a_player_that_is_no_program_is_named(monkeypatch, named):
+    monkeypatch.setenv("MSRWARD_PLAYER", named)
+    with pytest.raises(Trouble, match=f"^MSRWARD_PLAYER={named} is no program: [^\n]*$"):
+        found_player()

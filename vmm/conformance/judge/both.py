@@ -34,8 +34,13 @@ class DisagreementError(Exception):
 
 
 def found_player() -> Path | None:
-    """Return ``MSRWARD_PLAYER``, or else the player that came with msrward, or None."""
+    """Return ``MSRWARD_PLAYER``, or else the player that came with msrward, or None.
+
+    Trouble if what the variable names cannot be executed.
+    """
     if given := os.environ.get("MSRWARD_PLAYER"):
+        if not (Path(given).is_file() and os.access(given, os.X_OK)):
+            raise Trouble(f"MSRWARD_PLAYER={given} is no program: name a player, or unset it")
         return Path(given)
     beside = Path(sysconfig.get_path("scripts")) / PLAYER
     found = shutil.which(PLAYER)
