@@ -2,14 +2,22 @@
  * Words for what a guest is given beside MSRs, and for what else the host does to a vCPU.
  */
 
-/* What KVM_SET_CPUID2 takes: the vCPU's CPUID as it is now; the caller frees it. */
+/*
+ * What KVM_SET_CPUID2 takes: the vCPU's CPUID as it is now; the caller frees it. An older kernel (6.1)
+ * does not say how many entries it wrote: those that it left are of a leaf that no CPU has.
+ */
 static struct kvm_cpuid2 *cpuid_of(int id)
 {
 	struct kvm_cpuid2 *cpuid = supported_cpuid();
+	__u32 nent = 0;
 
 	cpuid->nent = 512;
+	memset(cpuid->entries, 0xff, 512 * sizeof(cpuid->entries[0]));
 	if (ioctl(vm.vcpus[id].fd, KVM_GET_CPUID2, cpuid) < 0)
 		die("KVM_GET_CPUID2");
+	while (nent < cpuid->nent && cpuid->entries[nent].function != 0xffffffff)
+		nent++;
+	cpuid->nent = nent;
 	return cpuid;
 }
 
