@@ -7,20 +7,26 @@ from typing import Any
 
 from vmm.conformance.language import script as s
 from vmm.conformance.language.case import Case
+from vmm.conformance.oracle.accesses import AccessRules
 from vmm.conformance.oracle.effects import EffectRules
 from vmm.conformance.oracle.exits import ExitRules
 from vmm.conformance.oracle.filters import FilterRules
+from vmm.conformance.oracle.host import HostRules
+from vmm.conformance.oracle.installs import InstallRules
 from vmm.conformance.oracle.levels import LevelRules
+from vmm.conformance.oracle.masks import MaskRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.races import RaceRules
 from vmm.conformance.oracle.shadows import ShadowRules
 from vmm.conformance.oracle.sweeps import SweepRules
 
-Rules = FilterRules | ExitRules | RaceRules | SweepRules | EffectRules | LevelRules | ShadowRules
-Part = type[Model] | type[Rules]
-PARTS: dict[Part, str] = {
+PARTS: dict[type[Any], str] = {
     FilterRules: "filters",
+    MaskRules: "masks",
+    InstallRules: "installs",
+    AccessRules: "accesses",
     ExitRules: "exits",
+    HostRules: "host",
     RaceRules: "races",
     SweepRules: "sweeps",
     EffectRules: "effects",
@@ -28,27 +34,44 @@ PARTS: dict[Part, str] = {
     ShadowRules: "shadows",
 }
 """The parts of a Model, each with the name under which the Model holds it."""
+WHOLE = (Model, MaskRules, InstallRules, AccessRules, HostRules)
+"""Where a rule of a mutant of the Model as a whole may stand; no two have one of the same name."""
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One mistake: ``part`` with the attributes of ``changes`` in place of its own."""
+    """One mistake: ``part`` with the attributes of ``changes`` in place of its own.
+
+    Where ``part`` is the Model, each change is of the one of ``WHOLE`` that has a rule so named.
+    """
 
     name: str
     mistake: str
-    part: Part
+    part: type[Any]
     changes: dict[str, Any]
 
     def model(self, *, ignore_msrs: bool = False) -> Model:
         """Return a Model that makes this mistake and no other."""
-        for name in self.changes:
-            assert name in vars(self.part) or name.startswith("_"), f"{self.name}: no rule {name}"
-        broken = type(self.name, (self.part,), self.changes)
-        if issubclass(broken, Model):
-            return broken(ignore_msrs=ignore_msrs)
-        model = Model(ignore_msrs=ignore_msrs)
-        setattr(model, PARTS[self.part], broken())
+        broken: dict[type[Any], Any] = {Model: Model}
+        for owner, changes in self._by_owner().items():
+            broken[owner] = type(self.name, (owner,), changes)
+        model: Model = broken.pop(Model)(ignore_msrs=ignore_msrs)
+        for owner, part in broken.items():
+            setattr(model, PARTS[owner], part())
         return model
+
+    def _by_owner(self) -> dict[type[Any], dict[str, Any]]:
+        """Return the changes of each part; "_name" is no rule, but what another change calls."""
+        found: dict[type[Any], dict[str, Any]] = {}
+        for name, change in self.changes.items():
+            owners = [
+                each
+                for each in (WHOLE if self.part is Model else (self.part,))
+                if name in vars(each) or (name.startswith("_") and each is self.part)
+            ]
+            assert len(owners) == 1, f"{self.name}: no rule {name}, or more than one"
+            found.setdefault(owners[0], {})[name] = change
+        return found
 
 
 def disagreement(case: Case, model: Model) -> int | None:
@@ -82,6 +105,6 @@ def _is_as_exact(predicted: Any, expected: Any) -> bool:
     return all(_is_as_exact(getattr(predicted, n), getattr(expected, n)) for n in names)
 
 
-def mutant(part: Part, name: str, mistake: str, **changes: Any) -> Mutant:
+def mutant(part: type[Any], name: str, mistake: str, **changes: Any) -> Mutant:
     """Return the mutant whose ``part`` has ``changes`` in place of its own rules."""
     return Mutant(name, mistake, part, changes)

@@ -9,6 +9,7 @@ from typing import Any
 from mutant import mutant
 
 from vmm.conformance.language import script as s
+from vmm.conformance.oracle.accesses import AccessRules
 from vmm.conformance.oracle.filters import NO_FILTER
 from vmm.conformance.oracle.levels import LevelRules
 from vmm.conformance.oracle.model import Model
@@ -48,15 +49,17 @@ def _kept(
             notes.setdefault("merge", set()).discard(number)
         return Model.step(self, vm, action)
 
-    def reason(self: Model, vm: VmState, vcpu: VcpuState, access: s.Access) -> Any:
-        said = Model.reason(self, vm, vcpu, access)
+    def reason(
+        self: AccessRules, model: Any, vm: VmState, vcpu: VcpuState, access: s.Access
+    ) -> Any:
+        said = AccessRules.reason(self, model, vm, vcpu, access)
         is_kept = vcpu.l2 is not None and vcpu.l2.clean and isinstance(access, kinds)
         if not is_kept or access.index not in _PASSED:
             return said
         if (said == MsrExitReason.FILTER) == opens:
             return said
         now, vm.filter = vm.filter, _notes(vm).get(access.vcpu, NO_FILTER)
-        said = Model.reason(self, vm, vcpu, access)
+        said = AccessRules.reason(self, model, vm, vcpu, access)
         vm.filter = now
         return said
 
@@ -105,10 +108,12 @@ def _fails(self: LevelRules, model: Any, vm: VmState, action: s.EnterL2) -> s.St
     return (s.entry_failed("state"),)
 
 
-def _unfiltered(self: Model, vm: VmState, vcpu: VcpuState, access: s.Access) -> Any:
+def _unfiltered(
+    self: AccessRules, model: Any, vm: VmState, vcpu: VcpuState, access: s.Access
+) -> Any:
     if vcpu.l2 is not None and vcpu.l2.clean:
-        return self.failure(vcpu, access)
-    return Model.reason(self, vm, vcpu, access)
+        return self.failure(model, vcpu, access)
+    return AccessRules.reason(self, model, vm, vcpu, access)
 
 
 CLEAN = (

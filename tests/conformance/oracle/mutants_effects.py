@@ -7,6 +7,7 @@ from typing import Any
 from mutant import mutant
 
 from vmm.conformance.language import script as s
+from vmm.conformance.oracle.accesses import AccessRules
 from vmm.conformance.oracle.effects import EffectRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import VmState
@@ -34,20 +35,20 @@ UD: s.Step = (s.Fault(6),)
 def _filtered(*names: str, emulated: bool = False, ends: s.Step = UD, masked: bool = False) -> Any:
     """Return the rule that an instruction fails where its MSR is denied."""
 
-    def execute(self: Model, vm: VmState, action: s.Execute) -> s.Step:
-        right = Model.execute(self, vm, action)
+    def execute(self: AccessRules, model: Model, vm: VmState, action: s.Execute) -> s.Step:
+        right = AccessRules.execute(self, model, vm, action)
         access = s.rdmsr(USED.get(action.instruction, 0), vcpu=action.vcpu)
         if action.instruction not in names or action.emulated != emulated:
             return right
-        if self.races.allowed(self, vm, access) or (masked and not vm.mask):
+        if model.allowed(vm, access) or (masked and not vm.mask):
             return right
         return tuple(ends)
 
     return execute
 
 
-def _stale(self: Model, vm: VmState, action: s.Execute) -> s.Step:
-    right = Model.execute(self, vm, action)
+def _stale(self: AccessRules, model: Model, vm: VmState, action: s.Execute) -> s.Step:
+    right = AccessRules.execute(self, model, vm, action)
     return right if vm.filter is None or not vm.mask else (*right[:-1], s.executed(0))
 
 
@@ -55,10 +56,10 @@ def _no_value(self: EffectRules, action: s.Execute) -> int:
     return 0 if action.emulated else action.value
 
 
-def _changes_star(self: Model, vm: VmState, action: s.Execute) -> s.Step:
+def _changes_star(self: AccessRules, model: Model, vm: VmState, action: s.Execute) -> s.Step:
     if action.instruction == "syscall":
         vm.vcpu(action.vcpu).msrs[Msr.STAR] = action.value << 32
-    return Model.execute(self, vm, action)
+    return AccessRules.execute(self, model, vm, action)
 
 
 EFFECTS = (

@@ -8,6 +8,7 @@ from typing import Any
 from mutant import mutant
 
 from vmm.conformance.language import script as s
+from vmm.conformance.oracle.accesses import AccessRules
 from vmm.conformance.oracle.exits import ExitRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import VcpuState, VmState
@@ -15,27 +16,31 @@ from vmm.msr import FILTER, UNKNOWN, Msr
 
 
 def _unfiltered(kind: type) -> Any:
-    def reason(self: Model, vm: VmState, vcpu: VcpuState, access: s.Access) -> Any:
+    def reason(
+        self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access
+    ) -> Any:
         if access.emulated and isinstance(access, kind):
-            return self.failure(vcpu, access)
-        return Model.reason(self, vm, vcpu, access)
+            return self.failure(model, vcpu, access)
+        return AccessRules.reason(self, model, vm, vcpu, access)
 
     return reason
 
 
-def _failure(self: Model, vcpu: VcpuState, access: s.Access) -> Any:
+def _failure(self: AccessRules, model: Model, vcpu: VcpuState, access: s.Access) -> Any:
     is_base = access.index in (Msr.FS_BASE, Msr.GS_BASE)
-    return UNKNOWN if access.emulated and is_base else Model.failure(self, vcpu, access)
+    return (
+        UNKNOWN if access.emulated and is_base else AccessRules.failure(self, model, vcpu, access)
+    )
 
 
-def _failing(self: Model, vm: VmState, access: s.Access, reason: Any) -> s.Step:
+def _failing(self: AccessRules, model: Model, vm: VmState, access: s.Access, reason: Any) -> s.Step:
     if access.emulated and reason is FILTER:
         return (s.gp,)
-    return Model.failing(self, vm, access, reason)
+    return AccessRules.failing(self, model, vm, access, reason)
 
 
-def _twice(self: Model, vm: VmState, access: s.Access, reason: Any) -> s.Step:
-    events = Model.failing(self, vm, access, reason)
+def _twice(self: AccessRules, model: Model, vm: VmState, access: s.Access, reason: Any) -> s.Step:
+    events = AccessRules.failing(self, model, vm, access, reason)
     return events if not access.emulated or events == (s.gp,) else (events[0], *events)
 
 

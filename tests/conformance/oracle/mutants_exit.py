@@ -9,6 +9,7 @@ from mutant import mutant
 
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.exits import ExitRules
+from vmm.conformance.oracle.host import HostRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import U32, U64, Stage, VcpuState, VmState, regs_before
 from vmm.filter import READ, WRITE
@@ -474,28 +475,28 @@ def _is_denied(model: Model, vm: VmState, index: int, kind: int) -> bool:
     return model.filters.allows(vm.filter, index, kind) is False
 
 
-def _get_filtered(self: Model, vm: VmState, action: s.GetMsr) -> s.Step:
-    if _is_denied(self, vm, action.index, READ):
+def _get_filtered(self: HostRules, model: Model, vm: VmState, action: s.GetMsr) -> s.Step:
+    if _is_denied(model, vm, action.index, READ):
         return (s.refused,)
-    return Model.get_msr(self, vm, action)
+    return HostRules.get_msr(self, model, vm, action)
 
 
-def _get_zeroes(self: Model, vm: VmState, action: s.GetMsr) -> s.Step:
-    if _is_denied(self, vm, action.index, READ):
+def _get_zeroes(self: HostRules, model: Model, vm: VmState, action: s.GetMsr) -> s.Step:
+    if _is_denied(model, vm, action.index, READ):
         return (s.got(0),)
-    return Model.get_msr(self, vm, action)
+    return HostRules.get_msr(self, model, vm, action)
 
 
-def _set_filtered(self: Model, vm: VmState, action: s.SetMsr) -> s.Step:
-    if _is_denied(self, vm, action.index, WRITE):
+def _set_filtered(self: HostRules, model: Model, vm: VmState, action: s.SetMsr) -> s.Step:
+    if _is_denied(model, vm, action.index, WRITE):
         return (s.refused,)
-    return Model.set_msr(self, vm, action)
+    return HostRules.set_msr(self, model, vm, action)
 
 
-def _set_dropped(self: Model, vm: VmState, action: s.SetMsr) -> s.Step:
-    if _is_denied(self, vm, action.index, WRITE):
+def _set_dropped(self: HostRules, model: Model, vm: VmState, action: s.SetMsr) -> s.Step:
+    if _is_denied(model, vm, action.index, WRITE):
         return (s.done,)
-    return Model.set_msr(self, vm, action)
+    return HostRules.set_msr(self, model, vm, action)
 
 
 HOST = (

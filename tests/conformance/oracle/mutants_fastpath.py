@@ -13,8 +13,10 @@ from mutant import mutant
 
 from vmm.conformance.cases.passthrough import PASSED_THROUGH
 from vmm.conformance.language import script as s
+from vmm.conformance.oracle.accesses import AccessRules
 from vmm.conformance.oracle.exits import ExitRules
 from vmm.conformance.oracle.filters import FilterRules
+from vmm.conformance.oracle.host import HostRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import VcpuState, VmState
 from vmm.filter import READ, WRITE
@@ -28,10 +30,12 @@ Way = Callable[[VmState, VcpuState, s.Access], bool]
 def _bypass(way: Way) -> dict[str, Any]:
     """Return the rules of a kernel that handles at once what ``way`` says."""
 
-    def reason(self: Model, vm: VmState, vcpu: VcpuState, access: s.Access) -> Any:
+    def reason(
+        self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access
+    ) -> Any:
         if way(vm, vcpu, access):
-            return self.failure(vcpu, access)
-        return Model.reason(self, vm, vcpu, access)
+            return self.failure(model, vcpu, access)
+        return AccessRules.reason(self, model, vm, vcpu, access)
 
     return {"reason": reason}
 
@@ -39,9 +43,9 @@ def _bypass(way: Way) -> dict[str, Any]:
 def _noting_cpuid(way: Callable[[bool], bool]) -> dict[str, Any]:
     """Return the rules of a kernel whose short way depends on CPUID's TSC_DEADLINE."""
 
-    def set_cpuid(self: Model, vm: VmState, action: s.SetCpuid) -> s.Step:
+    def set_cpuid(self: HostRules, vm: VmState, action: s.SetCpuid) -> s.Step:
         vars(vm).setdefault("_deadline", {})[action.vcpu] = action.on
-        return Model.set_cpuid(self, vm, action)
+        return HostRules.set_cpuid(self, vm, action)
 
     def is_short(vm: VmState, vcpu: VcpuState, access: s.Access) -> bool:
         said = vars(vm).get("_deadline", {}).get(access.vcpu)
@@ -91,10 +95,12 @@ def _ranges_only(self: FilterRules, filter_: Any, index: int, kind: int) -> Any:
     return FilterRules.allows(self, filter_, index, kind)
 
 
-def _untold_is_done(self: Model, vm: VmState, access: s.Access, reason: Any) -> s.Step:
+def _untold_is_done(
+    self: AccessRules, model: Model, vm: VmState, access: s.Access, reason: Any
+) -> s.Step:
     if reason == FILTER and _is_deadline_write(vm, VcpuState(), access) and not vm.mask & FILTER:
         return (s.wrote,)
-    return Model.failing(self, vm, access, reason)
+    return AccessRules.failing(self, model, vm, access, reason)
 
 
 def _error_ignored(self: Any, access: s.Access, reply: s.Reply) -> s.Event:
@@ -121,9 +127,9 @@ def _passed_in_x2apic_mode(vm: VmState, vcpu: VcpuState, access: s.Access) -> bo
 def _reopened_by_cpuid(msr: Msr) -> dict[str, Any]:
     """Return the rules of a kernel whose KVM_SET_CPUID2 passes ``msr`` through for a while."""
 
-    def set_cpuid(self: Model, vm: VmState, action: s.SetCpuid) -> s.Step:
+    def set_cpuid(self: HostRules, vm: VmState, action: s.SetCpuid) -> s.Step:
         vars(vm).setdefault("_open", {})[action.vcpu] = vm.filter
-        return Model.set_cpuid(self, vm, action)
+        return HostRules.set_cpuid(self, vm, action)
 
     def way(vm: VmState, vcpu: VcpuState, access: s.Access) -> bool:
         opened = vars(vm).get("_open", {})

@@ -9,6 +9,7 @@ from typing import Any
 from mutant import mutant
 
 from vmm.conformance.language import script as s
+from vmm.conformance.oracle.accesses import AccessRules
 from vmm.conformance.oracle.exits import ExitRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import U32, VcpuState, VmState, regs_before
@@ -24,10 +25,12 @@ def _is(form: str, kind: Any = (s.Rdmsr, s.Wrmsr)) -> Which:
 def _unasked(which: Which) -> Any:
     """Return the rule of a kernel that asks no filter for some accesses."""
 
-    def reason(self: Model, vm: VmState, vcpu: VcpuState, access: s.Access) -> Any:
+    def reason(
+        self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access
+    ) -> Any:
         if which(access):
-            return self.failure(vcpu, access)
-        return Model.reason(self, vm, vcpu, access)
+            return self.failure(model, vcpu, access)
+        return AccessRules.reason(self, model, vm, vcpu, access)
 
     return reason
 
@@ -52,24 +55,24 @@ def _of_rcx(access: s.Access) -> s.Access:
     return replace(access, index=access.index ^ U32) if is_immediate else access
 
 
-def _window(self: Model, vm: VmState, vcpu: VcpuState, access: s.Access) -> Any:
+def _window(self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access) -> Any:
     inside = X2APIC_FIRST <= access.index <= X2APIC_LAST
     is_denied = vm.filter is not None and not vm.filter.default_allows
     if access.form != "register" and inside and is_denied:
-        return self.denied(access)
-    return Model.reason(self, vm, vcpu, access)
+        return self.denied(model, access)
+    return AccessRules.reason(self, model, vm, vcpu, access)
 
 
-def _tells(self: Model, vm: VmState, access: s.Access, reason: Any) -> s.Step:
+def _tells(self: AccessRules, model: Model, vm: VmState, access: s.Access, reason: Any) -> s.Step:
     if access.form == "register":
-        return Model.failing(self, vm, access, reason)
-    return (self.exits.exit(access, reason), self.exits.outcome(access, access.reply))
+        return AccessRules.failing(self, model, vm, access, reason)
+    return (model.exits.exit(access, reason), model.exits.outcome(access, access.reply))
 
 
-def _writes(self: Model, vm: VmState, access: s.Access, reason: Any) -> s.Step:
+def _writes(self: AccessRules, model: Model, vm: VmState, access: s.Access, reason: Any) -> s.Step:
     if access.form != "register" and isinstance(access, s.Wrmsr):
         vm.vcpu(access.vcpu).msrs[access.index] = access.value
-    return Model.failing(self, vm, access, reason)
+    return AccessRules.failing(self, model, vm, access, reason)
 
 
 def _lengths(**lengths: int) -> Any:

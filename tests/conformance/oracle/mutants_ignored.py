@@ -8,6 +8,7 @@ from typing import Any
 from mutant import mutant
 
 from vmm.conformance.language import script as s
+from vmm.conformance.oracle.accesses import AccessRules
 from vmm.conformance.oracle.model import Model
 from vmm.msr import FILTER, INVAL, UNKNOWN
 
@@ -15,31 +16,31 @@ Rule = Callable[..., Any]
 
 
 def _silent_before(mask_has: Callable[[int], bool]) -> Rule:
-    def access(self: Model, vm: Any, access: s.Access) -> s.Step:
-        if self.is_ignored(access.index & 0xFFFF_FFFF) and mask_has(vm.mask):
+    def access(self: AccessRules, model: Model, vm: Any, access: s.Access) -> s.Step:
+        if self.is_ignored(model, access.index & 0xFFFF_FFFF) and mask_has(vm.mask):
             return (self.ignored(vm.vcpu(access.vcpu), access),)
-        return Model.access(self, vm, access)
+        return AccessRules.access(self, model, vm, access)
 
     return access
 
 
 def _only(kind: type) -> Rule:
-    def ignored(self: Model, vcpu: Any, access: s.Access) -> s.Event:
-        return Model.ignored(self, vcpu, access) if isinstance(access, kind) else s.gp
+    def ignored(self: AccessRules, vcpu: Any, access: s.Access) -> s.Event:
+        return AccessRules.ignored(self, vcpu, access) if isinstance(access, kind) else s.gp
 
     return ignored
 
 
 def _silent_failures(reason: int) -> Rule:
-    def failing(self: Model, vm: Any, access: s.Access, why: Any) -> s.Step:
-        if self.ignore_msrs and why & reason:
+    def failing(self: AccessRules, model: Model, vm: Any, access: s.Access, why: Any) -> s.Step:
+        if model.ignore_msrs and why & reason:
             return (self.ignored(vm.vcpu(access.vcpu), access),)
-        return Model.failing(self, vm, access, why)
+        return AccessRules.failing(self, model, vm, access, why)
 
     return failing
 
 
-def _stored(self: Model, vcpu: Any, access: s.Access) -> s.Event:
+def _stored(self: AccessRules, vcpu: Any, access: s.Access) -> s.Event:
     index = access.index & 0xFFFF_FFFF
     if isinstance(access, s.Wrmsr):
         vcpu.msrs[index] = access.value & 0xFFFF_FFFF_FFFF_FFFF
@@ -47,7 +48,7 @@ def _stored(self: Model, vcpu: Any, access: s.Access) -> s.Event:
     return s.returned(vcpu.msrs.get(index, 0))
 
 
-def _registers_kept(self: Model, vcpu: Any, access: s.Access) -> s.Event:
+def _registers_kept(self: AccessRules, vcpu: Any, access: s.Access) -> s.Event:
     return s.wrote if isinstance(access, s.Wrmsr) else s.returned(access.before)
 
 
@@ -68,19 +69,21 @@ IGNORING = (
         Model,
         "unknown_exits_in_spite",
         "UNKNOWN exits happen in spite of ignore_msrs.",
-        is_ignored=lambda self, index: False,
+        is_ignored=lambda self, model, index: False,
     ),
     mutant(
         Model,
         "ignored_only_if_untold",
         "ignore_msrs only replaces the #GP: where UNKNOWN is told, the access still exits.",
-        failure=lambda self, vcpu, access: (
-            UNKNOWN if self.is_ignored(access.index) else Model.failure(self, vcpu, access)
+        failure=lambda self, model, vcpu, access: (
+            UNKNOWN
+            if self.is_ignored(model, access.index)
+            else AccessRules.failure(self, model, vcpu, access)
         ),
-        failing=lambda self, vm, access, why: (
+        failing=lambda self, model, vm, access, why: (
             (s.wrote if isinstance(access, s.Wrmsr) else s.returned(0),)
-            if self.ignore_msrs and why == UNKNOWN and not vm.mask & UNKNOWN
-            else Model.failing(self, vm, access, why)
+            if model.ignore_msrs and why == UNKNOWN and not vm.mask & UNKNOWN
+            else AccessRules.failing(self, model, vm, access, why)
         ),
     ),
     mutant(

@@ -10,6 +10,8 @@ from typing import Any
 from mutant import mutant
 
 from vmm.conformance.language import script as s
+from vmm.conformance.oracle.accesses import AccessRules
+from vmm.conformance.oracle.installs import InstallRules
 from vmm.conformance.oracle.levels import LevelRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.races import RaceRules
@@ -34,10 +36,12 @@ def _notes(vm: VmState) -> dict[Any, Any]:
 def _bypass(which: Which) -> dict[str, Any]:
     """Return the rules of a kernel that asks no filter for some accesses of an L2."""
 
-    def reason(self: Model, vm: VmState, vcpu: VcpuState, access: s.Access) -> Any:
+    def reason(
+        self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access
+    ) -> Any:
         if vcpu.l2 is not None and which(access):
-            return self.failure(vcpu, access)
-        return Model.reason(self, vm, vcpu, access)
+            return self.failure(model, vcpu, access)
+        return AccessRules.reason(self, model, vm, vcpu, access)
 
     return {"reason": reason}
 
@@ -48,16 +52,18 @@ def _stale(which: Which, *, forever: bool = False, opens: bool = True) -> dict[s
     ``forever`` is that of the first entry; not ``opens`` says that it alone cannot allow.
     """
 
-    def reason(self: Model, vm: VmState, vcpu: VcpuState, access: s.Access) -> Any:
+    def reason(
+        self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access
+    ) -> Any:
         if vcpu.l2 is None:
-            return Model.reason(self, vm, vcpu, access)
+            return AccessRules.reason(self, model, vm, vcpu, access)
         key = access.vcpu if forever else (access.vcpu, id(vcpu.l2))
         found = _notes(vm).setdefault(key, vm.filter)
         now, vm.filter = vm.filter, found if which(access) else vm.filter
-        said = Model.reason(self, vm, vcpu, access)
+        said = AccessRules.reason(self, model, vm, vcpu, access)
         vm.filter = now
         is_open = not isinstance(said, MsrExitReason)
-        return said if opens or not is_open else Model.reason(self, vm, vcpu, access)
+        return said if opens or not is_open else AccessRules.reason(self, model, vm, vcpu, access)
 
     return {"reason": reason}
 
@@ -70,44 +76,52 @@ def _is_write(access: s.Access) -> bool:
     return isinstance(access, s.Wrmsr)
 
 
-def _mask_of_entry(self: Model, vm: VmState, access: s.Access, reason: MsrExitReason) -> s.Step:
+def _mask_of_entry(
+    self: AccessRules, model: Model, vm: VmState, access: s.Access, reason: MsrExitReason
+) -> s.Step:
     l2 = vm.vcpu(access.vcpu).l2
     now = vm.mask
     if l2 is not None:
         vm.mask = _notes(vm).setdefault((access.vcpu, id(l2)), vm.mask)
-    left = Model.failing(self, vm, access, reason)
+    left = AccessRules.failing(self, model, vm, access, reason)
     vm.mask = now
     return left
 
 
-def _untold_is_l1s(self: Model, vm: VmState, access: s.Access, reason: MsrExitReason) -> s.Step:
+def _untold_is_l1s(
+    self: AccessRules, model: Model, vm: VmState, access: s.Access, reason: MsrExitReason
+) -> s.Step:
     vcpu = vm.vcpu(access.vcpu)
-    if vcpu.l2 is None or self.is_told(vm.mask, reason):
-        return Model.failing(self, vm, access, reason)
+    if vcpu.l2 is None or model.masks.is_told(vm.mask, reason):
+        return AccessRules.failing(self, model, vm, access, reason)
     vcpu.l2 = None
     return (s.L1Exit("other"),)
 
 
-def _exit_ends_l2(self: Model, vm: VmState, access: s.Access, reason: MsrExitReason) -> s.Step:
-    if self.is_told(vm.mask, reason):
+def _exit_ends_l2(
+    self: AccessRules, model: Model, vm: VmState, access: s.Access, reason: MsrExitReason
+) -> s.Step:
+    if model.masks.is_told(vm.mask, reason):
         vm.vcpu(access.vcpu).l2 = None
-    return Model.failing(self, vm, access, reason)
+    return AccessRules.failing(self, model, vm, access, reason)
 
 
 def _writes_all_the_same(
-    self: Model, vm: VmState, access: s.Access, reason: MsrExitReason
+    self: AccessRules, model: Model, vm: VmState, access: s.Access, reason: MsrExitReason
 ) -> s.Step:
     vcpu = vm.vcpu(access.vcpu)
     if vcpu.l2 is not None and isinstance(access, s.Wrmsr):
         vcpu.msrs[access.index] = access.value
-    return Model.failing(self, vm, access, reason)
+    return AccessRules.failing(self, model, vm, access, reason)
 
 
-def _window_filtered(self: Model, vm: VmState, vcpu: VcpuState, access: s.Access) -> Any:
+def _window_filtered(
+    self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access
+) -> Any:
     inside = X2APIC_FIRST <= access.index <= X2APIC_LAST
     if vcpu.l2 is not None and inside and vm.filter is not None and not vm.filter.default_allows:
-        return self.denied(access)
-    return Model.reason(self, vm, vcpu, access)
+        return self.denied(model, access)
+    return AccessRules.reason(self, model, vm, vcpu, access)
 
 
 # --- who gets an access ---------------------------------------------------------------------------
@@ -273,10 +287,10 @@ def _call_is_an_exit(self: LevelRules, model: Any, vm: VmState, action: s.LeaveL
 # --- what the host does meanwhile -----------------------------------------------------------------
 
 
-def _busy_with_l2(self: Model, vm: VmState, action: s.Install) -> s.Step:
+def _busy_with_l2(self: InstallRules, model: Model, vm: VmState, action: s.Install) -> s.Step:
     if any(vcpu.l2 is not None for vcpu in vm.vcpus.values()):
         return (s.rejected(EBUSY),)
-    return Model.install(self, vm, action)
+    return InstallRules.install(self, model, vm, action)
 
 
 def _cannot_close(self: RaceRules, model: Any, vm: VmState, action: s.CloseVcpu) -> s.Step:

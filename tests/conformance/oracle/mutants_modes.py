@@ -8,6 +8,7 @@ from typing import Any
 from mutant import mutant
 
 from vmm.conformance.language import script as s
+from vmm.conformance.oracle.accesses import AccessRules
 from vmm.conformance.oracle.exits import ExitRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import U32, VcpuState, VmState
@@ -15,35 +16,37 @@ from vmm.msr import FILTER, MsrExitReason
 
 
 def _unfiltered(*modes: str) -> Any:
-    def reason(self: Model, vm: VmState, vcpu: VcpuState, access: s.Access) -> Any:
+    def reason(
+        self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access
+    ) -> Any:
         if access.mode in modes:
-            return self.failure(vcpu, access)
-        return Model.reason(self, vm, vcpu, access)
+            return self.failure(model, vcpu, access)
+        return AccessRules.reason(self, model, vm, vcpu, access)
 
     return reason
 
 
-def _user_exits(self: Model, vm: VmState, access: s.Access) -> s.Step:
-    if access.mode == "user" and self.reason(vm, vm.vcpu(access.vcpu), access) is FILTER:
-        return self.failing(vm, access, FILTER)
-    return Model.access(self, vm, access)
+def _user_exits(self: AccessRules, model: Model, vm: VmState, access: s.Access) -> s.Step:
+    if access.mode == "user" and self.reason(model, vm, vm.vcpu(access.vcpu), access) is FILTER:
+        return self.failing(model, vm, access, FILTER)
+    return AccessRules.access(self, model, vm, access)
 
 
-def _user_exits_in_emulator(self: Model, access: s.Access) -> bool:
-    return access.emulated or Model.is_privileged(self, access)
+def _user_exits_in_emulator(self: AccessRules, access: s.Access) -> bool:
+    return access.emulated or AccessRules.is_privileged(self, access)
 
 
-def _user_writes(self: Model, vm: VmState, access: s.Access) -> s.Step:
+def _user_writes(self: AccessRules, model: Model, vm: VmState, access: s.Access) -> s.Step:
     if access.mode == "user" and isinstance(access, s.Wrmsr):
         vm.vcpu(access.vcpu).msrs[access.index] = access.value
-    return Model.access(self, vm, access)
+    return AccessRules.access(self, model, vm, access)
 
 
-def _user_is_told(self: Model, vm: VmState, access: s.Access) -> s.Step:
-    reason = self.reason(vm, vm.vcpu(access.vcpu), access)
+def _user_is_told(self: AccessRules, model: Model, vm: VmState, access: s.Access) -> s.Step:
+    reason = self.reason(model, vm, vm.vcpu(access.vcpu), access)
     if access.mode == "user" and isinstance(reason, MsrExitReason) and reason is not FILTER:
-        return self.failing(vm, access, reason)
-    return Model.access(self, vm, access)
+        return self.failing(model, vm, access, reason)
+    return AccessRules.access(self, model, vm, access)
 
 
 def _halves_kept(self: ExitRules, access: s.Access, reply: s.Reply) -> s.Event:
@@ -84,14 +87,16 @@ def _no_step(self: ExitRules, access: s.Access, event: s.Event) -> s.Event:
     return ExitRules.done(self, silent, event)
 
 
-def _is_told(self: Model, vm: VmState, access: s.Access, reason: Any) -> s.Step:
+def _is_told(self: AccessRules, model: Model, vm: VmState, access: s.Access, reason: Any) -> s.Step:
     if access.mode in ("real", "smm"):
         return (s.gp,)
-    return Model.failing(self, vm, access, reason)
+    return AccessRules.failing(self, model, vm, access, reason)
 
 
-def _in_smm(self: Model, vcpu: VcpuState, access: s.Access, reason: Any) -> s.Event:
-    return Model.perform(self, vcpu, replace(access, mode="long"), reason)
+def _in_smm(
+    self: AccessRules, model: Model, vcpu: VcpuState, access: s.Access, reason: Any
+) -> s.Event:
+    return AccessRules.perform(self, model, vcpu, replace(access, mode="long"), reason)
 
 
 MODES = (

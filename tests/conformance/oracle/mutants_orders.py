@@ -8,6 +8,7 @@ from typing import Any
 from mutant import Mutant, mutant
 
 from vmm.conformance.language import script as s
+from vmm.conformance.oracle.accesses import AccessRules
 from vmm.conformance.oracle.filters import NO_FILTER
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import VcpuState, VmState
@@ -53,10 +54,12 @@ def _passes_star(is_later: Is) -> dict[str, Any]:
             vars(vm)["_passes"] = True
         return left
 
-    def reason(self: Model, vm: VmState, vcpu: VcpuState, access: s.Access) -> Any:
+    def reason(
+        self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access
+    ) -> Any:
         if vars(vm).get("_passes") and access.index == Msr.STAR:
-            return self.failure(vcpu, access)
-        return Model.reason(self, vm, vcpu, access)
+            return self.failure(model, vcpu, access)
+        return AccessRules.reason(self, model, vm, vcpu, access)
 
     return {"step": step, "reason": reason}
 

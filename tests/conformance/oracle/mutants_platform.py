@@ -8,6 +8,9 @@ from typing import Any
 from mutant import mutant
 
 from vmm.conformance.language import script as s
+from vmm.conformance.oracle.accesses import AccessRules
+from vmm.conformance.oracle.host import HostRules
+from vmm.conformance.oracle.masks import MaskRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import VcpuState, VmState
 
@@ -17,39 +20,41 @@ Opened = Callable[[VmState, VcpuState, s.Access], bool]
 def _asks_no_filter(opened: Opened) -> Any:
     """Return the rule of a kernel that asks no filter once something was ``opened``."""
 
-    def reason(self: Model, vm: VmState, vcpu: VcpuState, access: s.Access) -> Any:
+    def reason(
+        self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access
+    ) -> Any:
         if opened(vm, vcpu, access):
-            return self.failure(vcpu, access)
-        return Model.reason(self, vm, vcpu, access)
+            return self.failure(model, vcpu, access)
+        return AccessRules.reason(self, model, vm, vcpu, access)
 
     return reason
 
 
-def _noting_exits(self: Model, vm: VmState, action: s.EnableCap) -> s.Step:
+def _noting_exits(self: MaskRules, vm: VmState, action: s.EnableCap) -> s.Step:
     if action.cap == s.KVM_CAP_X86_DISABLE_EXITS:
         vars(vm)["_disabled"] = action.args[0]
-    return Model.enable_cap(self, vm, action)
+    return MaskRules.enable_cap(self, vm, action)
 
 
-def _noting_cpuid(self: Model, vm: VmState, action: s.SetCpuid | s.SetCpuidBits) -> s.Step:
+def _noting_cpuid(self: HostRules, vm: VmState, action: s.SetCpuid | s.SetCpuidBits) -> s.Step:
     is_bare = isinstance(action, s.SetCpuid) and action.feature == "everything" and not action.on
     vars(vm)["_bare"] = is_bare
-    return Model.set_cpuid(self, vm, action)
+    return HostRules.set_cpuid(self, vm, action)
 
 
-def _noting_shstk(self: Model, vm: VmState, action: s.SetCpuid | s.SetCpuidBits) -> s.Step:
+def _noting_shstk(self: HostRules, vm: VmState, action: s.SetCpuid | s.SetCpuidBits) -> s.Step:
     vars(vm)["_shstk"] = isinstance(action, s.SetCpuidBits) and action.leaf == 7
-    return Model.set_cpuid(self, vm, action)
+    return HostRules.set_cpuid(self, vm, action)
 
 
-def _only_pending(self: Model, vcpu: VcpuState) -> None:
+def _only_pending(self: HostRules, vcpu: VcpuState) -> None:
     stage = vcpu.stage
-    Model.reset(self, vcpu)
+    HostRules.reset(self, vcpu)
     vcpu.stage = stage
 
 
-def _exists_all_the_same(self: Model, vm: VmState, action: s.CreateVcpu) -> s.Step:
-    events = Model.create_vcpu(self, vm, action)
+def _exists_all_the_same(self: HostRules, vm: VmState, action: s.CreateVcpu) -> s.Step:
+    events = HostRules.create_vcpu(self, vm, action)
     vm.vcpu(action.vcpu)
     return events
 
@@ -109,7 +114,7 @@ PLATFORM = (
         Model,
         "records_are_forgotten",
         "Branch records that came on while they were denied are unknown later (B34).",
-        is_lbr=lambda self, vcpu, index: False,
+        is_lbr=lambda self, model, vcpu, index: False,
     ),
     mutant(
         Model,
@@ -127,7 +132,7 @@ PLATFORM = (
         Model,
         "neither_old_nor_new",
         "An access that a filter on its way denies may end in any way that is no exit (B10).",
-        between=lambda self, vm, vcpu, access: s.unfiltered,
+        between=lambda self, model, vm, vcpu, access: s.unfiltered,
     ),
     mutant(
         Model,

@@ -11,6 +11,7 @@ from mutant import mutant
 
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.filters import NO_FILTER, Installed
+from vmm.conformance.oracle.installs import InstallRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.races import NATIVE, RaceRules
 from vmm.conformance.oracle.state import Stall, VmState, Wait
@@ -452,8 +453,8 @@ def _in_force_when_done(
     return events
 
 
-def _publish_when_done(self: RaceRules, vm: VmState, name: str) -> s.Step:
-    events = RaceRules.returns(self, vm, name)
+def _publish_when_done(self: RaceRules, model: Model, vm: VmState, name: str) -> s.Step:
+    events = RaceRules.returns(self, model, vm, name)
     if events == (s.done,):
         vm.filter = _notes(vm, "late").pop(name, vm.filter)
     return events
@@ -467,16 +468,16 @@ def _failing_waits(
     return RaceRules.land(self, vm, name, old, events)
 
 
-def _never_returns(self: RaceRules, vm: VmState, name: str) -> s.Step:
-    return (s.blocked,) if name in vm.waits else RaceRules.returns(self, vm, name)
+def _never_returns(self: RaceRules, model: Model, vm: VmState, name: str) -> s.Step:
+    return (s.blocked,) if name in vm.waits else RaceRules.returns(self, model, vm, name)
 
 
-def _returns_anyway(self: RaceRules, vm: VmState, name: str) -> s.Step:
-    events = RaceRules.returns(self, vm, name)
+def _returns_anyway(self: RaceRules, model: Model, vm: VmState, name: str) -> s.Step:
+    events = RaceRules.returns(self, model, vm, name)
     return (s.done,) if events == (s.blocked,) else events
 
 
-def _first_free(self: RaceRules, vm: VmState, wait: Wait) -> bool:
+def _first_free(self: InstallRules, vm: VmState, wait: Wait) -> bool:
     return bool(wait.readers) and wait.readers <= set(vm.parked.values())
 
 
@@ -499,13 +500,13 @@ def _mask_waits(self: RaceRules, vm: VmState, action: s.Action, events: s.Step) 
 
 WAITING = (
     mutant(
-        RaceRules,
+        InstallRules,
         "install_waits_for_nobody",
         "An install returns, and frees the old filter, while a vCPU may be using it.",
         has_readers=lambda self, vm: False,
     ),
     mutant(
-        RaceRules,
+        InstallRules,
         "install_waits_for_the_gone",
         "An install waits for a vCPU that was inside the kernel some time before.",
         has_readers=lambda self, vm: vm.parks > 0,
@@ -536,7 +537,7 @@ WAITING = (
         returns=_returns_anyway,
     ),
     mutant(
-        RaceRules,
+        InstallRules,
         "first_reader_frees",
         "An install returns when the first of several readers is gone.",
         is_held=_first_free,
@@ -560,10 +561,10 @@ WAITING = (
 # --- who installs ---------------------------------------------------------------------------------
 
 
-def _refused_but_clears(self: Model, vm: VmState, action: s.Install) -> s.Step:
-    if self.races.is_foreign(action):
+def _refused_but_clears(self: InstallRules, model: Model, vm: VmState, action: s.Install) -> s.Step:
+    if self.is_foreign(action):
         vm.filter = NO_FILTER
-    return Model.install(self, vm, action)
+    return InstallRules.install(self, model, vm, action)
 
 
 def _compat(change: Callable[[MsrFilter], MsrFilter]) -> Any:
@@ -592,7 +593,7 @@ def _shifted(new: MsrFilter) -> MsrFilter:
 
 CALLING = (
     mutant(
-        RaceRules,
+        InstallRules,
         "child_installs",
         "A forked child may install.",
         is_foreign=lambda self, action: False,
@@ -604,83 +605,83 @@ CALLING = (
         install=_refused_but_clears,
     ),
     mutant(
-        RaceRules,
+        InstallRules,
         "compat_enotty",
         "The compat number is ENOTTY for a 32-bit caller.",
         numbers=lambda self, caller: (NATIVE,),
     ),
     mutant(
-        RaceRules,
+        InstallRules,
         "compat_number_for_all",
         "The compat number installs for a 64-bit caller.",
-        numbers=lambda self, caller: RaceRules.numbers(self, "compat"),
+        numbers=lambda self, caller: InstallRules.numbers(self, "compat"),
     ),
     mutant(
-        RaceRules,
+        InstallRules,
         "compat_native_enotty",
         "The native number is ENOTTY for a 32-bit caller.",
         numbers=lambda self, caller: tuple(
             each
-            for each in RaceRules.numbers(self, caller)
+            for each in InstallRules.numbers(self, caller)
             if (each == NATIVE) != (caller == "compat")
         ),
     ),
     mutant(
-        RaceRules,
+        InstallRules,
         "compat_range_flags_not_judged",
         "A 32-bit caller's range flags are cut to the two that exist.",
         argument=_each_range(lambda each: replace(each, flags=each.flags & 3 or 3)),
     ),
     mutant(
-        RaceRules,
+        InstallRules,
         "compat_filter_flags_not_judged",
         "A 32-bit caller's filter flags are cut to the one that exists.",
         argument=_compat(lambda new: replace(new, flags=new.flags & 1)),
     ),
     mutant(
-        RaceRules,
+        InstallRules,
         "compat_size_not_judged",
         "A 32-bit caller's range that is too large is cut to the limit.",
         argument=_each_range(lambda each: replace(each, nmsrs=min(each.nmsrs, 0x3000))),
     ),
     mutant(
-        RaceRules,
+        InstallRules,
         "compat_bad_bitmap_denies",
         "A 32-bit caller's bitmap that cannot be read counts as one of zeroes.",
         argument=_each_range(_read_anyway),
     ),
     mutant(
-        RaceRules,
+        InstallRules,
         "compat_half_the_bitmap",
         "Of a 32-bit caller's bitmap the first half is copied.",
         argument=_each_range(_half),
     ),
     mutant(
-        RaceRules,
+        InstallRules,
         "compat_wrong_layout",
         "A 32-bit caller's ranges are read in steps of 24 bytes instead of 16.",
         argument=_compat(_shifted),
     ),
     mutant(
-        RaceRules,
+        InstallRules,
         "compat_first_range_only",
         "Of a 32-bit caller's ranges only the first one counts.",
         argument=_compat(lambda new: replace(new, ranges=new.ranges[:1])),
     ),
     mutant(
-        RaceRules,
+        InstallRules,
         "compat_last_slot_lost",
         "A 32-bit caller's slot 15 is left out.",
         argument=_compat(lambda new: replace(new, ranges=new.ranges[:15])),
     ),
     mutant(
-        RaceRules,
+        InstallRules,
         "compat_default_lost",
         "A 32-bit caller's filter always allows by default.",
         argument=_compat(lambda new: replace(new, flags=new.flags & ~1)),
     ),
     mutant(
-        RaceRules,
+        InstallRules,
         "compat_base_is_signed",
         "A 32-bit caller's base loses its highest bit.",
         argument=_each_range(lambda each: replace(each, base=each.base & 0x7FFF_FFFF)),
@@ -776,7 +777,7 @@ SPINNING = (
         allowed=_spinners_early,
     ),
     mutant(
-        RaceRules,
+        InstallRules,
         "spinning_vcpu_blocks_installs",
         "An install waits for a vCPU that stays in the guest.",
         has_readers=lambda self, vm: bool(vm.parked or vm.spins),

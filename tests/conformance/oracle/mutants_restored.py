@@ -10,6 +10,7 @@ from typing import Any
 from mutant import mutant
 
 from vmm.conformance.language import script as s
+from vmm.conformance.oracle.accesses import AccessRules
 from vmm.conformance.oracle.filters import NO_FILTER
 from vmm.conformance.oracle.levels import LevelRules
 from vmm.conformance.oracle.model import Model
@@ -51,8 +52,10 @@ def _as_before(*, opens: bool = False) -> dict[str, Any]:
             taken_to(vm, vm.vcpu(action.vcpu), vm.saved[action.vcpu])
         return Model.step(self, vm, action)
 
-    def reason(self: Model, vm: VmState, vcpu: VcpuState, access: s.Access) -> Any:
-        said, notes = Model.reason(self, vm, vcpu, access), _notes(vm)
+    def reason(
+        self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access
+    ) -> Any:
+        said, notes = AccessRules.reason(self, model, vm, vcpu, access), _notes(vm)
         notes[id(vcpu), "ran"] = vm.filter
         if vcpu.l2 is None or vcpu.l2 is not notes.get((id(vcpu), "l2")):
             return said
@@ -60,7 +63,7 @@ def _as_before(*, opens: bool = False) -> dict[str, Any]:
         if access.index not in _PASSED or denied_now == opens:
             return said
         now, vm.filter = vm.filter, notes[id(vcpu), "old"]
-        said = Model.reason(self, vm, vcpu, access)
+        said = AccessRules.reason(self, model, vm, vcpu, access)
         vm.filter = now
         return said
 
@@ -169,18 +172,20 @@ def _busy(self: LevelRules, vm: VmState, vcpu: VcpuState, l2: L2) -> s.Step:
     return LevelRules.taken_to(self, vm, vcpu, l2)
 
 
-def _window(self: Model, vm: VmState, vcpu: VcpuState, access: s.Access) -> Any:
+def _window(self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access) -> Any:
     inside = X2APIC_FIRST <= access.index <= X2APIC_LAST
     is_denied = vm.filter is not None and not vm.filter.default_allows
     if vcpu.l2 is not None and access.vcpu in vm.saved and inside and is_denied:
-        return self.denied(access)
-    return Model.reason(self, vm, vcpu, access)
+        return self.denied(model, access)
+    return AccessRules.reason(self, model, vm, vcpu, access)
 
 
-def _unfiltered(self: Model, vm: VmState, vcpu: VcpuState, access: s.Access) -> Any:
+def _unfiltered(
+    self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access
+) -> Any:
     if vcpu.l2 is not None and access.vcpu in vm.saved:
-        return self.failure(vcpu, access)
-    return Model.reason(self, vm, vcpu, access)
+        return self.failure(model, vcpu, access)
+    return AccessRules.reason(self, model, vm, vcpu, access)
 
 
 RESTORED = (

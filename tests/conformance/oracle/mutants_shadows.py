@@ -8,6 +8,7 @@ from mutant import mutant
 
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.exits import ExitRules
+from vmm.conformance.oracle.host import HostRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.shadows import ShadowRules
 from vmm.conformance.oracle.state import Stage, VcpuState, VmState
@@ -53,9 +54,9 @@ def _stays_taken(self: ShadowRules, vcpu: VcpuState, outcome: s.Event) -> s.Even
     return event
 
 
-def _busy(self: Model, vm: VmState, action: s.GetMpState) -> s.Step:
+def _busy(self: HostRules, vm: VmState, action: s.GetMpState) -> s.Step:
     vcpu = vm.vcpu(action.vcpu)
-    return (s.got(3),) if vcpu.stage is Stage.EXITED else Model.get_mp_state(self, vm, action)
+    return (s.got(3),) if vcpu.stage is Stage.EXITED else HostRules.get_mp_state(self, vm, action)
 
 
 SHADOWS = (

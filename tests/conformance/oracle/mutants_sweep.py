@@ -7,6 +7,7 @@ from typing import Any
 from mutant import mutant
 
 from vmm.conformance.language import script as s
+from vmm.conformance.oracle.accesses import AccessRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import VcpuState, VmState
 from vmm.conformance.oracle.sweeps import SweepRules
@@ -15,10 +16,12 @@ from vmm.conformance.oracle.sweeps import SweepRules
 def _bypassed(kind: type, *indices: int) -> Any:
     """Return the rule of a kernel that asks no filter for these MSRs."""
 
-    def reason(self: Model, vm: VmState, vcpu: VcpuState, access: s.Access) -> Any:
+    def reason(
+        self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access
+    ) -> Any:
         if isinstance(access, kind) and access.index in indices:
-            return self.failure(vcpu, access)
-        return Model.reason(self, vm, vcpu, access)
+            return self.failure(model, vcpu, access)
+        return AccessRules.reason(self, model, vm, vcpu, access)
 
     return reason
 

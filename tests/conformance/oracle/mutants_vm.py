@@ -8,7 +8,10 @@ from typing import Any
 from mutant import mutant
 
 from vmm.conformance.language import script as s
+from vmm.conformance.oracle.accesses import AccessRules
 from vmm.conformance.oracle.filters import NO_FILTER, FilterRules, Held, Installed
+from vmm.conformance.oracle.installs import InstallRules
+from vmm.conformance.oracle.masks import MaskRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import U64, Reason, VcpuState, VmState, is_unknown_to_kvm
 from vmm.filter import MsrFilter
@@ -35,51 +38,55 @@ def _good_ranges(model: Model, new: MsrFilter, stop_at_bad: bool) -> tuple[Held,
     return tuple(held)
 
 
-def _fail_clears(self: Model, vm: VmState, new: MsrFilter) -> None:
+def _fail_clears(self: InstallRules, model: Model, vm: VmState, new: MsrFilter) -> None:
     vm.filter = NO_FILTER
 
 
-def _fail_applies_half(self: Model, vm: VmState, new: MsrFilter) -> None:
-    vm.filter = Installed(new.flags & 1 == 0, _good_ranges(self, new, True))
+def _fail_applies_half(self: InstallRules, model: Model, vm: VmState, new: MsrFilter) -> None:
+    vm.filter = Installed(new.flags & 1 == 0, _good_ranges(model, new, True))
 
 
-def _fail_applies_the_rest(self: Model, vm: VmState, new: MsrFilter) -> None:
-    vm.filter = Installed(new.flags & 1 == 0, _good_ranges(self, new, False))
+def _fail_applies_the_rest(self: InstallRules, model: Model, vm: VmState, new: MsrFilter) -> None:
+    vm.filter = Installed(new.flags & 1 == 0, _good_ranges(model, new, False))
 
 
-def _fail_applies_default(self: Model, vm: VmState, new: MsrFilter) -> None:
+def _fail_applies_default(self: InstallRules, model: Model, vm: VmState, new: MsrFilter) -> None:
     assert vm.filter
     vm.filter = vm.filter._replace(default_allows=new.flags & 1 == 0)
 
 
-def _fail_applies_ranges(self: Model, vm: VmState, new: MsrFilter) -> None:
+def _fail_applies_ranges(self: InstallRules, model: Model, vm: VmState, new: MsrFilter) -> None:
     assert vm.filter
-    vm.filter = vm.filter._replace(ranges=_good_ranges(self, new, True))
+    vm.filter = vm.filter._replace(ranges=_good_ranges(model, new, True))
 
 
-def _fail_drops_ranges(self: Model, vm: VmState, new: MsrFilter) -> None:
+def _fail_drops_ranges(self: InstallRules, model: Model, vm: VmState, new: MsrFilter) -> None:
     assert vm.filter
     vm.filter = vm.filter._replace(ranges=())
 
 
-def _fail_appends(self: Model, vm: VmState, new: MsrFilter) -> None:
+def _fail_appends(self: InstallRules, model: Model, vm: VmState, new: MsrFilter) -> None:
     assert vm.filter
-    vm.filter = vm.filter._replace(ranges=vm.filter.ranges + _good_ranges(self, new, True))
+    vm.filter = vm.filter._replace(ranges=vm.filter.ranges + _good_ranges(model, new, True))
 
 
-def _clear_but_refuse(self: Model, vm: VmState, action: s.Install) -> s.Step:
+def _clear_but_refuse(self: InstallRules, vm: VmState, action: s.Install) -> s.Step:
     vm.filter = NO_FILTER
-    return Model.unreadable(self, vm, action)
+    return InstallRules.unreadable(self, vm, action)
 
 
-def _accept_another(self: Model, vm: VmState, action: s.Install) -> s.Step:
+def _accept_another(self: InstallRules, model: Model, vm: VmState, action: s.Install) -> s.Step:
     if action.on == "vm" and action.number != s.KVM_X86_SET_MSR_FILTER:
-        return self.accept(vm, action.filter)
-    return Model.install(self, vm, action)
+        return self.accept(model, vm, action.filter)
+    return InstallRules.install(self, model, vm, action)
 
 
-def _accept_anywhere(self: Model, vm: VmState, action: s.Install) -> s.Step:
-    return self.accept(vm, action.filter) if action.on != "vm" else Model.install(self, vm, action)
+def _accept_anywhere(self: InstallRules, model: Model, vm: VmState, action: s.Install) -> s.Step:
+    return (
+        self.accept(model, vm, action.filter)
+        if action.on != "vm"
+        else InstallRules.install(self, model, vm, action)
+    )
 
 
 def _merged(old_first: bool) -> Any:
@@ -91,7 +98,7 @@ def _merged(old_first: bool) -> Any:
     return installed
 
 
-def _scribble_counts(self: Model, vm: VmState, action: s.ScribbleBitmaps) -> s.Step:
+def _scribble_counts(self: InstallRules, vm: VmState, action: s.ScribbleBitmaps) -> s.Step:
     if vm.filter:
         inverted = [
             held._replace(bits=bytes(byte ^ 0xFF for byte in held.bits))
@@ -114,7 +121,7 @@ def _new_vm(self: Model, script: s.Script) -> VmState:
     return vm
 
 
-def _publish_once(self: Model, vm: _TwoFilters, installed: Installed) -> None:
+def _publish_once(self: InstallRules, vm: _TwoFilters, installed: Installed) -> None:
     vm.present, vm.before, vm.filter = frozenset(vm.vcpus), vm.filter, installed
 
 
@@ -273,14 +280,14 @@ INSTALLING = (
 # --- the mask: KVM_ENABLE_CAP(KVM_CAP_X86_USER_SPACE_MSR) ----------------------------------------
 
 
-def _invalid_mask_clears(self: Model, vm: VmState, action: s.EnableCap) -> s.Step:
-    events = Model.enable_cap(self, vm, action)
+def _invalid_mask_clears(self: MaskRules, vm: VmState, action: s.EnableCap) -> s.Step:
+    events = MaskRules.enable_cap(self, vm, action)
     vm.mask = 0 if isinstance(events[0], s.Rejected) else vm.mask
     return events
 
 
-def _invalid_mask_counts(self: Model, vm: VmState, action: s.EnableCap) -> s.Step:
-    events = Model.enable_cap(self, vm, action)
+def _invalid_mask_counts(self: MaskRules, vm: VmState, action: s.EnableCap) -> s.Step:
+    events = MaskRules.enable_cap(self, vm, action)
     vm.mask = self.mask_argument(action) & 7 if events[0] != s.done else vm.mask
     return events
 
@@ -372,7 +379,7 @@ MASKING = (
         "all_arguments_checked",
         "args[1..3] must be zero.",
         cap_is_invalid=lambda self, action: (
-            Model.cap_is_invalid(self, action) or any(action.args[1:])
+            MaskRules.cap_is_invalid(self, action) or any(action.args[1:])
         ),
     ),
     mutant(
@@ -451,76 +458,94 @@ MASKING = (
 
 
 def _only_exits(kind: type, vcpu: int | None = None) -> Any:
-    def failing(self: Model, vm: VmState, access: s.Access, reason: MsrExitReason) -> s.Step:
+    def failing(
+        self: AccessRules, model: Model, vm: VmState, access: s.Access, reason: MsrExitReason
+    ) -> s.Step:
         if isinstance(access, kind) and vcpu in (None, access.vcpu):
-            return Model.failing(self, vm, access, reason)
+            return AccessRules.failing(self, model, vm, access, reason)
         return (s.gp,)
 
     return failing
 
 
-def _untold_is_skipped(self: Model, vm: VmState, access: s.Access, reason: Any) -> s.Step:
-    if self.is_told(vm.mask, reason):
-        return Model.failing(self, vm, access, reason)
+def _untold_is_skipped(
+    self: AccessRules, model: Model, vm: VmState, access: s.Access, reason: Any
+) -> s.Step:
+    if model.masks.is_told(vm.mask, reason):
+        return AccessRules.failing(self, model, vm, access, reason)
     return (s.wrote if isinstance(access, s.Wrmsr) else s.returned(0),)
 
 
-def _untold_is_done(self: Model, vm: VmState, access: s.Access, reason: Any) -> s.Step:
+def _untold_is_done(
+    self: AccessRules, model: Model, vm: VmState, access: s.Access, reason: Any
+) -> s.Step:
     vcpu = vm.vcpu(access.vcpu)
-    if reason != FILTER or self.is_told(vm.mask, reason):
-        return Model.failing(self, vm, access, reason)
-    return (self.perform(vcpu, access, self.failure(vcpu, access)),)
+    if reason != FILTER or model.masks.is_told(vm.mask, reason):
+        return AccessRules.failing(self, model, vm, access, reason)
+    return (self.perform(model, vcpu, access, self.failure(model, vcpu, access)),)
 
 
 def _write_happens(told: bool | None) -> Any:
-    def failing(self: Model, vm: VmState, access: s.Access, reason: MsrExitReason) -> s.Step:
-        if told in (None, self.is_told(vm.mask, reason)) and isinstance(access, s.Wrmsr):
+    def failing(
+        self: AccessRules, model: Model, vm: VmState, access: s.Access, reason: MsrExitReason
+    ) -> s.Step:
+        if told in (None, model.masks.is_told(vm.mask, reason)) and isinstance(access, s.Wrmsr):
             vm.vcpu(access.vcpu).msrs[access.index] = access.value
-        return Model.failing(self, vm, access, reason)
+        return AccessRules.failing(self, model, vm, access, reason)
 
     return failing
 
 
 def _reply_is_kept(kind: type) -> Any:
-    def failing(self: Model, vm: VmState, access: s.Access, reason: MsrExitReason) -> s.Step:
-        if self.is_told(vm.mask, reason) and isinstance(access, kind):
+    def failing(
+        self: AccessRules, model: Model, vm: VmState, access: s.Access, reason: MsrExitReason
+    ) -> s.Step:
+        if model.masks.is_told(vm.mask, reason) and isinstance(access, kind):
             vm.vcpu(access.vcpu).msrs[access.index] = access.reply.value
-        return Model.failing(self, vm, access, reason)
+        return AccessRules.failing(self, model, vm, access, reason)
 
     return failing
 
 
-def _read_for_real(self: Model, vm: VmState, access: s.Access, reason: MsrExitReason) -> s.Step:
-    events = Model.failing(self, vm, access, reason)
+def _read_for_real(
+    self: AccessRules, model: Model, vm: VmState, access: s.Access, reason: MsrExitReason
+) -> s.Step:
+    events = AccessRules.failing(self, model, vm, access, reason)
     known = vm.vcpu(access.vcpu).msrs
     if isinstance(events[-1], s.Returned) and access.index in known:
         return (*events[:-1], s.returned(known[access.index]))
     return events
 
 
-def _ignore_unknown(self: Model, vcpu: VcpuState, access: s.Access, reason: Reason) -> s.Event:
+def _ignore_unknown(
+    self: AccessRules, model: Model, vcpu: VcpuState, access: s.Access, reason: Reason
+) -> s.Event:
     if is_unknown_to_kvm(access.index):
         return s.wrote if isinstance(access, s.Wrmsr) else s.returned(0)
-    return Model.perform(self, vcpu, access, reason)
+    return AccessRules.perform(self, model, vcpu, access, reason)
 
 
-def _never_unknown(self: Model, vcpu: VcpuState, access: s.Access) -> Reason:
-    return None if is_unknown_to_kvm(access.index) else Model.failure(self, vcpu, access)
+def _never_unknown(self: AccessRules, model: Model, vcpu: VcpuState, access: s.Access) -> Reason:
+    return (
+        None if is_unknown_to_kvm(access.index) else AccessRules.failure(self, model, vcpu, access)
+    )
 
 
-def _write_dropped(self: Model, vcpu: VcpuState, access: s.Access, reason: Reason) -> s.Event:
+def _write_dropped(
+    self: AccessRules, model: Model, vcpu: VcpuState, access: s.Access, reason: Reason
+) -> s.Event:
     kept = dict(vcpu.msrs)
-    event = Model.perform(self, vcpu, access, reason)
+    event = AccessRules.perform(self, model, vcpu, access, reason)
     vcpu.msrs = kept
     return event
 
 
-def _unknown_first(self: Model, access: s.Access) -> MsrExitReason:
+def _unknown_first(self: AccessRules, model: Model, access: s.Access) -> MsrExitReason:
     return UNKNOWN if is_unknown_to_kvm(access.index) else FILTER
 
 
-def _invalid_first(self: Model, access: s.Access) -> MsrExitReason:
-    reason = Model.failure(self, VcpuState(), access)
+def _invalid_first(self: AccessRules, model: Model, access: s.Access) -> MsrExitReason:
+    reason = AccessRules.failure(self, model, VcpuState(), access)
     return INVAL if reason == INVAL else FILTER
 
 
@@ -529,13 +554,13 @@ ACCESSING = (
         Model,
         "denied_is_invalid",
         "A denied access has the reason INVAL.",
-        denied=lambda self, access: INVAL,
+        denied=lambda self, model, access: INVAL,
     ),
     mutant(
         Model,
         "denied_is_unknown",
         "A denied access has the reason UNKNOWN.",
-        denied=lambda self, access: UNKNOWN,
+        denied=lambda self, model, access: UNKNOWN,
     ),
     mutant(
         Model,
@@ -553,7 +578,7 @@ ACCESSING = (
         Model,
         "reasons_added",
         "A denied access of an unknown MSR has both reasons.",
-        denied=lambda self, access: _unknown_first(self, access) | FILTER,
+        denied=lambda self, model, access: _unknown_first(self, model, access) | FILTER,
     ),
     mutant(
         Model,

@@ -22,6 +22,7 @@ from vmm.conformance.language.script import (
     rejected,
     wrote,
 )
+from vmm.conformance.oracle.accesses import AccessRules
 from vmm.conformance.oracle.exits import ExitRules
 from vmm.conformance.oracle.filters import FilterRules
 from vmm.conformance.oracle.model import Model
@@ -56,9 +57,9 @@ def test_the_fate_of_every_access_is_certain_and_all_fates_occur():
     vm.mask = 7
     fates = set()
     for each in chunks.chunk(0, 256).cases:
-        assert model.install(vm, Install(each.filter)) == (done,)
+        assert model.installs.install(model, vm, Install(each.filter)) == (done,)
         for access in map(chunks.access, each.keys):
-            reason = model.reason(vm, vm.vcpu(0), access)
+            reason = model.accesses.reason(model, vm, vm.vcpu(0), access)
             assert reason is None or isinstance(reason, MsrExitReason)
             fails = reason is not None and access.reply.error != 0
             fates.add((reason, type(access), fails))
@@ -161,11 +162,11 @@ MISTAKES = {
         "regs_at_exit",
         lambda self, access: Regs(2, *record_registers(access)),
     ),
-    "a filtered MSR is unknown": (Model, "denied", lambda self, access: UNKNOWN),
+    "a filtered MSR is unknown": (AccessRules, "denied", lambda self, model, access: UNKNOWN),
     "a write is forgotten": (
-        Model,
+        AccessRules,
         "perform",
-        lambda self, vcpu, access, reason: (
+        lambda self, model, vcpu, access, reason: (
             wrote
             if isinstance(access, Wrmsr)
             else Returned(vcpu.msrs.get(access.index & 0xFFFFFFFF, 0))
@@ -181,10 +182,8 @@ def record_registers(access):
 
 def mistaken(part: type, rule: str, wrong: object) -> Model:
     model = Model()
-    broken = type("Mistaken", (part,), {rule: wrong})()
-    if isinstance(broken, Model):
-        return broken
-    setattr(model, "filters" if part is FilterRules else "exits", broken)
+    places = {FilterRules: "filters", ExitRules: "exits", AccessRules: "accesses"}
+    setattr(model, places[part], type("Mistaken", (part,), {rule: wrong})())
     return model
 
 

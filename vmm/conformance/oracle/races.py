@@ -7,21 +7,20 @@ knows nothing of filters and exits: for those it asks the ``Rest`` of the Model.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from errno import EBADF, EFAULT, EIO
+from errno import EBADF, EFAULT
 from typing import Protocol, assert_never
 
 from vmm.conformance.language import script as s
-from vmm.conformance.oracle.exits import ExitRules
-from vmm.conformance.oracle.filters import NO_ERRORS, QUIRK, Errors, FilterRules, Installed
-from vmm.conformance.oracle.levels import LevelRules
+from vmm.conformance.oracle import accesses
+from vmm.conformance.oracle.accesses import AccessRules
+from vmm.conformance.oracle.filters import NO_ERRORS, QUIRK, Errors, Installed
+from vmm.conformance.oracle.installs import COMPAT, NATIVE, InstallRules
 from vmm.conformance.oracle.state import (
     IDLE,
     U32,
-    Reason,
     Stage,
     Stall,
     Unsure,
-    VcpuState,
     VmState,
     Wait,
     is_unknown_to_kvm,
@@ -29,43 +28,23 @@ from vmm.conformance.oracle.state import (
 from vmm.filter import READ, WRITE, MsrFilter, MsrRange
 from vmm.msr import INVAL, UNKNOWN, MsrExitReason
 
-NATIVE, COMPAT = s.KVM_X86_SET_MSR_FILTER, s.KVM_X86_SET_MSR_FILTER_COMPAT
 MEANWHILE = "meanwhile "
 """In front of the names of ``meanwhile``, which are not those of installs."""
 
 
-class Rest(Protocol):
-    """What races ask of the rest of the Model: steps, filters, exits, and what is in force."""
+class Rest(accesses.Rest, Protocol):
+    """What races ask of the rest of the Model: steps, filters, and what is in force."""
 
     @property
-    def filters(self) -> FilterRules:
-        """What filters say."""
+    def accesses(self) -> AccessRules:
+        """Why accesses fail."""
 
     @property
-    def exits(self) -> ExitRules:
-        """What exits show."""
-
-    @property
-    def levels(self) -> LevelRules:
-        """Who gets an access of L2."""
+    def installs(self) -> InstallRules:
+        """Who installs what."""
 
     def step(self, vm: VmState, action: s.Action) -> s.Step:
         """Return what an action leaves."""
-
-    def accept(self, vm: VmState, new: MsrFilter) -> s.Step:
-        """Put a filter in force."""
-
-    def refuse(self, vm: VmState, new: MsrFilter, errors: Errors) -> s.Step:
-        """Refuse a filter for one of ``errors``."""
-
-    def filter_of(self, vm: VmState, vcpu: int) -> Installed | None:
-        """Return the filter that a vCPU obeys."""
-
-    def reason(self, vm: VmState, vcpu: VcpuState, access: s.Access) -> Reason:
-        """Return why an access fails."""
-
-    def is_told(self, mask: int, reason: MsrExitReason) -> bool:
-        """Say whether userspace is told of a failure."""
 
 
 class RaceRules:
@@ -103,19 +82,7 @@ class RaceRules:
             case _:
                 assert_never(action)
 
-    # --- callers -------------------------------------------------------------------------------
-
-    def is_foreign(self, action: s.Install) -> bool:
-        """R03: a VM and its vCPUs belong to the mm that made them; /dev/kvm belongs to nobody."""
-        return action.caller == "child" and action.on != "system"
-
-    def numbers(self, caller: str) -> tuple[int, ...]:
-        """R04, R05: the ioctl numbers that install, by the entry that the caller takes."""
-        return (NATIVE, COMPAT) if caller == "compat" else (NATIVE,)
-
-    def argument(self, action: s.Install) -> MsrFilter:
-        """R05: the same filter, whichever layout it comes in."""
-        return action.filter
+    # --- descriptors ---------------------------------------------------------------------------
 
     def is_gone(self, vm: VmState, action: s.Action) -> bool:
         """Say whether ``action`` needs the VM's descriptor, and it is closed."""
@@ -143,14 +110,14 @@ class RaceRules:
             return self.mixed_up(vm)
         number = COMPAT if action.caller == "compat" else NATIVE
         plain = s.Install(action.filter, number, caller=action.caller)
-        new = self.argument(plain)
-        if action.stall_at is None or self.is_foreign(plain):
+        new = model.installs.argument(plain)
+        if action.stall_at is None or model.installs.is_foreign(plain):
             return self.in_thread(model, vm, action.name, plain)
         if not self.stalls(model, new, action.stall_at):
             return self.in_thread(model, vm, action.name, plain)
         early = self.errors(model, new.ranges[: action.stall_at])
         if early - {QUIRK}:
-            return model.refuse(vm, new, early)
+            return model.installs.refuse(model, vm, new, early)
         own = self.errors(model, new.ranges[action.stall_at : action.stall_at + 1])
         vm.stalls[action.name] = Stall(new, action.stall_at, is_sure=not early | own)
         self.stall(model, vm, vm.stalls[action.name])
@@ -186,8 +153,8 @@ class RaceRules:
         late = self.errors(model, stall.new.ranges[stall.slot + 1 :])
         errors = frozenset({EFAULT}) if action.fails else late
         if errors:
-            return model.refuse(vm, stall.new, errors)
-        return self.land(vm, action.name, vm.filter, model.accept(vm, stall.new))
+            return model.installs.refuse(model, vm, stall.new, errors)
+        return self.land(vm, action.name, vm.filter, model.installs.accept(model, vm, stall.new))
 
     def resume_of_what(
         self, model: Rest, vm: VmState, stall: Stall | None, action: s.ResumeInstall
@@ -210,35 +177,20 @@ class RaceRules:
             vm.waits[name] = Wait(readers, old, is_queued=bool(vm.rivals))
         return events
 
-    def published(self, vm: VmState, old: Installed | None) -> s.Event:
-        """R74: a new filter is in force; its install waits for the readers of the old one."""
-        is_certain = not any(self.is_held(vm, w) or w.is_queued for w in vm.waits.values())
-        # Before 6.3 (B17) an install that waits holds kvm->lock, and the next one is not in force.
-        vm.rivals = () if is_certain else (*vm.rivals, old)
-        return s.blocked if self.has_readers(vm) else s.done
-
-    def has_readers(self, vm: VmState) -> bool:
-        """R74: a vCPU that waits for a page inside the kernel may be using the old filter."""
-        return bool(vm.parked)
-
-    def is_held(self, vm: VmState, wait: Wait) -> bool:
-        """R74: one of the readers from before its publication is still there."""
-        return not wait.readers.isdisjoint(vm.parked.values())
-
     def await_install(self, model: Rest, vm: VmState, action: s.AwaitInstall) -> s.Step:
         """R74."""
-        return self.returns(vm, action.name)
+        return self.returns(model, vm, action.name)
 
     def await_meanwhile(self, model: Rest, vm: VmState, action: s.AwaitMeanwhile) -> s.Step:
         """R74."""
-        return self.returns(vm, MEANWHILE + action.name)
+        return self.returns(model, vm, MEANWHILE + action.name)
 
-    def returns(self, vm: VmState, name: str) -> s.Step:
+    def returns(self, model: Rest, vm: VmState, name: str) -> s.Step:
         """R74: as soon as the readers are gone; nobody promises anything of later readers."""
         wait = vm.waits.get(name)
         if wait is None or not wait.is_sure:
             return (s.whatever,)
-        if self.is_held(vm, wait):
+        if model.installs.is_held(vm, wait):
             return (s.blocked,)
         if vm.parked:
             wait.is_sure = False
@@ -330,12 +282,13 @@ class RaceRules:
         access = vm.spins.get(number)
         if access is None:
             return s.whatever
-        reason = model.reason(vm, vm.vcpu(number), access)
+        reason = model.accesses.reason(model, vm, vm.vcpu(number), access)
         if isinstance(reason, MsrExitReason):
-            return model.exits.exit(access, reason) if model.is_told(vm.mask, reason) else None
+            return (
+                model.exits.exit(access, reason) if model.masks.is_told(vm.mask, reason) else None
+            )
         is_unsure = reason is Unsure.WHATEVER or (reason and vm.mask & (INVAL | UNKNOWN))
         return s.whatever if is_unsure else None
 
 
 CLOSED: s.Step = (s.rejected(EBADF),)
-FOREIGN: s.Step = (s.rejected(EIO),)

@@ -38,7 +38,7 @@ def _deciding(model: Model, vm: VmState, action: s.Action) -> Iterator[str]:
         case s.Install():
             yield from _of_install(model, action.filter)
         case s.EnableCap():
-            yield "R43" if model.mask_is_invalid(model.mask_argument(action)) else "R44"
+            yield "R43" if model.masks.mask_is_invalid(model.masks.mask_argument(action)) else "R44"
         case s.Rdmsr() | s.Wrmsr():
             yield from _of_access(model, vm, action)
 
@@ -62,13 +62,15 @@ def _of_install(model: Model, new: MsrFilter) -> Iterator[str]:
 
 
 def _of_access(model: Model, vm: VmState, access: s.Access) -> Iterator[str]:
-    if not model.is_privileged(access):
+    if not model.accesses.is_privileged(access):
         yield "R59"
         return
     kind = READ if isinstance(access, s.Rdmsr) else WRITE
     filter_ = model.filter_of(vm, access.vcpu)
     yield _of_filter(model, filter_, access.index & 0xFFFF_FFFF, kind)
-    if model.allowed(vm, access) is False and not model.is_told(vm.mask, MsrExitReason.FILTER):
+    if model.allowed(vm, access) is False and not model.masks.is_told(
+        vm.mask, MsrExitReason.FILTER
+    ):
         yield "R50"
 
 

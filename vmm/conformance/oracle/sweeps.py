@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from vmm.conformance.language import script as s
-from vmm.conformance.oracle.levels import LevelRules
-from vmm.conformance.oracle.state import IDLE, Reason, Unsure, VcpuState, VmState
+from vmm.conformance.oracle import accesses
+from vmm.conformance.oracle.accesses import AccessRules
+from vmm.conformance.oracle.state import IDLE, Unsure, VcpuState, VmState
 from vmm.msr import MsrExitReason
 
 UNSURE: dict[Unsure, s.Ended] = {Unsure.UNFILTERED: "UNFILTERED", Unsure.WHATEVER: "WHATEVER"}
@@ -21,24 +22,12 @@ NAMES: dict[MsrExitReason, s.Ended] = {
 }
 
 
-class Rest(Protocol):
-    """What sweeps ask of the rest of the Model: why an access fails, and who is told of it."""
+class Rest(accesses.Rest, Protocol):
+    """What sweeps ask of the rest of the Model: why an access fails, and what it does."""
 
     @property
-    def levels(self) -> LevelRules:
-        """Who gets an access of L2."""
-
-    def allowed(self, vm: VmState, access: s.Access) -> bool | None:
-        """Return what the filter in force says to an access; None: nobody knows."""
-
-    def reason(self, vm: VmState, vcpu: VcpuState, access: s.Access) -> Reason:
-        """Return why an access fails."""
-
-    def is_told(self, mask: int, reason: MsrExitReason) -> bool:
-        """Say whether userspace is told of a failure."""
-
-    def perform(self, vcpu: VcpuState, access: s.Access, reason: Reason) -> s.Event:
-        """Do an access that nothing stops."""
+    def accesses(self) -> AccessRules:
+        """What each access comes to."""
 
 
 class SweepRules:
@@ -65,8 +54,8 @@ class SweepRules:
 
     def ended(self, model: Rest, vm: VmState, vcpu: VcpuState, access: s.Access) -> s.Ended:
         """R50, R51: the reason why it exits, #GP where nobody is told, or how it is done."""
-        reason = model.reason(vm, vcpu, access)
+        reason = model.accesses.reason(model, vm, vcpu, access)
         if isinstance(reason, MsrExitReason):
-            return NAMES[reason] if model.is_told(vm.mask, reason) else "GP"
-        model.perform(vcpu, access, reason)
+            return NAMES[reason] if model.masks.is_told(vm.mask, reason) else "GP"
+        model.accesses.perform(model, vcpu, access, reason)
         return UNSURE[reason] if reason else "PASSED"

@@ -136,9 +136,9 @@ class Forecast:
 
     def _new_vm(self, msrs: dict[int, int]) -> VmState:
         vm = VmState()
-        self.model.enable_cap(vm, enable_exits(MASK))
+        self.model.masks.enable_cap(vm, enable_exits(MASK))
         for index, value in msrs.items():
-            self.model.set_msr(vm, SetMsr(index, value))
+            self.model.host.set_msr(self.model, vm, SetMsr(index, value))
         return vm
 
     def _packed_ranges(self, chunk: Chunk) -> list[bytes]:
@@ -151,13 +151,13 @@ class Forecast:
         self, vm: VmState, filter_: MsrFilter, accesses: list[PackedAccess], expected: list[bytes]
     ) -> int:
         """Append what the case must leave; return how many exits that has."""
-        event = self.model.install(vm, Install(filter_))[0]
-        vcpu, reason_of, steps = vm.vcpus[0], self.model.reason, self._steps
+        event = self.model.installs.install(self.model, vm, Install(filter_))[0]
+        vcpu, reason_of, steps = vm.vcpus[0], self.model.accesses.reason, self._steps
         log: list[bytes] = []
         results: list[bytes] = []
         exits = 0
         for step, packed in enumerate(accesses):
-            reason = reason_of(vm, vcpu, packed.access)
+            reason = reason_of(self.model, vm, vcpu, packed.access)
             if reason is None:
                 results.append(self._performed(vcpu, packed))
                 continue
@@ -173,14 +173,14 @@ class Forecast:
         return exits
 
     def _performed(self, vcpu: VcpuState, packed: PackedAccess) -> bytes:
-        event = self.model.perform(vcpu, packed.access, None)
+        event = self.model.accesses.perform(self.model, vcpu, packed.access, None)
         return packed.wrote if event is wrote else pack_outcome(packed.access, event, 0)
 
     def _fate(self, vm: VmState, packed: PackedAccess, reason: Any) -> tuple[bytes, bytes, bytes]:
         # A failing access leaves the same whenever it fails for the same reason (R50, R28).
         access = packed.access
         at = self._instructions[isinstance(access, Wrmsr)]
-        *exits, outcome = self.model.failing(vm, access, reason)
+        *exits, outcome = self.model.accesses.failing(self.model, vm, access, reason)
         head = tail = b""
         if exits and isinstance(exits[0], RdmsrExit | WrmsrExit):
             head, tail = pack_exit(exits[0], self.model.exits.regs_at_exit(access), at)

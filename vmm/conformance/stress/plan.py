@@ -22,7 +22,8 @@ from vmm.conformance.language.script import (
     unfiltered,
     whatever,
 )
-from vmm.conformance.oracle.model import REPORTED, Model
+from vmm.conformance.oracle.installs import REPORTED
+from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import STORABLE, is_unknown_to_kvm
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import (
