@@ -54,7 +54,16 @@ SHIM_IMPORTERS = {
     *("ioctl", "kvm", "vcpu", "memory", "placed", "guest", "uffd"),
     *(
         f"conformance.kernel.{name}"
-        for name in ("backend", "levels", "program", "execution", "platform", "sweeps", "threads")
+        for name in (
+            "backend",
+            "calls",
+            "halves",
+            "levels",
+            "program",
+            "platform",
+            "sweeps",
+            "threads",
+        )
     ),
     "conformance.host.needs",
     *("conformance.random.bulk", "conformance.stress.arena"),

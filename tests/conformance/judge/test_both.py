@@ -300,10 +300,10 @@ def test_a_mistake_in_the_words_is_found(player, mistake, tmp_path, request):
 
 
 def test_a_mistake_in_python_is_found(player, monkeypatch):
-    from vmm.conformance.kernel import execution
+    from vmm.conformance.kernel import halves
 
     cases = cases_of("reentry.*")
-    monkeypatch.setattr(execution, "answer", lambda vcpu, reply: vcpu.reply(reply.value + 1))
+    monkeypatch.setattr(halves, "answer", lambda vcpu, reply: vcpu.reply(reply.value + 1))
     assert disagreements(player, cases)
 
 

@@ -31,7 +31,7 @@ def cpuid_of(backend, script):
 
     run = Execution(backend._take(script), script, backend._control_vm)
     assert set(run.events()) == {done}
-    cpuid = run.cpuid[0]
+    cpuid = run.calls.cpuid[0]
     run.vm.close()
     return {
         (each.function, each.index): (each.eax, each.ebx, each.ecx, each.edx)
@@ -68,7 +68,7 @@ def test_exits_are_disabled_before_a_vcpu_is_there(backend):
 
 
 def test_an_exit_that_is_none_of_an_access_is_an_event():
-    from vmm.conformance.kernel.execution import foreign
+    from vmm.conformance.kernel.halves import foreign
 
     assert foreign(InternalErrorExit(3)) == InternalError(3)
     assert foreign(Other(17)) == OtherExit(17)

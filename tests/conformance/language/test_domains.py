@@ -8,7 +8,7 @@ import pytest
 
 from vmm.bits import Bits, u32
 from vmm.conformance.c import steps
-from vmm.conformance.kernel import execution
+from vmm.conformance.kernel import calls, halves
 from vmm.conformance.language import script as s
 from vmm.conformance.language.domains import Most, Text, choices, domains, is_domain
 from vmm.conformance.language.vocabulary import decode, encode, makers, vocabulary
@@ -72,9 +72,9 @@ def test_a_signed_field_holds_both_signs():
 
 
 def test_a_table_by_literal_has_every_literal():
-    assert {*choices(s.Install, "caller")} == execution.SEND.keys()
-    assert {*choices(s.BeginInstall, "caller")} == execution.SEND.keys()
+    assert {*choices(s.Install, "caller")} == calls.SEND.keys()
+    assert {*choices(s.BeginInstall, "caller")} == calls.SEND.keys()
     assert {*choices(s.Install, "caller")} == steps.SEND.keys()
-    assert {*choices(s.Complete, "by")} == execution.INTERRUPT.keys()
+    assert {*choices(s.Complete, "by")} == halves.INTERRUPT.keys()
     assert {*choices(s.Install, "on"), *choices(s.CheckExtension, "on")} == steps.FD.keys()
     assert {*choices(s.SetCpuid, "feature")} == {*s.CPUID_BITS, "everything"}
