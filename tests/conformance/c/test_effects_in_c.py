@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from vmm.conformance.c.layout import INSTRUCTIONS
 from vmm.conformance.c.notation import read_events
 from vmm.conformance.c.steps import At, calls
-from vmm.conformance.c.tape import INSTRUCTIONS
 from vmm.conformance.kernel.backend import KvmBackend
 from vmm.conformance.language import script as s
 from vmm.guest import Guest

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from vmm.conformance.c.layout import registers
 from vmm.conformance.c.steps import At, calls
-from vmm.conformance.c.tape import registers
 from vmm.conformance.kernel.wire import operands
 from vmm.conformance.language.script import rdmsr, wrmsr
 from vmm.guest import Guest

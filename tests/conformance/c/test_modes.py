@@ -9,8 +9,9 @@ import struct
 
 import pytest
 
+from vmm.conformance.c.layout import AFTER, MODES
 from vmm.conformance.c.steps import At, calls
-from vmm.conformance.c.tape import AFTER, MODES, is_playable
+from vmm.conformance.c.tape import is_playable
 from vmm.conformance.judge.both import agree, found_player, played
 from vmm.conformance.judge.runner import Options
 from vmm.conformance.kernel.backend import KvmBackend

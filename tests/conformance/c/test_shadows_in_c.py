@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from vmm.conformance.c.layout import STATES
 from vmm.conformance.c.steps import At, calls
-from vmm.conformance.c.tape import STATES
 from vmm.conformance.judge.both import agree, found_player, played
 from vmm.conformance.judge.runner import Options
 from vmm.conformance.kernel.backend import KvmBackend

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from vmm.conformance.c import layout
 from vmm.conformance.c import tape as tapes
 from vmm.conformance.cases import CASES
 from vmm.conformance.host.needs import PROBES
@@ -43,8 +44,8 @@ def test_the_numbers_are_those_of_the_player():
     as_python = {"ACCESS": s.Rdmsr, "AWAIT": s.AwaitInstall, "SCRIBBLE": s.ScribbleBitmaps}
     for number, name in enumerate(enum, 1):
         kind = as_python.get(name) or getattr(s, name.title().replace("_", ""))
-        assert tapes.WORDS[kind][0] == number, name
-    assert len(enum) == max(number for number, _ in tapes.WORDS.values())
+        assert layout.WORDS[kind][0] == number, name
+    assert len(enum) == max(number for number, _ in layout.WORDS.values())
 
 
 def test_every_need_has_a_probe_in_c():
@@ -102,15 +103,15 @@ ONE_OF_EACH: tuple[s.Action, ...] = (
     s.Rdmsr(1, 2, 3, 4, s.Reply(5, True, True), 6, True, True),
     s.Wrmsr(1, 2, 3, 4, s.Reply(5, False, True), 6, True, True),
     *(s.Begin(s.Rdmsr(1)), s.Spin(s.Wrmsr(1, 2))),
-    *(s.Rdmsr(1, mode=mode) for mode in tapes.MODES),
+    *(s.Rdmsr(1, mode=mode) for mode in layout.MODES),
     *(s.Rdmsr(1, high=2, form="immediate"), s.Begin(s.Wrmsr(1, 2, form="wrmsrns"))),
-    *(s.Begin(s.Wrmsr(1, 2, mode="real", after=after)) for after in tapes.AFTER),
-    *(s.Complete(s.Reply(5, True), by, 6) for by in tapes.BY),
+    *(s.Begin(s.Wrmsr(1, 2, mode="real", after=after)) for after in layout.AFTER),
+    *(s.Complete(s.Reply(5, True), by, 6) for by in layout.BY),
     *(s.Finish(None, 6), s.Finish(s.Reply(5), 6)),
     *(s.SetRegs(1, None, 3, "sync", 4), s.SetRegs(None, 2, -3, "ioctl", 4, 5), s.GetRegs(6)),
-    *(s.EnableCap(188, (1, 2, 3, 4), 5, on) for on in tapes.FILES),
-    *(s.Install(FILTER_OF_ALL, 7, "vcpu", argp) for argp in (None, *tapes.POINTERS)),
-    *(s.Install(FILTER_OF_ALL, caller=caller) for caller in tapes.CALLERS),
+    *(s.EnableCap(188, (1, 2, 3, 4), 5, on) for on in layout.FILES),
+    *(s.Install(FILTER_OF_ALL, 7, "vcpu", argp) for argp in (None, *layout.POINTERS)),
+    *(s.Install(FILTER_OF_ALL, caller=caller) for caller in layout.CALLERS),
     *(s.ScribbleBitmaps(), s.CheckExtension(188, "vm")),
     *(s.GetMsr(1, 6), s.GetMsr(1, 6, "one_reg"), s.SetMsr(1, 2, 6), s.SetMsr(1, 2, 6, "one_reg")),
     *(s.CreateIrqchip(), s.CreateVcpu(6), s.CreateVcpu(6, True)),
@@ -126,19 +127,19 @@ ONE_OF_EACH: tuple[s.Action, ...] = (
     *(s.EnterL2("none", False), s.LeaveL2(6)),
     *(s.Execute(each, value, vcpu=6) for each, value in s.CARRIED.items()),
     *(s.Execute("cpuid", 0x4000_0000, True, 6), s.GetVcpuEvents(6), s.GetTaken(6)),
-    *(s.Rewrite(what, 6) for what in tapes.STATES),
-    *(s.Inject(kind, 6) for kind in tapes.KINDS),
+    *(s.Rewrite(what, 6) for what in layout.STATES),
+    *(s.Inject(kind, 6) for kind in layout.KINDS),
     *(s.SaveNested(6), s.RestoreNested(6), s.LeaveNested(6), s.FreshVm()),
 )
 
 
 def test_another_layout_is_another_version():
     """A player that reads what it does not know as something else would blame the kernel."""
-    assert {type(action) for action in ONE_OF_EACH} == {*tapes.WORDS}
+    assert {type(action) for action in ONE_OF_EACH} == {*layout.WORDS}
     whole = tapes.tape([Case("a.b", "", "", ONE_OF_EACH, ())])
     assert re.search(r"VERSION = 0x([0-9a-f]{8});", SOURCE)[1] == f"{tapes.VERSION:08x}"
-    layout = tapes.crc_of(whole)
-    assert f"{tapes.VERSION:08x}" == f"{layout:08x}", "a new layout: tape.py and tape.c say this"
+    computed = tapes.crc_of(whole)
+    assert f"{tapes.VERSION:08x}" == f"{computed:08x}", "a new layout: tape.py and tape.c say this"
 
 
 def test_what_a_step_has_beyond_its_action_is_damage(has_kvm, player):
@@ -146,7 +147,7 @@ def test_what_a_step_has_beyond_its_action_is_damage(has_kvm, player):
     body = tapes.tape([SMALL])[tapes.HEADER.size :]
     step = tapes._step(rdmsr(1), None)
     at = body.rindex(step)
-    longer = tapes._sized(step[2:] + b"\0")
+    longer = layout.sized(step[2:] + b"\0")
     body = struct.pack("<I", len(body) - 4 + 1) + body[4:at] + longer
     ran = play(player, with_body(body))
     assert b"the tape is damaged: a step is longer than its action" in ran.stdout, ran

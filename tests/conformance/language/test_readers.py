@@ -2,8 +2,8 @@
 
 from typing import get_args
 
+from vmm.conformance.c.layout import WORDS
 from vmm.conformance.c.steps import CALLS
-from vmm.conformance.c.tape import WORDS
 from vmm.conformance.language import script as s
 
 ACTIONS = {*get_args(s.Action)}

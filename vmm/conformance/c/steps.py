@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from vmm.conformance.c.tape import install_of, registers
+from vmm.conformance.c.layout import install_of, registers
 from vmm.conformance.c.text import c_number
 from vmm.conformance.language import script as s
 from vmm.filter import AtEdge, Pointer
