@@ -1,15 +1,13 @@
 """Random scripts: any host may execute them, and most of them say something about a filter.
 
 No random WRMSR reaches an MSR that could break the guest, and a vCPU that stopped in an access goes
-on to its end. All is drawn as small numbers, of which 0 is the plainest choice, from whatever can
-draw them: a seeded ``random.Random``, or Hypothesis.
+on to its end. What they are made of is drawn by ``dice``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 from vmm.conformance.language import script as s
 from vmm.conformance.language.domains import After, Instruction, Mode, VcpuPart, choices
@@ -21,44 +19,20 @@ from vmm.conformance.oracle.state import (
     EFER_RESERVED,
     READABLE,
     STORABLE,
-    fitting,
     is_unknown_to_kvm,
 )
+from vmm.conformance.random.dice import A, Dice
 from vmm.conformance.random.levels import LOADED, Ladder, Levels
 from vmm.conformance.random.opening import OPENING, may_come
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import (
-    EMPTY_SLOT,
-    READ,
-    READ_WRITE,
     U32,
-    WRITE,
-    AtEdge,
-    Bitmap,
     MsrFilter,
-    MsrRange,
     Pointer,
-    bitmap_size,
 )
 from vmm.msr import MAX_NMSRS, X2APIC_FIRST, X2APIC_LAST, Msr
 
-T = TypeVar("T")
-
-A = 0x474F4F00
-U64 = (1 << 64) - 1
-PLACES = (A, A + 0x40, 0xC0000080, 0xC0000100, 0x174, 0x7C0, 0x800, 0x8FF, 0, 1 << 31, U32)
-"""Where ranges lie: MSRs nobody knows, those that store, round the window, at the ends of u32."""
-
-SIZES = (1, 2, 7, 8, 9, 63, 64, 65, 128, 0x100, 0x2FFF, MAX_NMSRS)
-BAD_RANGES = (
-    *(MsrRange(flags, A, 1, b"\0") for flags in (0, 4, 8, 1 << 31)),
-    *(MsrRange(3, A, size, b"\0") for size in (MAX_NMSRS + 1, 0x4000, 1 << 31, U32)),
-    *(MsrRange(3, A, 1, pointer) for pointer in Pointer),
-    MsrRange(3, A, 65, AtEdge(b"\xff" * 8)),
-)
-IGNORED = (EMPTY_SLOT, MsrRange(0xFF, A, 0, Pointer.KERNEL))
 MASKS = (7, 6, 7, 6, 4, 5, 2, 1, 0, 8, 1 << 63)
-CONTENTS = (0, 1, A, U32, 1 << 32, 1 << 63, 0x99AA_BBCC_DDEE_FF01, U64)
 MODES: tuple[Mode, ...] = ("user", "compat", "protected", "real")
 """Modes that every host has; where an access is not 64-bit CPL0, it is one of them."""
 
@@ -85,7 +59,7 @@ def random_script(
     ``upper_rcx`` no access needs what that word says; with ``clean`` some L1s say, as Hyper-V does,
     that their bitmaps are clean.
     """
-    dice = _Dice(below)
+    dice = Dice(below)
     filters = [dice.filter() for _ in range(1 + dice.below(3))]
     writer = _Writer(dice, filters, vcpus, levels, upper_rcx=upper_rcx)
     if clean:
@@ -102,80 +76,12 @@ def random_script(
     return tuple(writer.script)
 
 
-class _Dice:
-    """Draws the parts of a script."""
-
-    def __init__(self, below: Callable[[int], int]) -> None:
-        self.below = below
-
-    def one_in(self, number: int) -> bool:
-        return self.below(number) == number - 1
-
-    def pick(self, choices: Sequence[T]) -> T:
-        return choices[self.below(len(choices))]
-
-    def u64(self) -> int:
-        return self.below(U64 + 1) if self.one_in(3) else self.pick(CONTENTS)
-
-    def value_for(self, index: int) -> int:
-        """Return what MSR ``index`` can hold on every host."""
-        return fitting(index, self.u64())
-
-    def filter(self) -> MsrFilter:
-        """Return a filter; most are such that a kernel accepts them."""
-        ranges = [self.range() for _ in range(self.below(self.pick((3, 5, 17))))]
-        if self.one_in(6):  # what is said in the last slots counts as much
-            ranges = [*[self.pick(IGNORED)] * (16 - len(ranges)), *ranges]
-        flags = self.pick((0, 1))
-        return MsrFilter(self.pick((2, 3, U32)) if self.one_in(12) else flags, tuple(ranges))
-
-    def spoilt(self, good: MsrFilter) -> MsrFilter:
-        """Return the filter with one range in it for which a kernel must refuse it."""
-        at = self.below(min(len(good.ranges) + 1, 16))
-        rest = good.ranges[at : at + 15 - at]
-        return MsrFilter(good.flags, (*good.ranges[:at], self.pick(BAD_RANGES), *rest))
-
-    def range(self) -> MsrRange:
-        """Return a range that a kernel accepts, or one that it ignores."""
-        if self.one_in(8):
-            return self.pick(IGNORED)
-        nmsrs = 1 + self.below(80) if self.one_in(4) else self.pick(SIZES)
-        base = (self.pick(PLACES) + self.pick((0, 1, -1)) * self.below(70)) & U32
-        return MsrRange(self.pick((READ_WRITE, READ, WRITE)), base, nmsrs, self.bitmap(nmsrs))
-
-    def bitmap(self, nmsrs: int) -> Bitmap:
-        """Return a bitmap: plain, with one odd bit, with runs, without a pattern, too short."""
-        size, kind = bitmap_size(nmsrs), self.below(7)
-        if kind < 2:
-            return (b"\0", b"\xff" * size)[kind]
-        if kind == 2:
-            bit = self.below(nmsrs)
-            return _turning([bit, bit + 1], size)
-        if kind < 5:
-            return _turning([self.below(nmsrs) for _ in range(1 + self.below(4))], size)
-        if kind == 5:
-            return self.below(U64 + 1).to_bytes(8, "little")[: 1 + self.below(8)]
-        return AtEdge(b"\x55" * size)
-
-    def reply(self) -> s.Reply:
-        value = self.u64() if self.one_in(3) else s.REPLY
-        return s.Reply(value, self.pick((0, 0, 1, 2, 0x80, 0xFF)), self.one_in(3))
-
-
-def _turning(edges: Iterable[int], size: int) -> bytes:
-    """Return a bitmap that starts with allowing and changes at each of the ``edges``."""
-    bits = (1 << 8 * size) - 1
-    for edge in edges:
-        bits ^= (1 << 8 * size) - (1 << edge)
-    return bits.to_bytes(size, "little")
-
-
 class _Writer:
     """A script in the making: what may follow depends on which vCPUs stopped in an access."""
 
     def __init__(
         self,
-        dice: _Dice,
+        dice: Dice,
         filters: Sequence[MsrFilter],
         vcpus: int,
         levels: Levels,
