@@ -56,7 +56,8 @@ def _run(args: argparse.Namespace) -> int:
     from vmm.conformance.judge.selection import choose
     from vmm.conformance.report.desk import View
     from vmm.lab.kernels import kernels
-    from vmm.lab.runs.check import Inner, Order, check
+    from vmm.lab.runs.check import check
+    from vmm.lab.runs.order import Inner, Order
 
     chosen = choose(
         CASES, args.globs, args.exclude, args.xfail, thorough=args.thorough, shard=args.shard

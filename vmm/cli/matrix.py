@@ -69,13 +69,12 @@ def _judge(args: argparse.Namespace, team: Any) -> int:
     from vmm.conformance.cases import CASES
     from vmm.conformance.judge.selection import choose
     from vmm.conformance.report import table
-    from vmm.lab.runs import check, matrix
+    from vmm.lab.runs import matrix
+    from vmm.lab.runs.order import Inner, Orders
 
     chosen = choose(CASES, args.globs, args.exclude, thorough=args.thorough, shard=args.shard)
     how = (args.limit, args.append, args.executor)
-    orders = check.Orders(
-        chosen, check.Inner(timeout=args.timeout, shard=str(args.shard or "")), *how
-    )
+    orders = Orders(chosen, Inner(timeout=args.timeout, shard=str(args.shard or "")), *how)
     directory = args.output or matrix.default_directory()
     _is_ours(directory)
     missing: list[str] = []

@@ -6,10 +6,11 @@ from dask_here import scheduler, wait_for, worker, workers_of
 from vmm.conformance.judge.selection import Chosen
 from vmm.conformance.language.case import Case
 from vmm.lab.kernels.kernels import Kernel
-from vmm.lab.runs import away, check, matrix
+from vmm.lab.runs import away, matrix
+from vmm.lab.runs.order import Inner, Orders
 
 CHOSEN = Chosen([Case("plumbing.x", "S.", "R01", (), ())], 1)
-ORDERS = check.Orders(CHOSEN, check.Inner(), 5.0, executor="python")
+ORDERS = Orders(CHOSEN, Inner(), 5.0, executor="python")
 
 
 @pytest.fixture

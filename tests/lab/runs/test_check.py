@@ -18,6 +18,7 @@ from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import machine
 from vmm.lab.machines.machine import LabResult, Outcome
 from vmm.lab.runs import check
+from vmm.lab.runs.order import CHECK, Inner, Order, told
 
 IDS = ("plumbing.a", "plumbing.b", "plumbing.c")
 CHOSEN = Chosen([Case(name, "S.", "R01", (), ()) for name in IDS], 3, ())
@@ -80,22 +81,22 @@ def guest(monkeypatch):
 @pytest.fixture
 def order(tmp_path):
     kernel = Kernel("debian:6.6", "6.6.6", tmp_path)
-    return check.Order(kernel, "svm", CHOSEN, executor="python")
+    return Order(kernel, "svm", CHOSEN, executor="python")
 
 
 def test_the_whole_catalogue_is_asked_for_without_naming_it(guest, order):
-    first = (*check.told("svm"), *check.CHECK)
+    first = (*told("svm"), *CHECK)
     assert order.argv() == (*first, "-j4")
     assert order.argv({"plumbing.b"}) == (*first, "-j4", "plumbing.a", "plumbing.c")
-    chosen = replace(order, vendor="vmx", options=check.Inner(jobs=7))
-    assert chosen.argv() == (*check.CHECK, "-j2", "-j7"), "the last one counts"
+    chosen = replace(order, vendor="vmx", options=Inner(jobs=7))
+    assert chosen.argv() == (*CHECK, "-j2", "-j7"), "the last one counts"
 
 
 def test_a_saved_case_goes_along_and_is_named_by_its_file(guest, order, tmp_path, capsys):
     saved = replace(CHOSEN.cases[1], file="/home/me/found.json")
     order = replace(order, chosen=Chosen([saved], 3))
     path = "/cases/plumbing.b.json"
-    first = (*check.told("svm"), *check.CHECK)
+    first = (*told("svm"), *CHECK)
     assert order.argv() == (*first, "-j4", path)
     assert order.argv({"plumbing.b"}) == (*first, "-j4")
     assert codec.load(order.files[path]) == saved and len(order.files) == 1
@@ -121,9 +122,9 @@ def test_a_baseline_is_held_against_what_the_guest_says(guest, order, tmp_path, 
 def test_what_would_end_the_emulator_is_not_tried(guest, order, monkeypatch):
     argv = replace(order, vendor="svm-nrips").argv()
     assert argv[:2] == ("/bin/busybox", "env") and argv[2].startswith("MSRWARD_LACKS=single_step=")
-    assert argv[3:] == (*check.CHECK, "-j2")
+    assert argv[3:] == (*CHECK, "-j2")
     monkeypatch.setattr(Emulator, "accelerated", True)
-    assert replace(order, vendor="svm-nrips").argv() == (*check.CHECK, "-j2")
+    assert replace(order, vendor="svm-nrips").argv() == (*CHECK, "-j2")
 
 
 def test_a_run_that_was_cut_short_goes_on_with_what_is_missing(guest, order, tmp_path, capsys):

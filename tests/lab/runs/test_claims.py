@@ -17,6 +17,7 @@ from vmm.lab.machines import machine
 from vmm.lab.machines.machine import LabResult, Outcome
 from vmm.lab.runs import check
 from vmm.lab.runs.claims import Claims, Damaged
+from vmm.lab.runs.order import Order
 
 CASES = [Case(f"c.{name}", "Ours.", "R14", (), ()) for name in "ab"]
 CASES.append(Case("c.q", "Ours.", "R14", (), OBSERVE))
@@ -150,7 +151,7 @@ def judged(tmp_path, monkeypatch, capsys):
 
         monkeypatch.setattr(machine, "boot", boot)
         kernel = Kernel("k", "6.6.6", tmp_path)
-        order = check.Order(kernel, "svm", Chosen(CASES, 3, ()), executor="python")
+        order = Order(kernel, "svm", Chosen(CASES, 3, ()), executor="python")
         try:
             return check.check(order, View(), tmp_path / "o")
         except Trouble as error:

@@ -17,10 +17,11 @@ from vmm.lab.initramfs import archive as initramfs
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import machine
 from vmm.lab.machines.machine import LabResult, Outcome
-from vmm.lab.runs import check, matrix
+from vmm.lab.runs import matrix
+from vmm.lab.runs.order import Inner, Orders
 
 CHOSEN = Chosen([Case("plumbing.x", "S.", "R01", (), ())], 1)
-ORDERS = check.Orders(CHOSEN, check.Inner(), 5.0, executor="python")
+ORDERS = Orders(CHOSEN, Inner(), 5.0, executor="python")
 
 
 def cell(tmp_path, release, vendor):
@@ -107,7 +108,7 @@ def test_cells_that_differ_by_the_command_line_are_told_apart(tmp_path, bzimage)
     assert len({cell.directory for cell in made}) == 3
     assert [cell.title for cell in made] == ["svm", *(f"svm {line}" for line in lines[1:])]
     assert ORDERS.of(made[0].kernel, "svm").append == ""
-    added = check.Orders(CHOSEN, check.Inner(), 5.0, lines[1], "python")
+    added = Orders(CHOSEN, Inner(), 5.0, lines[1], "python")
     assert added.of(made[1].kernel, "svm").append == lines[1]
 
 
@@ -128,10 +129,11 @@ import os, signal, sys, time
 from pathlib import Path
 from vmm.conformance.judge.selection import Chosen
 from vmm.conformance.language.case import Case
-from vmm.lab.runs import check
+from vmm.lab.runs.order import Inner, Orders
 from vmm.lab.initramfs import archive as initramfs
 from vmm.lab.machines import machine
 from vmm.lab.runs import matrix
+from vmm.lab.runs.order import Inner, Orders
 from vmm.lab.kernels.kernels import Kernel
 
 place = Path(sys.argv[1])
@@ -150,7 +152,7 @@ def boot(kernel, vendor, argv, *, timeout, append, cpu, files, listener):
 machine.boot, machine.emulator_of, initramfs.base = boot, lambda vendor: Emulator, lambda: b""
 cells = [matrix.Cell(Kernel(n, n, place), "svm", place / n) for n in "abcd"]
 chosen = Chosen([Case("plumbing.x", "S.", "R01", (), ())], 1)
-orders = check.Orders(chosen, check.Inner(), 5.0, executor="python")
+orders = Orders(chosen, Inner(), 5.0, executor="python")
 try:
     matrix.run(cells, orders, on_cell=lambda *_: None, jobs=2)
 except KeyboardInterrupt:

@@ -22,6 +22,7 @@ from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import machine
 from vmm.lab.machines.machine import LabResult, Outcome
 from vmm.lab.runs import check
+from vmm.lab.runs.order import Inner, Order
 
 PLAYER = Path(sys.executable).with_name("msrward-player")
 SOME = [case for case in CASES if case.id.startswith(("slots.", "quirks.short"))][:8]
@@ -73,7 +74,7 @@ def guest(has_kvm, monkeypatch):
 
 def order_of(cases, tmp_path, **how):
     kernel = Kernel("debian:6.6", "6.6.6", tmp_path)
-    return check.Order(kernel, "svm", Chosen(cases, len(CASES)), **how)
+    return Order(kernel, "svm", Chosen(cases, len(CASES)), **how)
 
 
 def verdicts(directory):
@@ -111,7 +112,7 @@ def test_under_repeat_each_is_played_so_often_and_what_fails_at_times_is_flaky(
     guest, tmp_path, capsys
 ):
     guest.is_late_once = True
-    order = order_of(SOME, tmp_path, options=check.Inner(repeat=3))
+    order = order_of(SOME, tmp_path, options=Inner(repeat=3))
     assert check.check(order, View(), tmp_path / "now") == 2
     saved = load(tmp_path / "now")
     (odd,) = [each for each in saved.cases.values() if each["verdict"] is Verdict.UNSTEADY]
@@ -136,7 +137,7 @@ def test_under_repeat_each_is_played_so_often_and_what_fails_at_times_is_flaky(
 
 def test_under_repeat_what_fails_every_time_is_played_once_more_alone(guest, tmp_path):
     guest.wrong = [WRONG, WRONG]
-    order = order_of(SOME, tmp_path, options=check.Inner(repeat=2))
+    order = order_of(SOME, tmp_path, options=Inner(repeat=2))
     assert check.check(order, View(), tmp_path / "o") == 1
     failed = [c for c in load(tmp_path / "o").cases.values() if c["verdict"] is Verdict.FAIL]
     assert failed and all(each["repeats"] == {"FAIL": 2} for each in failed)
@@ -162,7 +163,7 @@ def test_a_guest_that_dies_is_no_verdict_and_goes_on_later(guest, tmp_path):
 
 
 def test_what_the_machine_lacks_is_not_tried(guest, tmp_path, monkeypatch):
-    monkeypatch.setattr(check.Order, "lacks", {"userfaultfd": "it would end the emulator"})
+    monkeypatch.setattr(Order, "lacks", {"userfaultfd": "it would end the emulator"})
     assert check.check(order_of([*SOME, RACE], tmp_path), View(), tmp_path / "o") == 0
     record = load(tmp_path / "o").cases[RACE.id]
     assert (record["verdict"], record["reason"]) == (Verdict.SKIP, "it would end the emulator")

@@ -35,8 +35,8 @@ from vmm.lab.mutants.findings import (
     conclude_churn,
 )
 from vmm.lab.mutants.source import Mutant
-from vmm.lab.runs.check import WORKERS_A_CPU
 from vmm.lab.runs.claims import Damaged
+from vmm.lab.runs.order import WORKERS_A_CPU
 from vmm.lab.runs.played import Played
 
 THEMES = tuple(

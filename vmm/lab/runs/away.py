@@ -22,8 +22,8 @@ from vmm.lab.cluster import Cluster, cluster
 from vmm.lab.errors import LabError
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.runs import matrix
-from vmm.lab.runs.check import Order
 from vmm.lab.runs.matrix import Cell
+from vmm.lab.runs.order import Order
 
 _IMAGE = "vmlinuz"
 

@@ -31,6 +31,7 @@ from vmm.lab.kernels import kernels
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import machine
 from vmm.lab.runs import check
+from vmm.lab.runs.order import Order, Orders
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ class Crew(Protocol):
     def jobs(self) -> int:
         """How many at once."""
 
-    def submit(self, cell: Cell, order: check.Order) -> Future[Any]:
+    def submit(self, cell: Cell, order: Order) -> Future[Any]:
         """Have a cell judged."""
 
     def first_of(self, running: Collection[Future[Any]]) -> Collection[Future[Any]]:
@@ -120,7 +121,7 @@ class Crew(Protocol):
         """See that the records are in the cell's directory; return why it has no verdict."""
 
 
-Judge = Callable[[Cell, check.Order], str]
+Judge = Callable[[Cell, Order], str]
 """Judges one cell and returns why it has no verdict, or ""; its records are in its directory."""
 
 Team = Callable[[int | None], AbstractContextManager[Crew]]
@@ -132,7 +133,7 @@ class _Here:
     jobs: int
     pool: Executor
 
-    def submit(self, cell: Cell, order: check.Order) -> Future[Any]:
+    def submit(self, cell: Cell, order: Order) -> Future[Any]:
         return self.pool.submit(_judge_alone, cell, order)
 
     def first_of(self, running: Collection[Future[Any]]) -> Collection[Future[Any]]:
@@ -153,7 +154,7 @@ def here(jobs: int | None) -> Iterator[Crew]:
 
 def run(
     matrix: Sequence[Cell],
-    orders: check.Orders,
+    orders: Orders,
     *,
     on_cell: Callable[[Cell, str], None],
     jobs: int | None = None,
@@ -178,7 +179,7 @@ def run(
 
 def _side_by_side(
     todo: Sequence[Cell],
-    orders: check.Orders,
+    orders: Orders,
     on_cell: Callable[[Cell, str], None],
     team: Team,
     jobs: int | None,
@@ -200,11 +201,11 @@ def _side_by_side(
     return list(running.values()), left
 
 
-def _judge_alone(cell: Cell, order: check.Order) -> str:
+def _judge_alone(cell: Cell, order: Order) -> str:
     return processes.interruptibly(lambda: judge(cell, order))
 
 
-def judge(cell: Cell, order: check.Order) -> str:
+def judge(cell: Cell, order: Order) -> str:
     """Judge one cell; what a person would read goes to report.txt. Return why it has no verdict."""
     with _report(cell) as report, Path(os.devnull).open("w") as nothing:
         try:

@@ -32,8 +32,9 @@ from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import machine
 from vmm.lab.machines.emulation import Listener
 from vmm.lab.machines.machine import LabResult
-from vmm.lab.runs.check import account, told
+from vmm.lab.runs.account import account
 from vmm.lab.runs.claims import OURS, TOLD, Damaged, agree, doubt
+from vmm.lab.runs.order import told
 
 COMMANDS: Mapping[str, frozenset[str]] = MappingProxyType(
     {

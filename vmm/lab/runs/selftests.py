@@ -19,8 +19,8 @@ from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import machine
 from vmm.lab.machines.emulation import Listener
 from vmm.lab.machines.machine import Outcome
-from vmm.lab.runs.check import CASE_SECONDS, WORKERS_A_CPU
 from vmm.lab.runs.claims import Damaged
+from vmm.lab.runs.order import CASE_SECONDS, WORKERS_A_CPU
 from vmm.lab.runs.played import Played
 
 VERDICTS = {0: Verdict.PASS, 4: Verdict.SKIP, 254: Verdict.FAIL, 1: Verdict.FAIL}

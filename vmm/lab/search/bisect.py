@@ -17,8 +17,8 @@ from vmm.lab.errors import LabError
 from vmm.lab.kernels import kernels
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.runs import matrix
-from vmm.lab.runs.check import Inner, Order
 from vmm.lab.runs.matrix import Cell
+from vmm.lab.runs.order import Inner, Order
 from vmm.lab.search.together import Judge, Together, one_by_one
 from vmm.lab.search.verdict import Evidence, Question, Step, combine, judge
 
