@@ -193,7 +193,8 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from vmm.conformance.host.doctor import Health, examine, render
+    from vmm.conformance.host.doctor import examine, render
+    from vmm.conformance.host.finding import Health
     from vmm.lab import doctor as lab
 
     findings = {**examine(), **lab.examine()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmm.conformance.host.doctor import Finding, Health
+from vmm.conformance.host.finding import Finding, Health
 from vmm.lab import cache, vendors
 from vmm.lab.kernels import kernels
 from vmm.lab.machines import emulators, machine

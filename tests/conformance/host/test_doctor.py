@@ -6,15 +6,17 @@ import os
 import ioctl_opt
 import pytest
 
-from vmm.conformance.host import doctor, klog
-from vmm.conformance.host.doctor import CHECKS, Finding, examine, render
+from vmm.conformance.host import ability, doctor, faults, klog, surroundings
+from vmm.conformance.host.doctor import CHECKS, examine, render
+from vmm.conformance.host.finding import Finding
 
 
 @pytest.fixture
 def facts(monkeypatch):
     """The host's facts, to be changed by a test."""
     changed = doctor.facts()
-    monkeypatch.setattr(doctor, "facts", lambda: changed)
+    for each in (ability, surroundings):
+        monkeypatch.setattr(each, "facts", lambda: changed)
     return changed
 
 
@@ -28,9 +30,9 @@ def test_a_host_that_can_run_guests_has_no_fail():
 
 def test_its_numbers_are_the_compilers():
     lib = pytest.importorskip("vmm._native").lib
-    assert doctor.KVM_CAP_SYNC_REGS == lib.KVM_CAP_SYNC_REGS
-    assert doctor.KVM_SYNC_X86_REGS == lib.KVM_SYNC_X86_REGS
-    assert ioctl_opt.IO(0xAA, 0x00) == doctor.USERFAULTFD_IOC_NEW
+    assert ability.KVM_CAP_SYNC_REGS == lib.KVM_CAP_SYNC_REGS
+    assert ability.KVM_SYNC_X86_REGS == lib.KVM_SYNC_X86_REGS
+    assert ioctl_opt.IO(0xAA, 0x00) == faults.USERFAULTFD_IOC_NEW
 
 
 def test_what_is_not_pass_has_a_remedy():
@@ -69,7 +71,7 @@ def test_a_kernel_without_the_filter_is_a_fail(monkeypatch, caps):
 
     answers = dict(zip((188, 189), caps, strict=True))
     monkeypatch.setattr(Kvm, "check_extension", lambda _, cap: answers[cap])
-    found = doctor._capabilities()
+    found = ability.capabilities()
     assert found.verdict == "FAIL"
     assert "5.10" in found.remedy
 
@@ -79,7 +81,7 @@ def test_a_guest_that_is_not_filtered_is_a_fail(monkeypatch):
     from vmm.kvm import Vm
 
     monkeypatch.setattr(Vm, "set_msr_filter", lambda *_: None)
-    found = doctor._guest()
+    found = ability.guest()
     assert found.verdict == "FAIL"
     assert found.fact.startswith("the guest did HltExit()")
 
@@ -92,7 +94,7 @@ def test_a_device_that_does_not_open(monkeypatch, errno, words):
         raise OSError(errno, os.strerror(errno))
 
     monkeypatch.setattr(os, "open", refuse)
-    found = doctor._device()
+    found = ability.device()
     assert (found.verdict, found.fact) == ("FAIL", f"/dev/kvm: {os.strerror(errno)}")
     assert words in found.remedy
 
@@ -100,17 +102,17 @@ def test_a_device_that_does_not_open(monkeypatch, errno, words):
 @pytest.mark.parametrize(
     ("fact", "value", "check", "verdict"),
     [
-        ("parameters", {"kvm": {"ignore_msrs": "Y"}}, doctor._ignore_msrs, "WARN"),
-        ("parameters", {"kvm": {"ignore_msrs": "N"}}, doctor._ignore_msrs, "PASS"),
-        ("parameters", {}, doctor._ignore_msrs, "WARN"),
-        ("parameters", {"kvm": {"force_emulation_prefix": "1"}}, doctor._forced_emulation, "PASS"),
-        ("parameters", {"kvm": {"force_emulation_prefix": "0"}}, doctor._forced_emulation, "WARN"),
-        ("taint", 0, doctor._taint, "PASS"),
-        ("taint", 512, doctor._taint, "WARN"),
-        ("taint", None, doctor._taint, "WARN"),
-        ("vendor_module", None, doctor._vendor_module, "WARN"),
-        ("platform", None, doctor._platform, "WARN"),
-        ("platform", "bare metal", doctor._platform, "PASS"),
+        ("parameters", {"kvm": {"ignore_msrs": "Y"}}, ability.ignore_msrs, "WARN"),
+        ("parameters", {"kvm": {"ignore_msrs": "N"}}, ability.ignore_msrs, "PASS"),
+        ("parameters", {}, ability.ignore_msrs, "WARN"),
+        ("parameters", {"kvm": {"force_emulation_prefix": "1"}}, ability.forced_emulation, "PASS"),
+        ("parameters", {"kvm": {"force_emulation_prefix": "0"}}, ability.forced_emulation, "WARN"),
+        ("taint", 0, surroundings.taint, "PASS"),
+        ("taint", 512, surroundings.taint, "WARN"),
+        ("taint", None, surroundings.taint, "WARN"),
+        ("vendor_module", None, ability.vendor_module, "WARN"),
+        ("platform", None, ability.platform, "WARN"),
+        ("platform", "bare metal", ability.platform, "PASS"),
     ],
 )
 def test_facts_that_matter(facts, fact, value, check, verdict):
@@ -121,16 +123,16 @@ def test_facts_that_matter(facts, fact, value, check, verdict):
 def test_another_machine_is_a_fail(monkeypatch):
     uname = os.uname_result(("Linux", "host", "6.1", "#1", "aarch64"))
     monkeypatch.setattr(os, "uname", lambda: uname)
-    assert doctor._machine().verdict == "FAIL"
+    assert surroundings.machine().verdict == "FAIL"
 
 
 def test_no_userfaultfd_is_a_warning_that_says_what_goes_untested(monkeypatch):
     def refuse():
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(doctor, "_uffd_by_syscall", refuse)
-    monkeypatch.setattr(doctor, "_uffd_by_device", refuse)
-    found = doctor._userfaultfd()
+    monkeypatch.setattr(faults, "_uffd_by_syscall", refuse)
+    monkeypatch.setattr(faults, "_uffd_by_device", refuse)
+    found = faults.userfaultfd()
     assert found.verdict == "WARN"
     assert found.fact.startswith("races are not tested: the system call: Operation not permitted")
 
@@ -141,9 +143,9 @@ def test_what_mends_it_fits_where_one_stands(monkeypatch, user, mend):
         raise PermissionError(1, "Operation not permitted")
 
     for name in ("_uffd_by_syscall", "_uffd_by_device"):
-        monkeypatch.setattr(doctor, name, refuse)
+        monkeypatch.setattr(faults, name, refuse)
     monkeypatch.setattr(os, "geteuid", lambda: user)
-    assert mend in doctor._userfaultfd().remedy
+    assert mend in faults.userfaultfd().remedy
 
 
 @pytest.mark.parametrize(("number", "mend"), [(2, "device /dev/kmsg"), (1, "dmesg_restrict=0")])
@@ -152,7 +154,7 @@ def test_what_mends_a_log_that_cannot_be_read(monkeypatch, number, mend):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(klog.os, "open", refuse)
-    assert mend in doctor._kernel_log().remedy
+    assert mend in surroundings.kernel_log().remedy
 
 
 def test_the_doctor_leaves_nothing_open():
