@@ -162,7 +162,7 @@ def _check(args: argparse.Namespace) -> int:
     gc.enable()
     from vmm.conformance.host.cpus import default_jobs
     from vmm.conformance.judge.check import check
-    from vmm.conformance.judge.runner import Options
+    from vmm.conformance.judge.recording import Options
     from vmm.conformance.judge.selection import choose
     from vmm.conformance.report.desk import View
 

@@ -18,7 +18,7 @@ from vmm.conformance.c.export import c_source
 from vmm.conformance.c.tape import is_playable
 from vmm.conformance.cases import CASES
 from vmm.conformance.host.parameters import ignores_msrs
-from vmm.conformance.judge.worker import judge
+from vmm.conformance.judge.judging import judge
 from vmm.conformance.kernel.backend import KvmBackend
 from vmm.conformance.language.case import Case
 from vmm.conformance.records.status import Status, epilog

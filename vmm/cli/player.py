@@ -53,7 +53,7 @@ def _judge(args: argparse.Namespace) -> int:
     from vmm.conformance.c.tape import is_playable
     from vmm.conformance.cases import CASES
     from vmm.conformance.judge.played import judge_trace
-    from vmm.conformance.judge.runner import Options
+    from vmm.conformance.judge.recording import Options
     from vmm.conformance.judge.selection import choose
     from vmm.conformance.report.desk import View
 

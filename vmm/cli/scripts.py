@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
 def _run(args: argparse.Namespace) -> int:
     from vmm.conformance.cases import CASES
     from vmm.conformance.judge.check import check
-    from vmm.conformance.judge.runner import Options
+    from vmm.conformance.judge.recording import Options
     from vmm.conformance.report.desk import View
 
     return check([_one(args.case)], len(CASES), Options(), View(verbose=2, rerun="msrward run"))

@@ -13,7 +13,7 @@ from vmm.conformance.c.layout import AFTER, MODES
 from vmm.conformance.c.steps import At, calls
 from vmm.conformance.c.tape import is_playable
 from vmm.conformance.judge.both import agree, found_player, played
-from vmm.conformance.judge.runner import Options
+from vmm.conformance.judge.recording import Options
 from vmm.conformance.kernel.backend import KvmBackend
 from vmm.conformance.language import script as s
 from vmm.conformance.language.case import Case

@@ -11,9 +11,9 @@ from vmm.conformance.c.tape import is_playable, tape
 from vmm.conformance.cases import CASES
 from vmm.conformance.judge.both import Both, DisagreementError, agree, found_player, played
 from vmm.conformance.judge.check import Trouble
-from vmm.conformance.judge.runner import Options
+from vmm.conformance.judge.judging import judge
+from vmm.conformance.judge.recording import Options
 from vmm.conformance.judge.trace import Reading
-from vmm.conformance.judge.worker import judge
 from vmm.conformance.kernel.backend import KvmBackend
 from vmm.conformance.language.script import (
     ANY,

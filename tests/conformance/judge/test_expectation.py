@@ -5,7 +5,7 @@ from errno import EINVAL
 
 import pytest
 
-from vmm.conformance.judge.worker import judge
+from vmm.conformance.judge.judging import judge
 from vmm.conformance.language.case import OBSERVE, Case
 from vmm.conformance.language.script import (
     Lost,

@@ -8,7 +8,7 @@ import pytest
 
 from vmm.cli.options import known
 from vmm.conformance.cases import CASES
-from vmm.conformance.judge.runner import Options, case_record
+from vmm.conformance.judge.recording import Options, case_record
 from vmm.conformance.records.verdict import Verdict
 
 CASE = next(case for case in CASES if case.id == "fastpath.write_denied_by_range_no_apic_cpuid_on")

@@ -6,7 +6,7 @@ import pytest
 
 from vmm.conformance.host import facts, parameters
 from vmm.conformance.judge.check import check
-from vmm.conformance.judge.runner import Options
+from vmm.conformance.judge.recording import Options
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import gp, rdmsr, returned
 from vmm.conformance.report.desk import View

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vmm.conformance.cases import CASES
-from vmm.conformance.judge.worker import judge
+from vmm.conformance.judge.judging import judge
 from vmm.conformance.kernel.backend import KvmBackend
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import (

@@ -11,7 +11,7 @@ import pytest
 
 from vmm.conformance.host import facts
 from vmm.conformance.judge.check import Trouble, check
-from vmm.conformance.judge.runner import Options
+from vmm.conformance.judge.recording import Options
 from vmm.conformance.language.case import OBSERVE, Case
 from vmm.conformance.language.script import Got, get_msr, got
 from vmm.conformance.records.results import FILE

@@ -19,7 +19,8 @@ import pytest
 
 from vmm.conformance.host import foreign, parameters
 from vmm.conformance.host.klog import KernelLog
-from vmm.conformance.judge.runner import Options, run
+from vmm.conformance.judge.recording import Options
+from vmm.conformance.judge.runner import run
 from vmm.conformance.kernel import waits
 from vmm.conformance.language.case import OBSERVE, Case
 from vmm.conformance.language.script import (
@@ -319,7 +320,8 @@ def test_workers_die_with_a_master_that_is_killed(tmp_path):
         import os, signal
         from pathlib import Path
         from test_runner import HANGS, StandIn, Watcher, case
-        from vmm.conformance.judge.runner import Options, run
+        from vmm.conformance.judge.recording import Options
+        from vmm.conformance.judge.runner import run
         class Tells(StandIn):
             def run(self, script, *, expected=None):
                 Path({str(told)!r}).write_text(str(os.getpid()))

@@ -11,9 +11,9 @@ import pytest
 
 from vmm.conformance.c.tape import VERSION, Alone, crc_of, entries, is_playable, tape
 from vmm.conformance.cases import CASES
-from vmm.conformance.judge.runner import Options
+from vmm.conformance.judge.judging import judge
+from vmm.conformance.judge.recording import Options
 from vmm.conformance.judge.trace import Reading, TraceError
-from vmm.conformance.judge.worker import judge
 from vmm.conformance.kernel.backend import KvmBackend
 from vmm.conformance.language import script as words
 from vmm.conformance.language.case import Case

@@ -12,7 +12,7 @@ from mutant import Mutant
 from mutants import MUTANTS
 
 from vmm.conformance.cases import CASES
-from vmm.conformance.judge.worker import code, judge
+from vmm.conformance.judge.judging import code, judge
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import Action, Trace
 from vmm.conformance.oracle.model import Model

@@ -8,7 +8,8 @@ from typing import Protocol
 
 from vmm.conformance.host.klog import KernelLog, Splat
 from vmm.conformance.judge import runner
-from vmm.conformance.judge.worker import BackendFactory
+from vmm.conformance.judge.judging import BackendFactory
+from vmm.conformance.judge.recording import Options
 from vmm.conformance.language.case import Case
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.steadiness import Times, is_doubtful, settle
@@ -31,7 +32,7 @@ class Watcher(runner.Watcher, Protocol):
 def run(
     cases: Sequence[Case],
     factory: BackendFactory,
-    options: runner.Options,
+    options: Options,
     watcher: Watcher,
     log: KernelLog | None = None,
     *,

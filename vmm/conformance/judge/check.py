@@ -15,8 +15,9 @@ from vmm.conformance.host import facts as host_facts
 from vmm.conformance.host import parameters
 from vmm.conformance.host.klog import KernelLog, Splat
 from vmm.conformance.host.limits import limit_of
-from vmm.conformance.judge import again, runner
-from vmm.conformance.judge.worker import BackendFactory
+from vmm.conformance.judge import again
+from vmm.conformance.judge.judging import BackendFactory
+from vmm.conformance.judge.recording import Options
 from vmm.conformance.language.case import Case
 from vmm.conformance.oracle import spoiled
 from vmm.conformance.records.results import Results, ResultsError
@@ -42,7 +43,7 @@ class Trouble(Exception):
 def check(
     cases: Sequence[Case],
     catalogue: int,
-    options: runner.Options,
+    options: Options,
     view: View,
     *,
     directory: Path | None = None,
@@ -124,7 +125,7 @@ def _judge(
     catalogue: int,
     desk: Desk,
     *,
-    options: runner.Options,
+    options: Options,
     factory: BackendFactory,
     log: KernelLog | str,
 ) -> int:
@@ -171,7 +172,7 @@ def _finish(desk: Desk, first: Record, end: Record, trouble: Exception | None) -
 
 
 def _run_record(
-    cases: int, catalogue: int, resumed: int, options: runner.Options, log: KernelLog | str
+    cases: int, catalogue: int, resumed: int, options: Options, log: KernelLog | str
 ) -> Record:
     return {
         "type": "run",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vmm.conformance.judge.check import Trouble, json_file, results_in
-from vmm.conformance.judge.runner import Options
+from vmm.conformance.judge.recording import Options
 from vmm.conformance.judge.trace import MOST_LINE, Reading, TraceError
 from vmm.conformance.language.case import Case
 from vmm.conformance.records.schema import Record

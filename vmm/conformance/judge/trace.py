@@ -29,8 +29,8 @@ from vmm.conformance.c.notation import read_events
 from vmm.conformance.c.tape import VERSION, Alone, crc_of, entries, tape
 from vmm.conformance.host import facts as host_facts
 from vmm.conformance.host.klog import find_splats, kernel_message
-from vmm.conformance.judge.runner import Options, case_record
-from vmm.conformance.judge.worker import judge
+from vmm.conformance.judge.judging import judge
+from vmm.conformance.judge.recording import Options, case_record
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import Script, Step, Trace
 from vmm.conformance.oracle.refused import asked_alone

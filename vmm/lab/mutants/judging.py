@@ -14,7 +14,7 @@ from pathlib import Path
 from vmm.conformance.c.tape import is_playable
 from vmm.conformance.cases import CASES
 from vmm.conformance.host.told import lacks_of
-from vmm.conformance.judge import runner
+from vmm.conformance.judge import recording
 from vmm.conformance.judge.selection import choose
 from vmm.conformance.language.case import Case
 from vmm.conformance.records.status import Status
@@ -117,7 +117,7 @@ def _play(
     """Judge here what a player saw in the guest; its status is that of a check."""
     row, emulated = vendors.of(vendor), not machine.emulator_of(vendor).accelerated
     jobs = WORKERS_A_CPU * row.cpus
-    how = runner.Options(jobs, options.case_timeout)
+    how = recording.Options(jobs, options.case_timeout)
     played = Played(cases, how, lacks_of(row.lacks) if emulated else {})
 
     def line(text: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vmm.conformance.c.tape import is_playable
 from vmm.conformance.host.told import lacks_of
-from vmm.conformance.judge.runner import Options
+from vmm.conformance.judge.recording import Options
 from vmm.conformance.judge.selection import Chosen
 from vmm.conformance.language import codec
 from vmm.conformance.report.rerun import in_the_lab

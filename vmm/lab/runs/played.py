@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vmm.conformance.c.tape import tape
-from vmm.conformance.judge.runner import Options, case_record
+from vmm.conformance.judge.recording import Options, case_record
 from vmm.conformance.judge.trace import Reading, TraceError
 from vmm.conformance.language.case import Case
 from vmm.conformance.records.schema import Record

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vmm.conformance.host.told import lacks_of
-from vmm.conformance.judge.runner import Options
+from vmm.conformance.judge.recording import Options
 from vmm.conformance.language.case import Case
 from vmm.conformance.records.plain import plain
 from vmm.conformance.records.summary import of_a_program

@@ -1,0 +1,62 @@
+"""The record of a case, from what a worker or a player left of it, and what a run was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from vmm.conformance.judge.judging import code
+from vmm.conformance.language.case import Case
+from vmm.conformance.records.causes import explains
+from vmm.conformance.records.schema import Record
+from vmm.conformance.records.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run: ``jobs`` workers, ``timeout`` seconds for a case, globs of known failures.
+
+    A case that waits for the kernel has so much longer (``kernel.waits``).
+
+    ``repeat`` is how often each case is judged (``judge.again``).
+    ``shard`` says which part of a run this is ("2/5"), "" for all of it.
+    ``known`` has the entries of the history whose failures are known, on ``vendor``'s KVM module.
+    """
+
+    jobs: int = 1
+    timeout: float = 10.0
+    xfail: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    vendor: str = ""
+    shard: str = ""
+    repeat: int = 1
+
+
+def case_record(
+    case: Case, outcome: Record, ms: float, splats: list[list[str]], options: Options
+) -> Record:
+    """Return the record of a case that ended with ``outcome`` (``judging.judge``) after ``ms``.
+
+    A splat is FAIL whatever the case saw, and known to nobody. A case that was to fail and hangs
+    is TIMEOUT.
+    """
+    record: Record = {
+        "type": "case",
+        "id": case.id,
+        "sentence": case.sentence,
+        "requirements": list(case.requirements),
+        "ms": ms,
+        **outcome,
+    }
+    if case.file:
+        record["file"] = case.file
+    if splats:
+        record |= {"verdict": Verdict.FAIL, "splats": splats}
+    elif any(fnmatchcase(case.id, glob) for glob in options.xfail) and not case.observes:
+        record["verdict"] = record["verdict"].expected
+    if not record["verdict"].is_good:
+        record["script"] = code(case.actions)
+    if record["verdict"] is Verdict.FAIL:
+        entry = explains(record, {"vendor_module": options.vendor})
+        record["verdict"] = Verdict.XFAIL if entry in options.known else Verdict.FAIL
+    return record
