@@ -14,7 +14,7 @@ from vmm.conformance.report.desk import View
 from vmm.lab.errors import LabError
 from vmm.lab.kernels import kernels
 from vmm.lab.machines import emulators
-from vmm.lab.runs import check
+from vmm.lab.runs import check, order
 
 NATIVE = Path(__file__).parents[3] / "native"
 PLACE = "words/restored.c"
@@ -57,10 +57,10 @@ def kernel():
 
 def verdicts(kernel, player, directory, monkeypatch):
     monkeypatch.setenv("MSRWARD_PLAYER", str(player))
-    how = check.Inner(timeout=SECONDS)
+    how = order.Inner(timeout=SECONDS)
     chosen = Chosen(SOME, len(CASES))
-    order = check.Order(kernel, "svm", chosen, how, executor="player", again=False)
-    check.check(order, View(), directory)
+    ordered = order.Order(kernel, "svm", chosen, how, executor="player", again=False)
+    check.check(ordered, View(), directory)
     return {name: record["verdict"] for name, record in load(directory).cases.items()}
 
 
