@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from vmm.conformance.report.progress import HEARTBEAT_SECONDS
 from vmm.lab.errors import LabError
 from vmm.lab.kernels import kernels
 from vmm.lab.machines import emulators
@@ -60,7 +61,8 @@ def test_a_distribution_kernel_is_judged_without_hardware(lab, kernel, tmp_path)
     assert {case["host"]["vendor_module"] for case in cases} == {"kvm_amd"}
     assert end["lab"]["boot_seconds"] < end["lab"]["total_seconds"]
     assert f"kernel {first['host']['release']} (kvm_amd) in the lab" in ran.stdout
-    assert "msrward: booting" in ran.stderr
+    if end["lab"]["boot_seconds"] > 2 * HEARTBEAT_SECONDS:
+        assert "msrward: booting" in ran.stderr
     second = [case for case in cases if case["id"].startswith("ignored.")]
     assert {(case["verdict"], case.get("ignore_msrs")) for case in second} == {("PASS", True)}
     assert f"{len(second)} cases judged in a second pass" in ran.stdout
