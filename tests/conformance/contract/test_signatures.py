@@ -29,6 +29,9 @@ _GS = "listed(Msr.KERNEL_GS_BASE, 0x1)"
 _DEADLINE_EXIT = "WrmsrExit(Msr.IA32_TSC_DEADLINE, FILTER, 0x0), wrote"
 _FS_EXIT = FILTER.format("Msr.FS_BASE")
 _SWEPT = "swept((run({}, {}, '{}'),))"
+_SET_FS = "set_msr(Msr.FS_BASE, 0x5) -> refused"
+_WROTE_FS = "wrmsr(Msr.FS_BASE, 0x5) -> wrote"
+_GET = ("get_msr(Msr.FS_BASE)", "got(0x1)", "refused")
 _T, _LAST = "Msr.IA32_TSC_DEADLINE", "Msr.IA32_LASTBRANCHFROMIP"
 _INIT = ("send_init(1) -> done", "get_mp_state(1) -> got(2)", "complete(vcpu=1) -> interrupted")
 _RESET, _HELD = "regs(ANY, rax=0, rcx=0, rdx=ANY)", "regs(-20, rax=0x2, rcx=0, rdx=0x1)"
@@ -38,6 +41,8 @@ _CALLED = "l1_exit('hypercall')"
 
 _RAN, _LEFT = "rdmsr(Msr.STAR) -> returned(0x1)", f"leave_l2() -> {_CALLED}"
 _REFUSED = _DENY_FS.replace("done", "rejected(EINVAL)")
+
+_DENIED_WRITE = "wrmsr(Msr.FS_BASE, 0x6) -> WrmsrExit(Msr.FS_BASE, FILTER, 0x6)"
 
 D = Difference
 # An entry, what it explains, and near misses: another MSR, another outcome, another place.
@@ -146,6 +151,25 @@ ROWS: dict[str, tuple[Difference, ...]] = {
         D("get_msr(Msr.STAR)", "got(0x1)", "refused", (), SVM),
         D("get_msr(Msr.FS_BASE)", "got(0x1)", "got(0x2)", (), SVM),
         D("get_msr(Msr.FS_BASE)", "got(0x1)", "refused", (), VMX),
+    ),
+    "B10 from the host, as without a filter": (
+        D(*_GET, (_SET_FS, _DENY), SVM),
+        D(*_GET, (_DENY, _SET_FS), SVM),
+        D(*_GET, (_SET_FS.replace("FS", "GS"), _DENY), SVM),
+        D(*_GET, (_SET_FS.replace("refused", "done"), _DENY), SVM),
+        D("get_msr(Msr.FS_BASE)", "got(0x1)", "got(0x2)", (_SET_FS, _DENY), SVM),
+        D(*_GET, (_SET_FS, _DENY), VMX),
+    ),
+    "B10 never set by the host": (
+        D(_FS, "returned(0x5)", "returned(0)", (_SET_FS, _DENY, f"{_DENIED_WRITE}, wrote"), SVM),
+        D(_FS, "returned(0x5)", "returned(0)", (_SET_FS, _WROTE_FS), SVM),
+        D(_FS, "returned(0x6)", "returned(0)", (_SET_FS,), SVM),
+        D(_FS, "returned(0x5)", "returned(0x1)", (_SET_FS,), SVM),
+        D(_FS, "returned(0x5)", "gp", (_SET_FS,), SVM),
+        D(_FS, "returned(0x5)", "returned(0)", (_SET_FS.replace("refused", "done"),), SVM),
+        D(_FS, "returned(0x5)", "returned(0)", (_SET_FS.replace("FS", "GS"),), SVM),
+        D(_FS.replace("FS", "KERNEL_GS"), "returned(0x5)", "returned(0)", (_SET_FS,), SVM),
+        D(_FS, "returned(0x5)", "returned(0)", (_SET_FS,), VMX),
     ),
     "B10 from the host, allowed": (
         D("get_msr(Msr.FS_BASE)", "got(0x1)", "refused", (_ALLOW_FS,), SVM),
@@ -269,11 +293,20 @@ def test_a_signature_explains_its_difference_and_no_near_miss(entry: str) -> Non
 
 
 _ALL = ("install(default_deny().allow(0x474f4f00)) -> done",)
+_ENDS = "Lost('the instruction ended with {}')"
 _SIDEWAYS = (
     ("execute('rdpid', 0x7, emulated=True)", "executed(0x7)", "executed(0)", "executed(0x6)"),
     ("execute('sysenter', 0x8, emulated=True)", "executed(0x8)", "gp", "Lost('HltExit()')"),
     ("execute('rsm', 0x1000)", "executed(0x1000)", "Lost('ShutdownExit()')", "executed(0)"),
+    ("execute('rsm', 0x1000)", "executed(0x1000)", _ENDS.format(17), _ENDS.format(-14)),
+    ("execute('sysenter', 0x8, emulated=True)", "executed(0x8)", _ENDS.format(17), _ENDS.format(8)),
     ("rdmsr(0x1, mode='smm')", "returned(0)", "Lost('RSM: ShutdownExit()')", "Lost('SMI: x')"),
+    (
+        "rdmsr(0x1, mode='smm')",
+        "returned(0)",
+        "Lost('RSM ended with 17')",
+        "Lost('SMI ended with 17')",
+    ),
 )
 
 

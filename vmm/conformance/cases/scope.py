@@ -131,6 +131,8 @@ CASES = (
             "R34",
             *play(
                 TELL_FILTER,
+                (set_msr(msr, new), done),
+                (get_msr(msr), got(new)),
                 done_install(default_deny().allow(A)),
                 denied(msr),
                 (set_msr(msr, old), done),

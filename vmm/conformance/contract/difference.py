@@ -27,6 +27,8 @@ _BYTES = re.compile(
 _HEX = re.compile(r'bytes\.fromhex\("((?:[0-9a-f]{2})+)"\)')
 _BITS = re.compile(r"bitmap_of\(0x[0-9a-f]+, \[(.*)\]\)")
 _HEXADECIMAL = re.compile(r"0x[0-9a-f]{1,16}")
+_REFUSED_TO_HOST = re.compile(r"[gs]et_msr\((Msr\.\w+|0x[0-9a-f]+)[,)].* -> refused")
+_READ = re.compile(r"rdmsr\((Msr\.\w+|0x[0-9a-f]+)\)")
 _RUN = re.compile(r"\*range\((0x[0-9a-f]+), (0x[0-9a-f]+)\)|(0x[0-9a-f]+)")
 
 
@@ -58,6 +60,25 @@ class Difference:
         exits = re.findall(r"msrExit\((Msr\.\w+|0x[0-9a-f]+)", self.seen)
         right = {_number(access[2])}
         return not re.search(_NOT_OF[access[1]], self.seen) and set(map(_number, exits)) <= right
+
+    @property
+    def is_refused_unfiltered(self) -> bool:
+        """Whether the host was refused the MSR of this step before there was any filter."""
+        index = re.match(r"[gs]et_msr\((Msr\.\w+|0x[0-9a-f]+)", self.action)
+        unfiltered = takewhile(lambda line: "install" not in line, self.before)
+        refused = {_number(found[1]) for found in map(_REFUSED_TO_HOST.match, unfiltered) if found}
+        return index is not None and _number(index[1]) in refused
+
+    @property
+    def is_of_refused_set(self) -> bool:
+        """Whether this read is expected to find what the host was last refused to set."""
+        read = _READ.fullmatch(self.action)
+        if not read:
+            return False
+        writes = re.compile(rf"set_msr\({read[1]}, |wrmsr\({read[1]}, .* -> wrote$")
+        last = next((line for line in reversed(self.before) if writes.match(line)), "")
+        value = self.expected.removeprefix("returned(").removesuffix(")")
+        return last == f"set_msr({read[1]}, {value}) -> refused"
 
     @property
     def at_top(self) -> bool:

@@ -22,9 +22,10 @@ class Signature:
     ``action``, ``expected`` and ``seen`` match the whole text, ``install`` and ``before`` a part of
     the last install and of the steps before. ``vendor`` "" stands for any. ``at_top`` asks for a
     range that reaches 2^32 and holds the MSR of the access, ``halfway`` for a half-built filter
-    that allows it (True) or does not. ``lasts`` says that the steps after it prove nothing: the
-    VM's state is no more what the script made it. None explains a read that ends as a write, or an
-    exit for another MSR.
+    that allows it (True) or does not. ``unfiltered`` asks that the host was refused the MSR without
+    a filter too, ``unset`` that the read looks for what the host was refused to set. ``lasts`` says
+    that the steps after it prove nothing: the VM's state is no more what the script made it. None
+    explains a read that ends as a write, or an exit for another MSR.
     """
 
     id: str
@@ -37,6 +38,8 @@ class Signature:
     vendor: str = ""
     at_top: bool = False
     halfway: bool | None = None
+    unfiltered: bool = False
+    unset: bool = False
     lasts: bool = False
 
     def explains(self, difference: Difference) -> bool:
@@ -59,6 +62,8 @@ class Signature:
             and not (self.without and re.search(self.without, before))
             and (not self.at_top or step.at_top)
             and (self.halfway is None or step.halfway is self.halfway)
+            and (not self.unfiltered or step.is_refused_unfiltered)
+            and (not self.unset or step.is_of_refused_set)
         )
 
 
@@ -115,6 +120,8 @@ _TSC_STORED = rf"enter_l2\([^\n]*exit_store=[^\n]*\b(?:0x10|Msr\.IA32_TSC)\)[^\n
 _ENDS_L2 = r"(?:leave_l2|rdmsr|wrmsr)\(.*"
 _ONE_FILTER = r"swept\(\(run\([\w.]+, \w+, 'FILTER'\),\)\)"
 _ONE_PASSED = r"swept\(\(run\([\w.]+, \w+, 'PASSED'\),\)\)"
+# The two executors each say in their own words that KVM gave up: 17 is KVM_EXIT_INTERNAL_ERROR.
+_GAVE_UP = r"InternalErrorExit.*|the instruction ended with 17'\)"
 _INIT = r"send_init\([^\n]*\n(?:[^\n]*\n)*?get_mp_state\([^\n]*-> got\([02]\)"
 
 SIGNATURES = (
@@ -172,7 +179,8 @@ SIGNATURES = (
         "B06",
         r"execute\('sys(?:call|enter|exit)', .*emulated=True.*",
         r"executed\(.*\)",
-        r"(?:executed\([^()]*\)|Fault\(6\)|gp|Lost\('InternalErrorExit.*)",
+        r"(?:executed\([^()]*\)|Fault\(6\)|gp|"
+        rf"Lost\('(?:{_GAVE_UP}))",
         install="deny",
         lasts=True,
     ),
@@ -180,7 +188,7 @@ SIGNATURES = (
         "B06",
         r"execute\('rsm', .*",
         r"executed\(.*\)",
-        r"Lost\('(?:InternalError|Shutdown)Exit.*",
+        rf"Lost\('(?:{_GAVE_UP}|ShutdownExit.*)",
         install="deny",
         lasts=True,
     ),
@@ -188,7 +196,7 @@ SIGNATURES = (
         "B06",
         r"(?:finish\(.*|(?:rd|wr)msr\(.*mode='smm'.*)",
         r".*",
-        r"(?:.*, )?Lost\('RSM: (?:InternalError|Shutdown)Exit.*",
+        r"(?:.*, )?Lost\('RSM(?:: (?:InternalError|Shutdown)Exit.*| ended with 17'\))",
         install="deny",
         lasts=True,
     ),
@@ -255,6 +263,24 @@ SIGNATURES = (
         r"(?:done|got\(.*\))",
         "refused",
         without="install",
+        vendor=SVM,
+    ),
+    # The host was refused it before there was a filter: no filter gives it back.
+    Signature(
+        "B10",
+        _BASE_FROM_THE_HOST,
+        r"(?:done|got\(.*\))",
+        "refused",
+        unfiltered=True,
+        vendor=SVM,
+    ),
+    # What the host was refused to set is not there: the guest finds it as reset left it.
+    Signature(
+        "B10",
+        rf"rdmsr\((?:{'|'.join(_BASES)})\)",
+        r"returned\(0x[0-9a-f]+\)",
+        r"returned\(0\)",
+        unset=True,
         vendor=SVM,
     ),
     # What the last filter allows it does not keep from the host either.
