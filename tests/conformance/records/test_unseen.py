@@ -10,6 +10,10 @@ from vmm.conformance.records.unseen import unseen
 
 VMX, SVM, PVM = ({"vendor_module": name} for name in ("kvm_intel", "kvm_amd", "kvm_pvm"))
 CASE = {case.id: case for case in CASES}
+OLD, NO_NRIPS = (
+    SVM | {"release": release, "parameters": {"kvm_amd": {"nrips": nrips}}}
+    for release, nrips in (("6.12.118+deb13-cloud-amd64", "1"), ("7.3.4+deb13-cloud-amd64", "0"))
+)
 WRITE, READ = "fastpath.write_denied_by_range_no_apic_cpuid_on", "matching.first_range_wins"
 RESTORED = "restored.star_between"
 
@@ -34,6 +38,10 @@ FAILED = judged(
         (judged(WRITE, "PASS"), VMX, ["B12"]),
         (judged(WRITE, "XPASS"), VMX, ["B12"]),
         (judged(WRITE, "PASS"), SVM, ["B13"]),
+        (judged(WRITE, "PASS"), OLD, []),
+        (judged(WRITE, "PASS"), NO_NRIPS, []),
+        (judged(WRITE, "PASS"), NO_NRIPS | {"parameters": {"kvm_amd": {"nrips": "1"}}}, ["B13"]),
+        (judged(RESTORED, "PASS"), OLD, ["B36"]),
         (judged(WRITE, "PASS"), PVM, []),
         (judged(WRITE, "SKIP"), VMX, []),
         (judged(READ, "PASS"), VMX, []),

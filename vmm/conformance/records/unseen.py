@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from vmm.conformance.contract.difference import Difference
+from vmm.conformance.contract.reach import can_show
 from vmm.conformance.contract.requirements import REQUIREMENTS
 from vmm.conformance.contract.signatures import SIGNATURES
 from vmm.conformance.language.case import Case
@@ -21,13 +22,18 @@ def unseen(
     """Return the ``known`` entries that no failed case shows, though one that passed could have.
 
     A case could where it is about a requirement that the entry breaks, and has a step at which a
-    signature of the entry, on this vendor's KVM module, can match.
+    signature of the entry, on this vendor's KVM module, can match. No case could where the kernel
+    is older than the entry, or KVM has not turned on what it is about.
     """
-    every = list(cases)
-    vendor = str((host or {}).get("vendor_module") or "")
+    every, facts = list(cases), host or {}
+    vendor = str(facts.get("vendor_module") or "")
     shown = {cause.entry for cause in causes(every, host)}
     passed = [case for case in every if case["verdict"] in (Verdict.PASS, Verdict.XPASS)]
-    return [entry for entry in known if entry not in shown and _could_show(entry, passed, vendor)]
+    return [
+        entry
+        for entry in known
+        if entry not in shown and can_show(entry, facts) and _could_show(entry, passed, vendor)
+    ]
 
 
 def _could_show(entry: str, passed: Iterable[Record], vendor: str) -> bool:
