@@ -86,7 +86,10 @@ def _judge(args: argparse.Namespace, team: Any) -> int:
     for line in missing:
         complain(line)
     matrix.run(cells, orders, on_cell=_say_cell, jobs=args.jobs, resume=args.resume, team=team)
-    columns = [table.Column(cell.kernel.release, cell.title, cell.saved) for cell in cells]
+    columns = [
+        table.Column(cell.kernel.release, cell.title, cell.saved, lacks=cell.lacks)
+        for cell in cells
+    ]
     say("\n".join(table.report(columns, by_case=args.by_case)))
     say(f"\nrecords: {directory}; page: {_write_page(columns, directory)}")
     return table.status(columns) if not missing else Status.TROUBLE

@@ -204,3 +204,44 @@ def test_a_histogram_is_drawn_from_records_with_its_words():
     spans = [after - at for at, after in pairwise(ticks) if after > at]
     assert spans and min(spans) >= pictures.TICK, "no two words lie on each other"
     assert "none: " not in text and "large: 1; the middle one 8E to 16E" in text
+
+
+def run_in(place, release="6.1.0-1", started=1.0):
+    host = {"release": release, "version": "Debian 6.1.192-1", "vendor_module": "kvm_amd"}
+    ended = {"status": 1, "splats": [], "interrupted": False}
+    cases = dict([case("r.a", "FAIL", **FAILED), case("q.x", observation="1")])
+    return Saved(Path(place), host, cases, ended, run={"started": started})
+
+
+def test_runs_of_one_kernel_are_told_apart_by_the_first_thing_that_differs():
+    def names(*runs):
+        return [column.name for column in table.columns(runs)]
+
+    check, stress = run_in("a/check/results.jsonl"), run_in("a/stress/results.jsonl")
+    assert names(check) == ["6.1.192"]
+    assert names(check, stress) == ["6.1.192 (check)", "6.1.192 (stress)"]
+    assert names(run_in("a/one.jsonl"), run_in("a/two.jsonl")) == [
+        "6.1.192 (one.jsonl)",
+        "6.1.192 (two.jsonl)",
+    ]
+    other = run_in("b/check/results.jsonl")
+    assert names(check, other) == ["6.1.192 (a/check)", "6.1.192 (b/check)"]
+    assert names(check, run_in("a/check/results.jsonl", started=2.0)) == [
+        "6.1.192 (1970-01-01 00:00:01)",
+        "6.1.192 (1970-01-01 00:00:02)",
+    ]
+    assert names(check, check) == ["6.1.192 (run 1)", "6.1.192 (run 2)"]
+    rebuilt = run_in("a/check/results.jsonl", release="6.1.0-2")
+    assert names(check, rebuilt) == ["6.1.192 (6.1.0-1)", "6.1.192 (6.1.0-2)"]
+
+
+def test_no_two_columns_of_the_page_or_the_table_have_one_name():
+    runs = [run_in(f"a/{name}/results.jsonl") for name in ("check", "<b>", "fuzz")]
+    columns = table.columns(runs)
+    page = pages.page(columns)
+    heads = re.findall(r'<a href="#machine-\d">([^<]*)</a>', page)
+    assert len(heads) > 3 and len(set(heads)) == 3 and "6.1.192 (&lt;b&gt;)" in heads
+    assert len(set(re.findall(r'<p id="machine-\d">(.*?)</b>', page))) == 3
+    assert "<b> </b>" not in page and "(<b>)" not in page
+    head = next(line for line in table.report(columns) if "(check)" in line)
+    assert all(each in head for each in ("(check)", "(fuzz)"))

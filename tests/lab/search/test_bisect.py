@@ -1,8 +1,11 @@
+import json
 import os
+from pathlib import Path
 
 import pytest
 
 from vmm.lab.errors import LabError
+from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.search import bisect, together
 from vmm.lab.search.verdict import Evidence, Question, Step
 
@@ -84,6 +87,53 @@ def test_answers_that_are_damaged_are_one_line(tmp_path, line):
     (tmp_path / "steps.jsonl").write_text(f"{line}\n")
     with pytest.raises(LabError, match="damaged at line 1"):
         place.answers(Question("a.b"))
+
+
+CASE = "rollback.bitmap_lost_in_slot_0"
+KERNEL = Kernel("debian:6.1", "6.1.0-1", Path("vmlinuz"), ())
+
+
+def leaves(text):
+    """Return a judge that leaves these records and has nothing to say."""
+
+    def by(cell, order):
+        cell.directory.mkdir(parents=True, exist_ok=True)
+        (cell.directory / "results.jsonl").write_text(text)
+        return ""
+
+    return by
+
+
+def asked(place, by):
+    return bisect.step(place, Question(CASE), "debian-6.1", lambda: KERNEL, by=by)
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        ('{"type": "case"\n', "damaged at line 1"),
+        (json.dumps({"schema": 1, "type": "end"}) + "\n", "damaged at line 1"),
+        ("", "nothing is on record"),
+    ],
+)
+def test_records_that_are_damaged_are_named_in_the_answer(tmp_path, left, said):
+    place = bisect.Place("svm", tmp_path)
+    evidence = asked(place, leaves(left))
+    assert evidence.step is Step.SKIP
+    assert said in evidence.line and "\n" not in evidence.line
+    assert ("results.jsonl" in evidence.line) is bool(left)
+    assert "nothing is on record" not in evidence.line or not left
+
+
+def test_a_kernel_whose_records_are_damaged_is_asked_again_and_that_is_said(tmp_path):
+    place = bisect.Place("svm", tmp_path)
+    records = place.records("debian-6.1") / "results.jsonl"
+    asked(place, leaves("no record\n"))
+    answers = place.answers(Question(CASE))
+    assert f"{records} is damaged at line 1" in answers["debian-6.1"].line
+    evidence = asked(place, leaves(""))
+    assert f"; asked again: {records} is damaged at line 1" in evidence.line
+    assert "asked again" not in asked(place, leaves("")).line, "they are damaged no more"
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3, 5, 30])

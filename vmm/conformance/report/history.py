@@ -115,7 +115,7 @@ def _event(event: Event) -> str:
 
 
 def _machine(name: str, columns: Sequence[Column]) -> Machine:
-    kernels = tuple(column.version for column in columns)
+    kernels = tuple(column.name for column in columns)
     failing = _failing([_found(column) for column in columns])
     cause_lines = [
         _line(entry, _title(entry), [_word(c, entry, failing[entry]) for c in columns], kernels)

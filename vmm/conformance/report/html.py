@@ -111,7 +111,7 @@ def _checks(columns: Sequence[Column], case: str, requirement: str) -> bool:
 
 
 def _explained(columns: Sequence[Column]) -> Iterator[str]:
-    troubles = [f"{c.version} {c.vendor}: {c.trouble}" for c in columns if c.trouble]
+    troubles = [f"{c.name} {c.vendor}: {c.trouble}" for c in columns if c.trouble]
     if lines := [*table.explanations(columns), *troubles]:
         yield "<h2>What is wrong, and what explains it</h2><ul>"
         yield from (f"<li>{escape(line)}</li>" for line in lines)
@@ -132,7 +132,7 @@ def _grid(columns: Sequence[Column], rows: Sequence[Row], title: str) -> Iterato
         yield f'<th class="first" scope="colgroup" colspan="{span}">{escape(vendor)}</th>'
     yield f'</tr><tr><th scope="col">{title}</th>'
     for number, column in enumerate(columns):
-        head = f'<a href="#machine-{number}">{escape(column.version)}</a>'
+        head = f'<a href="#machine-{number}">{escape(column.name)}</a>'
         yield f'<th scope="col"{_edge(columns, number)}>{head}</th>'
     yield "</tr></thead><tbody>"
     for row in rows:
@@ -167,11 +167,16 @@ def _cell(columns: Sequence[Column], row: Row, number: int) -> str:
         there = [each for each in row.cases if each in columns[number].cases]
         link = f"#{(there or row.cases)[0]}"
     shown = _SYMBOLS.get(word, word)
-    title = f"{row.name} on {columns[number].release} {columns[number].vendor}: {word}"
+    title = f"{row.name} on {_full(columns[number])} {columns[number].vendor}: {word}"
     said = f'title="{escape(title)}" aria-label="{escape(title)}"'
     where = f'class="{escape(style)}" href="{escape(link)}" {said}'
     inside = f"<a {where}>{escape(shown)}</a>" if word else ""
     return f"<td{edge}>{inside}</td>"
+
+
+def _full(column: Column) -> str:
+    """Return the release of a column, and what tells it from other runs of that release."""
+    return f"{column.release} ({column.note})" if column.note else column.release
 
 
 def _machines(columns: Sequence[Column]) -> Iterator[str]:
@@ -181,7 +186,7 @@ def _machines(columns: Sequence[Column]) -> Iterator[str]:
         facts = {name: host.get(name) for name in ("version", "cpu_model", "vendor_module")}
         lab = {**host.get("lab", {}), **end.get("lab", {})}
         lab.pop("console", None)
-        yield f'<p id="machine-{number}"><b>{escape(column.release)}</b> '
+        yield f'<p id="machine-{number}"><b>{escape(_full(column))}</b> '
         yield f"{escape(column.vendor)}: "
         yield escape(", ".join(f"{k} {v}" for k, v in {**facts, **lab}.items() if v)) + "</p>"
         if console := end.get("lab", {}).get("console"):
@@ -196,7 +201,7 @@ def _section(columns: Sequence[Column], row: Row) -> Iterator[str]:
             yield f'<div class="record" id="{title}--{number}">'
             yield f'<span class="{record["verdict"]}">'
             yield f"&nbsp;{record['verdict']}&nbsp;</span> "
-            yield escape(f"{column.version} {column.vendor} ")
+            yield escape(f"{column.name} {column.vendor} ")
             yield f'<span class="soft">{record["ms"]:.1f} ms</span>'
             yield f"{_evidence(column, record)}</div>"
     yield "</section>"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import ascii_uppercase
 from typing import Any
 
 from vmm.conformance.contract.requirements import REQUIREMENTS, explain
+from vmm.conformance.records.results import FILE
 from vmm.conformance.records.saved import Saved
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import Status
@@ -18,11 +21,22 @@ from vmm.conformance.records.verdict import Verdict
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One kernel on one vendor's machine; ``saved`` is None where nothing came of it."""
+    """One kernel on one vendor's machine; ``saved`` is None where nothing came of it.
+
+    ``note`` tells it from other runs of the same kernel on the same machine; ``lacks`` says why
+    nothing came of it, where that is known.
+    """
 
     release: str
     vendor: str
     saved: Saved | None
+    note: str = ""
+    lacks: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the column is called: its version, and what tells it from others of that version."""
+        return f"{self.version} ({self.note})" if self.note else self.version
 
     @property
     def version(self) -> str:
@@ -39,13 +53,51 @@ class Column:
     @property
     def trouble(self) -> str:
         """Why it has no verdict, or ""."""
-        return self.saved.trouble if self.saved else "nothing is on record"
+        return self.saved.trouble if self.saved else self.lacks or "nothing is on record"
 
 
 def columns(runs: Iterable[Saved]) -> list[Column]:
-    """Return a column for each run: machines side by side, the kernels of each in their order."""
+    """Return a column for each run: machines side by side, the kernels of each in their order.
+
+    Runs of one kernel on one machine are told apart by their release, their directory, or when
+    they were started: the first of these by which no two are alike.
+    """
     found = [Column(str(saved.host.get("release")), _machine(saved.host), saved) for saved in runs]
-    return sorted(found, key=_place)
+    return _told_apart(sorted(found, key=_place))
+
+
+def _told_apart(columns: Sequence[Column]) -> list[Column]:
+    groups: dict[tuple[str, str], list[Column]] = {}
+    for column in columns:
+        groups.setdefault((column.vendor, column.version), []).append(column)
+    notes = {key: iter(_notes(group)) for key, group in groups.items()}
+    return [replace(each, note=next(notes[each.vendor, each.version])) for each in columns]
+
+
+def _notes(group: Sequence[Column]) -> Sequence[str]:
+    if len(group) == 1:
+        return [""]
+    ways = [[way(column) for column in group] for way in (_release, _directory, _path, _started)]
+    alone = (notes for notes in ways if all(notes) and max(Counter(notes).values()) == 1)
+    return next(alone, [f"run {number}" for number in range(1, len(group) + 1)])
+
+
+def _release(column: Column) -> str:
+    return column.release
+
+
+def _directory(column: Column) -> str:
+    path = column.saved.path if column.saved else None
+    return "" if path is None else path.parent.name if path.name == FILE else path.name
+
+
+def _path(column: Column) -> str:
+    return str(column.saved.path.parent if column.saved else "")
+
+
+def _started(column: Column) -> str:
+    seconds = column.saved.run.get("started") if column.saved else None
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds)) if seconds else ""
 
 
 def _machine(host: Mapping[str, Any]) -> str:
@@ -129,7 +181,7 @@ def report(columns: Sequence[Column], *, by_case: bool = False) -> list[str]:
     seen = [row for row in observations(columns) if any(row.changes)]
     lines += ["", *text(columns, seen, "observation")] if seen else []
     lines += ["", *explanations(columns)]
-    troubles = [f"{c.version} {c.vendor}: no verdict: {c.trouble}" for c in columns if c.trouble]
+    troubles = [f"{c.name} {c.vendor}: no verdict: {c.trouble}" for c in columns if c.trouble]
     return lines + (["", *troubles] if troubles else [])
 
 
@@ -146,8 +198,8 @@ def text(columns: Sequence[Column], rows: Sequence[Row], title: str) -> list[str
     if not rows:
         return []
     width = max(len(title), *(len(row.name) for row in rows))
-    widths = [max(len(column.version), len(column.vendor), 8) for column in columns]
-    heads = ([column.vendor for column in columns], [column.version for column in columns])
+    widths = [max(len(column.name), len(column.vendor), 8) for column in columns]
+    heads = ([column.vendor for column in columns], [column.name for column in columns])
     lines = [_line("", heads[0], width, widths), _line(title, heads[1], width, widths)]
     return lines + [_line(row.name, _marked(row), width, widths) for row in rows]
 

@@ -21,8 +21,8 @@ from vmm.conformance.host.processes import memory_available
 from vmm.conformance.judge.check import Trouble
 from vmm.conformance.records import places
 from vmm.conformance.records.plain import plain
-from vmm.conformance.records.results import ResultsError
-from vmm.conformance.records.saved import Saved, load
+from vmm.conformance.records.results import FILE, ResultsError
+from vmm.conformance.records.saved import Empty, Saved, load
 from vmm.conformance.report.desk import View
 from vmm.lab import append, processes
 from vmm.lab.errors import LabError
@@ -58,6 +58,21 @@ class Cell:
             return load(directory)
         except ResultsError:
             return None
+
+    @staticmethod
+    def damage(directory: Path) -> str:
+        """Return in one line what is wrong with the records in a directory; "" with none too."""
+        try:
+            load(directory)
+        except ResultsError as error:
+            is_there = not isinstance(error, Empty) and os.path.lexists(directory / FILE)
+            return str(error) if is_there else ""
+        return ""
+
+    @property
+    def lacks(self) -> str:
+        """Why it has no records that can be read, in one line, or ""."""
+        return "" if self.saved else self.damage(self.directory) or "nothing is on record"
 
     @property
     def saved(self) -> Saved | None:

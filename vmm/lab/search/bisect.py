@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vmm.conformance.cases import CASES
@@ -70,8 +70,9 @@ class Place:
             noted = _noted(path, number, line)
             if not self._asked(question).items() <= noted.items():
                 continue
-            saved = Cell.on_record(self.records(noted["name"]))
-            found[noted["name"]] = Evidence(Step[noted["step"]], noted["line"], saved)
+            records = self.records(noted["name"])
+            said = "; ".join(filter(None, (noted["line"], Cell.damage(records))))
+            found[noted["name"]] = Evidence(Step[noted["step"]], said, Cell.on_record(records))
         return found
 
 
@@ -139,11 +140,12 @@ def _once(
 ) -> Evidence:
     if saved := _on_record(directory, question):
         return judge(question, saved)
+    damage = Cell.damage(directory)
     cell = Cell(kernel(), place.vendor, directory, place.append)
     trouble = by(cell, place.order(question, cell.kernel))
-    if cell.saved is None:
-        return Evidence(Step.SKIP, trouble or "nothing is on record")
-    return judge(question, cell.saved)
+    saved = cell.saved
+    found = judge(question, saved) if saved else Evidence(Step.SKIP, trouble or cell.lacks)
+    return replace(found, line=f"{found.line}; asked again: {damage}") if damage else found
 
 
 def _on_record(directory: Path, question: Question) -> Saved | None:
