@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from vmm.cli import listing, options, reports
+from vmm.cli.guarded import terminable
 from vmm.cli.output import StdoutFailed, complain, say
 from vmm.cli.parser import Parser, add_command
 from vmm.conformance.host.limits import limit_of
@@ -35,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     status: int = Status.TROUBLE
     try:
-        status = _guarded(words) if _has_stdout() else complain("stdout is closed: give it one")
+        with terminable():
+            is_open = _has_stdout()
+            status = _guarded(words) if is_open else complain("stdout is closed: give it one")
         if sys.stdout:
             sys.stdout.flush()
     except KeyboardInterrupt:

@@ -1,9 +1,12 @@
-"""What the lab cannot do ends a command like any other trouble: one line, status 2."""
+"""How commands end that do not get to their end: in one line, with all that they started."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 
 Call = Callable[[argparse.Namespace], int]
@@ -23,3 +26,20 @@ def in_one_line(call: Call) -> Call:
             raise Trouble(str(error)) from None
 
     return guarded
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within: SIGTERM ends a command as Ctrl-C does, and so what it has started.
+
+    Where somebody ignores or handles the signal already, that stays so.
+    """
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

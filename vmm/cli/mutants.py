@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from vmm.cli import options as words
+from vmm.cli.guarded import terminable
 from vmm.conformance.judge.check import Trouble
 from vmm.conformance.records.status import DONE, Status, epilog
 from vmm.lab import cache
@@ -37,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(_card(mutant) for mutant in chosen))
         return DONE
     try:
-        return _run(chosen, args)
+        with terminable():
+            return _run(chosen, args)
     except (LabError, Trouble, OSError) as error:
         return _complain(str(error))
     except KeyboardInterrupt:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from vmm.cli.guarded import terminable
 from vmm.conformance.c.selftest import selftest_source
 from vmm.conformance.c.tape import is_playable
 from vmm.conformance.cases import CASES
@@ -38,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not tests:
         return _complain("no case that the harness can express is called that: see msrward list")
     try:
-        return _run(args, tests)
+        with terminable():
+            return _run(args, tests)
     except (LabError, OSError) as error:
         return _complain(str(error))
     except KeyboardInterrupt:

@@ -1,25 +1,30 @@
-"""Work for several processes at once: a pool that leaves nothing running, whatever ends it.
+"""Processes that leave nothing running, whatever ends us: a pool of them, and commands.
 
-What is judged in such a process boots an emulator, which ends with the process.
+What is judged in a process of the pool boots an emulator, which ends with the process.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import active_children, get_context
 from multiprocessing.process import BaseProcess
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 
 _PR_SET_PDEATHSIG = 1
 _PATIENCE = 10.0
 """Seconds that a process has to take its emulator away."""
+_A_COMPILERS = 5.0
+"""Seconds that a command has to take away what it has half written: who waits for us waits longer.
+"""
 
 
 @contextmanager
@@ -45,11 +50,17 @@ def pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
 
 def interruptibly(call: Callable[[], T]) -> T:
     """Call in a process of the pool: being told to end raises KeyboardInterrupt in `call`."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         return call()
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    """Have what runs end, once: being told again must not stop it from taking things away."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def die_with_parent() -> None:
@@ -57,8 +68,46 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def run(command: Sequence[str | os.PathLike[str]], **how: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command, ``started`` as below, and return its status and what it said, as text."""
+    with started(command, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how}) as ran:
+        said, complained = ran.communicate()
+    return subprocess.CompletedProcess(command, ran.returncode, said or "", complained or "")
+
+
+@contextmanager
+def started(
+    command: Sequence[str | os.PathLike[str]],
+    *,
+    patience: float = _A_COMPILERS,
+    **how: Any,
+) -> Iterator[subprocess.Popen[str]]:
+    """Start a command that leads a group of its own: make, say, and the compilers under it.
+
+    What ends the block ends all of that group: it is told, and killed where it takes too long.
+    ``how`` goes to ``subprocess.Popen``.
+    """
+    plain = {"stdin": subprocess.DEVNULL, "text": True, "errors": "replace", "process_group": 0}
+    with subprocess.Popen(command, **{**plain, **how}) as process:
+        try:
+            yield process
+        except BaseException:
+            tell(process, signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(patience)
+            tell(process, signal.SIGKILL)
+            raise
+
+
+def tell(process: subprocess.Popen[str], number: int) -> None:
+    """Send a signal to the group that a process leads, if there still is one."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
 def _begin() -> None:
     die_with_parent()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; we are told
 
 

@@ -75,6 +75,7 @@ HAS_SETPRIV = shutil.which("setpriv") is not None
     "how",
     [
         signal.SIGINT,
+        signal.SIGTERM,
         pytest.param(
             signal.SIGKILL, marks=pytest.mark.skipif(not HAS_SETPRIV, reason="no setpriv here")
         ),
@@ -83,9 +84,10 @@ HAS_SETPRIV = shutil.which("setpriv") is not None
 def test_an_interrupted_or_killed_msrward_leaves_no_emulator(tmp_path, how):
     program = (
         "import signal, sys; from pathlib import Path; from vmm.lab.machines.emulation import *\n"
+        "from vmm.cli.guarded import terminable\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "command = Command(('sh', '-c', 'echo $$ >pid.new; mv pid.new pid; exec sleep 1000'))\n"
-        "run(command, Path(sys.argv[1]), Console(), Records(), 60)"
+        "with terminable(): run(command, Path(sys.argv[1]), Console(), Records(), 60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", program, tmp_path], stderr=subprocess.DEVNULL)
     while not (tmp_path / "pid").exists():

@@ -127,6 +127,7 @@ def test_resume_boots_only_what_is_unfinished(tmp_path, run):
 FOREVER = """
 import os, signal, sys, time
 from pathlib import Path
+from vmm.cli.guarded import terminable
 from vmm.conformance.judge.selection import Chosen
 from vmm.conformance.language.case import Case
 from vmm.lab.runs.order import Inner, Orders
@@ -154,14 +155,16 @@ cells = [matrix.Cell(Kernel(n, n, place), "svm", place / n) for n in "abcd"]
 chosen = Chosen([Case("plumbing.x", "S.", "R01", (), ())], 1)
 orders = Orders(chosen, Inner(), 5.0, executor="python")
 try:
-    matrix.run(cells, orders, on_cell=lambda *_: None, jobs=2)
+    with terminable():
+        matrix.run(cells, orders, on_cell=lambda *_: None, jobs=2)
 except KeyboardInterrupt:
     sys.exit(130)
 """
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("to_group", [False, True])
-def test_ctrl_c_ends_every_boot_and_begins_none(tmp_path, to_group):
+def test_ctrl_c_ends_every_boot_and_begins_none(tmp_path, to_group, how):
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", FOREVER, str(tmp_path)],
         stderr=subprocess.PIPE,
@@ -172,7 +175,7 @@ def test_ctrl_c_ends_every_boot_and_begins_none(tmp_path, to_group):
     while len(list(tmp_path.glob("*.pid"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     pids = [int(file.read_text()) for file in tmp_path.glob("*.pid")]
-    (os.killpg if to_group else os.kill)(process.pid, signal.SIGINT)
+    (os.killpg if to_group else os.kill)(process.pid, how)
     _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (130, "")
     assert sorted(file.stem for file in tmp_path.glob("*.ended")) == ["a", "b"]

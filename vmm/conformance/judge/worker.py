@@ -118,6 +118,7 @@ def spawn(cases: Sequence[Case], factory: BackendFactory, lifeline: tuple[int, i
 
 def _become_worker(master: int, lifeline: tuple[int, int], keep: set[int]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the master acts
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # A description of its own: owner and signal of a pipe end belong to its open description.
     life = os.open(f"/proc/self/fd/{lifeline[0]}", os.O_RDONLY | os.O_CLOEXEC)
     fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 from importlib import resources
 from pathlib import Path
 
-from vmm.lab import cache
+from vmm.lab import cache, processes
 from vmm.lab.errors import LabError
 
 # Fixed, so that the same source makes the same objects and ccache stays warm.
@@ -86,14 +85,7 @@ def _make(tree: Path, objects: Path, *targets: str) -> None:
     compiler = ("CC=ccache gcc",) if shutil.which("ccache") else ()
     command = ("make", "-s", "-C", tree.absolute(), f"O={objects.absolute()}", *compiler, *targets)
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            env={**os.environ, **_IDENTITY},
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
+        done = processes.run(command, env={**os.environ, **_IDENTITY})
     except FileNotFoundError:
         raise LabError("make is missing: apt-get install make gcc flex bison bc") from None
     if done.returncode:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from vmm.lab import processes
 from vmm.lab.errors import LabError
 
 SELFTESTS = Path("tools/testing/selftests/kvm")
@@ -55,9 +55,7 @@ def _make(where: Path, *targets: str, jobs: int | None) -> str:
     command = ["make", "-s", f"-j{jobs or os.cpu_count() or 1}", "ARCH=x86_64", "-C", str(where)]
     environment = {**os.environ, "LC_ALL": "C"}
     try:
-        ran = subprocess.run(
-            [*command, *targets], capture_output=True, text=True, check=False, env=environment
-        )
+        ran = processes.run([*command, *targets], env=environment)
     except FileNotFoundError:
         raise LabError("no make: apt-get install make gcc libc6-dev") from None
     if ran.returncode:

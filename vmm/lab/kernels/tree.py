@@ -6,7 +6,7 @@ import hashlib
 import subprocess
 from pathlib import Path
 
-from vmm.lab import cache
+from vmm.lab import cache, processes
 from vmm.lab.kernels import build, images, kernels
 from vmm.lab.kernels.kernels import Kernel
 
@@ -36,15 +36,7 @@ def key(tree: Path) -> str:
 
 
 def _run(tree: Path, command: str) -> None:
-    done = subprocess.run(
-        ["sh", "-c", command],
-        cwd=tree,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    done = processes.run(["sh", "-c", command], cwd=tree, stdout=subprocess.DEVNULL)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
         raise build.BuildError(f"{command!r} failed: {last}")

@@ -10,12 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmm.lab import processes
 from vmm.lab.errors import LabError
 from vmm.lab.search.bisect import Boundary, Place
 from vmm.lab.search.verdict import Evidence, Question, Step
 
 Say = Callable[[str], None]
 
+_PATIENCE = 10.0
+"""Seconds that a step has to take its guest, or its compilers, away."""
 _MARK = re.compile(r"^git bisect (good|bad|skip) ([0-9a-f]{40})$", re.MULTILINE)
 
 
@@ -174,9 +177,8 @@ def _finding(tree: Path, said: str, place: Place, question: Question) -> Boundar
 
 def _stream(tree: Path, command: Sequence[str], say: Say) -> tuple[int, str]:
     said = []
-    with subprocess.Popen(
-        command, cwd=tree, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+    how = {"cwd": tree, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with processes.started(command, patience=_PATIENCE, **how) as process:
         for line in process.stdout or ():
             said.append(line)
             say(line.rstrip())

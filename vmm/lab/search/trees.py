@@ -8,7 +8,6 @@ other's.
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -20,7 +19,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
 
-from vmm.lab import cache
+from vmm.lab import cache, processes
 from vmm.lab.errors import LabError
 from vmm.lab.kernels.tree import key, objects
 from vmm.lab.search import git
@@ -100,16 +99,11 @@ class _Steps:
             self.ended = True
             left = list(self.running)
         for process in left:
-            _signal(process, signal.SIGINT)
+            processes.tell(process, signal.SIGTERM)  # a shell's & ignores SIGINT
         for process in left:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_PATIENCE)
-            _signal(process, signal.SIGKILL)
-
-
-def _signal(process: subprocess.Popen[str], number: int) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
+            processes.tell(process, signal.SIGKILL)
 
 
 def search(

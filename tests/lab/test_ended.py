@@ -1,0 +1,181 @@
+"""Who ends a command ends all that it has started: make, and what make has started."""
+
+import os
+import select
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vmm.lab import processes
+from vmm.lab.kernels.selftests import CONTROL, SELFTESTS
+from vmm.lab.mutants.source import load
+
+DEADLINE = 60
+"""Seconds until a test gives up; nothing is decided by them."""
+STAND_IN = """#!/bin/sh
+sleep 1000 &
+echo $$ $! >"$TOLD"
+wait
+"""
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+CASE = "rollback.bitmap_lost_in_slot_0"
+
+
+class Told:
+    """A FIFO to which each ``make`` writes its pid and that of its child."""
+
+    def __init__(self, place):
+        os.mkfifo(place)
+        self.fd = os.open(place, os.O_RDWR)
+
+    def children(self, process, makes):
+        """Wait until so many have begun: descriptors that are readable once they have ended."""
+        over, said = os.pidfd_open(process.pid), b""
+        while said.count(b"\n") < makes:
+            ready, _, _ = select.select([self.fd, over], [], [], DEADLINE)
+            assert self.fd in ready, (process.poll(), process.stderr.read() if ready else "")
+            said += os.read(self.fd, 1000)
+        os.close(over)
+        return [os.pidfd_open(int(pid)) for pid in said.split()]
+
+
+def ended(descriptors):
+    """Say whether all these processes come to their end; the test leaves none of them."""
+    left = [each for each in descriptors if not select.select([each], [], [], DEADLINE)[0]]
+    for each in left:
+        signal.pidfd_send_signal(each, signal.SIGKILL)
+    for each in descriptors:
+        os.close(each)
+    return not left
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch, cache_root):
+    """A ``make`` that never ends, first of all on PATH, and where it tells that it has begun."""
+    make = tmp_path / "bin" / "make"
+    make.parent.mkdir()
+    make.write_text(STAND_IN)
+    make.chmod(make.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{make.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("TOLD", str(tmp_path / "told"))
+    return Told(tmp_path / "told")
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """What is taken for a kernel's source: two commits of all that the commands look for."""
+    place = tmp_path / "source"
+    for mutant in load():
+        for change in mutant.changes:
+            file = place / change.file
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    first = load()[0].changes
+    for name in {change.file for change in first}:
+        (place / name).write_text("".join(each.old for each in first if each.file == name))
+    control = place / SELFTESTS / "x86" / f"{CONTROL}.c"
+    control.parent.mkdir(parents=True)
+    for file in (place / "Kconfig", control):
+        file.touch()
+    git = ("git", "-C", place, "-c", "user.name=a", "-c", "user.email=a@b")
+    subprocess.run(["git", "init", "-q", place], check=True)
+    for _ in range(3):
+        subprocess.run([*git, "add", "."], check=True)
+        subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "."], check=True)
+    return place
+
+
+def command(name, tree, kernel):
+    """Return the words of a command that comes to ``make``."""
+    vmm = (sys.executable, "-P", "-m", "vmm")
+    search = ("bisect", CASE, "--tree", tree, "--good=HEAD~2", "--bad=HEAD", "--build=make")
+    out = f"-o{tree.parent / 'records'}"
+    return {
+        "mutants": (*vmm[:3], "vmm.cli.mutants", "--no-control", "--source", tree, load()[0].name),
+        "selftests": (*vmm[:3], "vmm.cli.selftests", "--source", tree, "--kernel", kernel),
+        "bisect": (*vmm, *search, out),
+        "bisect -j2": (*vmm, *search, out, "-j2"),
+        "bisect-step": (*vmm, "bisect-step", CASE, "--tree", tree, "--build=make"),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "status"),
+    [
+        ("mutants", signal.SIGTERM, 130),
+        ("mutants", signal.SIGINT, 130),
+        ("selftests", signal.SIGTERM, 130),
+        ("bisect", signal.SIGTERM, 130),
+        ("bisect", signal.SIGINT, 130),
+        ("bisect -j2", signal.SIGTERM, 130),
+        ("bisect-step", signal.SIGTERM, 125),
+        ("bisect-step", signal.SIGINT, 125),
+    ],
+)
+def test_a_command_that_is_ended_leaves_nothing_running(
+    told, tree, tmp_path, bzimage, name, how, status
+):
+    kernel = tmp_path / "bzImage"
+    kernel.write_bytes(bzimage())
+    with subprocess.Popen(
+        command(name, tree, kernel),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        children = told.children(process, 2 if "-j2" in name else 1)
+        process.send_signal(how)
+        _, err = process.communicate(timeout=DEADLINE)
+    assert ended(children)
+    assert process.returncode == status
+    assert "Traceback" not in err
+
+
+CAN = os.geteuid() == 0 and os.path.exists("/dev/kvm")
+
+
+@pytest.mark.skipif(not CAN, reason="scripts/distros needs root and /dev/kvm")
+@pytest.mark.parametrize("stage", ["debootstrap", "unshare"])
+def test_distros_leaves_nothing_running_and_no_half_system(told, tmp_path, cache_root, stage):
+    make = tmp_path / "bin" / "make"
+    for name in ("debootstrap", stage):
+        shutil.copy(make, make.with_name(name))
+    if stage == "unshare":  # a system that has been made before
+        (cache_root / "distros" / "sid").mkdir(parents=True)
+    with subprocess.Popen(
+        [SCRIPTS / "distros", "sid"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        children = told.children(process, 1)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=DEADLINE)
+    assert ended(children)
+    assert process.returncode == 130
+    assert not list((cache_root / "distros").glob("run.*"))
+
+
+def test_what_does_not_end_when_it_is_told_is_killed(tmp_path):
+    told = Told(tmp_path / "told")
+    deaf = ("sh", "-c", f"trap '' TERM; {STAND_IN.replace('$TOLD', str(tmp_path / 'told'))}")
+    with (
+        pytest.raises(KeyboardInterrupt),
+        processes.started(deaf, patience=0.1, stderr=subprocess.PIPE) as process,
+    ):
+        children = told.children(process, 1)
+        raise KeyboardInterrupt
+    assert ended(children)
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_what_ends_by_itself_is_told_to_nobody():
+    ran = processes.run(["sh", "-c", "echo said; echo complained >&2; exit 3"])
+    assert (ran.returncode, ran.stdout, ran.stderr) == (3, "said\n", "complained\n")
