@@ -38,10 +38,10 @@ def unfinished(saved: Saved) -> str:
 
 
 def themes(cases: Iterable[Record]) -> dict[str, list[Record]]:
-    """Return the cases by theme: the part of their ids before the first dot."""
+    """Return the cases by theme: the part of their ids before the first dot, or "_" for none."""
     found: dict[str, list[Record]] = {}
     for case in cases:
-        found.setdefault(str(case["id"]).partition(".")[0], []).append(case)
+        found.setdefault(str(case["id"]).partition(".")[0].strip() or "_", []).append(case)
     return found
 
 

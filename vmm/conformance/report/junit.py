@@ -52,11 +52,11 @@ def facts(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         if isinstance(value, Mapping):
             yield from facts(value, f"{prefix}{name}.")
         elif value is not None:
-            yield prefix + name, str(value)
+            yield (prefix + name).strip() or "_", str(value)
 
 
 def _case(case: Record, suite: str, host: Mapping[str, Any]) -> Iterator[str]:
-    name = str(case["id"]).partition(".")[2] or str(case["id"])
+    name = str(case["id"]).partition(".")[2].strip() or str(case["id"]).strip() or "_"
     seconds = f"{case['ms'] / 1000:.6f}"
     yield f"<testcase{_attributes(name=name, classname=suite, time=seconds)}>"
     said = line(case)

@@ -158,7 +158,8 @@ def _test(case: Record, saved: Saved, origin: str, build_id: str) -> Record:
 
 
 def _path(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+    """Return a name as a path of KCIDB's: words with a dot between each two."""
+    return ".".join(re.sub(r"[^A-Za-z0-9_-]", "_", word) or "_" for word in name.split("."))
 
 
 def _environment(host: Mapping[str, Any]) -> Record:

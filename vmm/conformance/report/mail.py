@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from email.message import EmailMessage
@@ -15,9 +16,13 @@ from vmm.conformance.report.markdown import verdict
 from vmm.conformance.report.text import plural
 
 WIDTH = 72
+SUBJECT = 200
+"""The characters that a subject may have: it stays on one line."""
+NAME = 100
+"""The characters that the name of an attachment may have, before its ending."""
 ATTACHED = 4
 """The causes whose first case is shown in full and attached as a program: lists take no heaps."""
-_POLICY = SMTP.clone(linesep="\n", cte_type="8bit")
+_POLICY = SMTP.clone(linesep="\n", cte_type="8bit", max_line_length=998)
 
 Program = Callable[[Record], str]
 """What returns the C program of a case's record; ValueError says why there is none."""
@@ -33,7 +38,7 @@ def render(runs: Sequence[Saved], program: Program) -> str:
     message.set_content("\n".join(body).strip("\n") + "\n", cte="8bit")
     for name, (source, _) in programs.items():
         if source:
-            message.add_attachment(source, subtype="x-csrc", cte="8bit", filename=f"{name}.c")
+            message.add_attachment(source, subtype="x-csrc", cte="8bit", filename=_file(name))
     return message.as_bytes().decode()
 
 
@@ -49,7 +54,7 @@ def _subject(runs: Sequence[Saved], found: Sequence[Cause]) -> str:
     first = found[0]
     what = f"{first.entry or first.first['id']}: {first.first['sentence'].rstrip('.')}"
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return " ".join(f"KVM MSR filter on {where}: {what}{more}".split())
+    return textwrap.shorten(f"KVM MSR filter on {where}: {what}{more}", SUBJECT)
 
 
 def _programs(found: Sequence[Cause], program: Program) -> dict[str, tuple[str, str]]:
@@ -61,6 +66,11 @@ def _programs(found: Sequence[Cause], program: Program) -> dict[str, tuple[str, 
         except ValueError as error:
             programs[case["id"]] = ("", str(error))
     return programs
+
+
+def _file(name: str) -> str:
+    """Return what the program of a case is called: a name that every mail program takes."""
+    return re.sub(r"[^A-Za-z0-9_.+=-]", "_", name)[:NAME] + ".c"
 
 
 def _run(saved: Saved, programs: dict[str, tuple[str, str]]) -> Iterator[str]:
@@ -85,7 +95,7 @@ def _run(saved: Saved, programs: dict[str, tuple[str, str]]) -> Iterator[str]:
             yield from _folded(f"  also: {names}", "    ")
         source, why = programs.get(cause.first["id"], ("", ""))
         if source:
-            yield from _folded(f"  {cause.first['id']}.c, attached, shows it by itself.")
+            yield from _folded(f"  {_file(cause.first['id'])}, attached, shows it by itself.")
         elif why:
             yield from _folded(f"  No program in C: {why}")
     yield ""

@@ -80,7 +80,7 @@ def _cause(cause: Cause, host: Mapping[str, Any] | None) -> Iterator[str]:
         return
     yield fenced(block(cause.first, host))
     if rest := cause.cases[1:]:
-        names = ", ".join(f"`{case['id']}`" for case in rest)
+        names = ", ".join(code(case["id"]) for case in rest)
         more = f"<details><summary>{text.plural(len(rest), 'case')} more</summary>"
         yield f"{more}\n\n{names}\n\n</details>"
 
@@ -90,6 +90,11 @@ def fenced(code: str) -> str:
     longest = max((len(run) for run in re.findall("`+", code)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{code}\n{fence}"
+
+
+def code(name: str) -> str:
+    """Return a name as code, or as it is where a name would end what marks it as that."""
+    return f"`{name}`" if re.fullmatch(r"[\w.-]+", name) else plain(name)
 
 
 def plain(words: str) -> str:
