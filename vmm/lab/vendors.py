@@ -36,9 +36,10 @@ VENDORS: dict[str, Vendor] = {
     row.name: row
     for row in (
         # Five-level page tables make each of a nested guest's page walks dearer: an eighth of a
-        # suite.
+        # suite. With ERMS and FSRM a kernel clears pages by REP STOSB, which TCG does byte by byte:
+        # a quarter of a suite.
         Vendor(
-            *("svm", "kvm_amd", "SVM", "qemu", "max,la57=off", 2),
+            *("svm", "kvm_amd", "SVM", "qemu", "max,la57=off,erms=off,fsrm=off", 2),
             # (RCX * 2) / 8 in 64 bits (system/svm_helper.c, QEMU 2.0 to 11.1); fuzz found it.
             "upper_rcx=QEMU looks up the MSR bitmap of a guest under its SVM by all 64 bits of RCX",
         ),

@@ -55,7 +55,7 @@ def test_emulation_can_be_asked_for(host, monkeypatch):
     ("module", "vendor", "title", "cpu"),
     [
         ("kvm_intel", "vmx", "qemu 10.0 on KVM", "host"),
-        ("kvm_intel", "svm", "qemu 10.0", "max,la57=off"),
+        ("kvm_intel", "svm", "qemu 10.0", vendors.of("svm").cpu),
     ],
 )
 def test_qemu_is_asked_for_what_the_host_offers(
