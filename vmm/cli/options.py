@@ -111,6 +111,12 @@ def cpu(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cpu", type=_model, default="", metavar="MODEL", help=text)
 
 
+def machines(parser: argparse.ArgumentParser) -> None:
+    """Add what spreads the cases of a kernel over several guests."""
+    text = "guests side by side, each with its part of the cases (default: by CPUs and cases)"
+    parser.add_argument("--machines", type=count, metavar="N", help=text)
+
+
 def _model(text: str) -> str:
     if not text or re.fullmatch(r"\w[\w.,=+-]*", text, re.ASCII):
         return text

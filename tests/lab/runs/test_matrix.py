@@ -196,13 +196,6 @@ def test_a_cell_whose_process_dies_is_told_and_the_others_are_judged(tmp_path, r
     assert [each.finished for each in cells] == [True, False, True, True]
 
 
-def test_no_more_guests_at_once_than_fit_the_memory(monkeypatch):
-    monkeypatch.setattr(matrix.cpus, "default_jobs", lambda: 8)
-    for gib, jobs in ((64, 8), (4, 3), (1, 1), (0, 1)):
-        monkeypatch.setattr(matrix, "memory_available", lambda gib=gib: gib << 30)
-        assert matrix.default_jobs() == jobs
-
-
 def test_a_cell_that_cannot_be_booted_says_why(tmp_path, run, monkeypatch):
     def refuse(*_, **__):
         raise LabError("no qemu here")

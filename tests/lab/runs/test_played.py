@@ -21,7 +21,7 @@ from vmm.lab.errors import LabError
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import machine
 from vmm.lab.machines.machine import LabResult, Outcome
-from vmm.lab.runs import check
+from vmm.lab.runs import check, spread
 from vmm.lab.runs.order import Inner, Order
 
 PLAYER = Path(sys.executable).with_name("msrward-player")
@@ -39,6 +39,7 @@ class Guest:
 
     def __init__(self):
         self.tapes, self.wrong, self.dies_after = [], [], None
+        self.dies_with = b"nothing"
         self.is_late_once = False
 
     def play(self, kernel, vendor, playing, *, timeout, append, cpu, listener):
@@ -46,6 +47,8 @@ class Guest:
         ran = subprocess.run([PLAYER, "-"], input=playing.tape, capture_output=True, timeout=120)
         old, new = self.wrong.pop(0) if self.wrong else ("", "")
         listener.start(1.0)
+        if self.dies_with in playing.tape:
+            return LabResult(Outcome.PANIC, None, (), ("oops",), 1.0, 2.0, "q", 1, "it died")
         lines = ran.stdout.decode().splitlines()
         if self.is_late_once:
             at = [n for n, line in enumerate(lines) if line.startswith("done")][-3]
@@ -185,3 +188,57 @@ def test_what_a_vendor_lacks_is_read_as_it_is_written():
         "pt": "it is none",
     }
     assert lacks_of("") == {}
+
+
+def test_machines_side_by_side_are_one_run(guest, tmp_path, capsys):
+    assert check.check(order_of(SOME, tmp_path, machines=3), View(), tmp_path / "o") == 0
+    tapes = [playing.tape for playing in guest.tapes]
+    assert len(tapes) == 3
+    for case in SOME:
+        assert sum(b"%c%s" % (len(case.id), case.id.encode()) in tape for tape in tapes) == 1
+    saved = load(tmp_path / "o")
+    assert {*saved.cases} == {case.id for case in SOME} and saved.host["lab"]["machines"] == 3
+    assert saved.end["counts"] == {"PASS": len(SOME)} and saved.end["lab"]["outcome"] == "done"
+    assert saved.end["lab"]["total_seconds"] == 2.0, "of the slowest, not the sum"
+    assert capsys.readouterr().out.count("0 failed") == 1
+
+
+def test_what_failed_on_one_of_several_machines_is_played_once_more_alone(guest, tmp_path):
+    guest.wrong = [WRONG] * 3
+    assert check.check(order_of(SOME, tmp_path, machines=2), View(), tmp_path / "o") == 1
+    failed = [name for name, verdict in verdicts(tmp_path / "o").items() if verdict == Verdict.FAIL]
+    assert failed and len(guest.tapes) == 3 and guest.tapes[2].jobs == 1
+    assert all(load(tmp_path / "o").cases[name]["again"]["verdict"] == "FAIL" for name in failed)
+
+
+def test_one_of_several_machines_dies_and_the_run_goes_on_later(guest, tmp_path):
+    guest.dies_with = SOME[1].id.encode()
+    order = order_of(SOME, tmp_path, machines=2)
+    with pytest.raises(Trouble, match=r"^machine 2 of 2: it died; the console ended with: oops"):
+        check.check(order, View(), tmp_path / "o")
+    assert {*verdicts(tmp_path / "o")} == {case.id for case in SOME[::2]}
+    guest.dies_with = b"nothing"
+    assert check.check(order, View(), tmp_path / "o", resume=True) == 0
+    assert {*verdicts(tmp_path / "o")} == {case.id for case in SOME}
+
+
+def test_damage_on_one_of_several_machines_is_no_verdict(guest, tmp_path):
+    guest.wrong = [("text", "txet")]
+    with pytest.raises(Trouble, match="trace"):
+        check.check(order_of(SOME, tmp_path, machines=2), View(), tmp_path / "o")
+
+
+def test_how_many_machines(guest, tmp_path, monkeypatch):
+    monkeypatch.setattr(spread, "carried", lambda: 4)
+    auto = order_of(SOME, tmp_path, machines=None)
+    assert [auto.machines_for(cases) for cases in (1, 399, 400, 799, 2300)] == [1, 1, 2, 3, 4]
+    monkeypatch.setattr(spread, "carried", lambda: 64)
+    assert auto.machines_for(10_000) == spread.MOST
+    assert order_of(SOME, tmp_path).machines_for(2300) == 1, (
+        "who boots many kernels has no CPU free"
+    )
+    monkeypatch.setattr(Emulator, "accelerated", True)
+    assert auto.machines_for(2300) == 1
+    assert order_of(SOME, tmp_path, machines=2).machines_for(1) == 2
+    with pytest.raises(LabError, match=r"^--machines spreads what the player does"):
+        check.check(order_of(SOME, tmp_path, machines=2, executor="python"), View(), tmp_path / "o")

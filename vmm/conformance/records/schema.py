@@ -33,8 +33,9 @@ A run of ``stress``, ``churn`` or ``fuzz`` has the same three records, and its `
 
 In the lab ``host`` has ``lab`` as well: ``kernel`` (what the user called it), ``vendor``,
 ``emulator``, ``cpu`` (its model, if it is not the vendor's own), ``append`` (what its command line
-has besides), ``boot_seconds``; ``end`` has
-``lab``: ``outcome``, ``reason``, ``attempts``, seconds, and the ``console``'s end when it matters.
+has besides), ``boot_seconds``, ``machines`` (how many played side by side); ``end`` has ``lab``:
+``outcome``, ``reason``, ``attempts``, seconds (of the slowest machine), and the ``console``'s end
+when it matters.
 """
 
 from __future__ import annotations

@@ -166,7 +166,10 @@ _MAY: Mapping[str, Fields] = MappingProxyType(
             **{"outcome": _text, "reason": _text, "attempts": _count, "console": _texts},
             **{f"{name}_seconds": _maybe_number for name in ("boot", "suite", "total")},
         },
-        "lab": {"kernel": _text, "append": _text, "cpu": _text, "boot_seconds": _maybe_number},
+        "lab": {
+            **dict.fromkeys(("kernel", "append", "cpu"), _text),
+            **{"boot_seconds": _maybe_number, "machines": _count},
+        },
         "host": {
             **dict.fromkeys(
                 (

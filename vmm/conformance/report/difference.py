@@ -12,7 +12,7 @@ from vmm.conformance.contract.requirements import explain_case
 from vmm.conformance.records.saved import Saved
 from vmm.conformance.report.text import cut, judged_again
 
-INCIDENTAL = ("boot_id", "lab.boot_seconds", "memory_bytes")
+INCIDENTAL = ("boot_id", "lab.boot_seconds", "lab.machines", "memory_bytes")
 """Facts that differ between two boots of the same kernel on the same machine."""
 
 

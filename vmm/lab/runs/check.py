@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,14 +22,18 @@ from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report.desk import Desk, View
 from vmm.conformance.report.progress import Progress
 from vmm.lab import append
-from vmm.lab.initramfs.player import Playing
+from vmm.lab.errors import LabError
 from vmm.lab.machines import machine
+from vmm.lab.machines.abreast import abreast
 from vmm.lab.machines.emulation import Listener
 from vmm.lab.machines.machine import LabResult, Outcome
 from vmm.lab.runs.account import account, rounded
 from vmm.lab.runs.claims import TOLD, Claims, Damaged
 from vmm.lab.runs.order import Order
-from vmm.lab.runs.played import Played
+from vmm.lab.runs.played import Told
+from vmm.lab.runs.spread import Spread, as_one
+
+Take = Callable[[str], Iterator[Told]]
 
 
 def check(order: Order, view: View, directory: Path | None = None, *, resume: bool = False) -> int:
@@ -44,17 +48,17 @@ def check(order: Order, view: View, directory: Path | None = None, *, resume: bo
     with ExitStack() as stack:
         inside = _Inside(order, view, directory, stack, before)
         if before and set(order.ids) <= set(before.cases):
-            return inside.finish(None)
-        damage, result = "", None
+            return inside.finish([])
+        damage, results = "", list[LabResult]()
         try:
-            result = inside.boot(before.cases if before else ())
-            if inside.held and not inside.claims.doubt(result):
-                result = inside.boot_again(result)
+            results = inside.boot(before.cases if before else ())
+            if inside.held and not inside.claims.doubt(*results):
+                results = inside.boot_again(results)
         except KeyboardInterrupt:
             inside.interrupted = True
         except Damaged as error:
             damage = str(error)
-        return inside.finish(result, damage)
+        return inside.finish(results, damage)
 
 
 def _default(order: Order) -> Path:
@@ -85,47 +89,52 @@ class _Inside:
         cases = self.order.chosen.cases
         asked = [case for case in cases if case.id not in recorded]
         self.is_played = self.order.is_played
-        self.claims = self._claims(asked, self.order.jobs, self.order.options.repeat)
+        if self.is_played:
+            self.claims: Claims | Spread = self._spread(asked, self.order.jobs)
+        else:
+            options = self.order.options
+            if (self.order.machines or 1) > 1:
+                raise LabError("--machines spreads what the player does, and here Python does it")
+            self.claims = Claims(asked, options.words, options.repeat)
         self.done = sum(name in recorded for name in self.order.ids)
         self.progress = Progress(sys.stderr, len(self.order.ids))
         self.json = json_file(self.stack, self.view)
         self.began = time.monotonic()
 
-    def _claims(self, asked: Sequence[Case], jobs: int, repeat: int) -> Claims | Played:
-        if self.is_played:
-            how = replace(self.order.options.of(jobs), repeat=repeat)
-            return Played(asked, how, self.order.lacks)
-        return Claims(asked, self.order.options.words, repeat)
+    def _spread(self, asked: Sequence[Case], jobs: int) -> Spread:
+        how = replace(self.order.options.of(jobs), repeat=self.order.options.repeat)
+        return Spread(asked, how, self.order.lacks, self.order.machines_for(len(asked)))
 
-    def boot(self, recorded: Container[str] = ()) -> LabResult:
+    def boot(self, recorded: Container[str] = ()) -> list[LabResult]:
         """Boot the kernel and have the cases done that are not ``recorded``."""
         how: dict[str, Any] = {
             "timeout": self.order.timeout,
             "append": self.order.append,
             "cpu": self.order.cpu,
-            "listener": Listener(self.line, self.start, self.tick),
         }
         where = (self.order.kernel, self.order.vendor)
-        if isinstance(self.claims, Played):
-            playing = Playing(self.claims.tape, self.claims.options.jobs)
-            return machine.play(*where, playing, **how)
-        return machine.boot(*where, self.order.argv(recorded), files=self.order.files, **how)
+        if isinstance(self.claims, Spread):
+            listeners = [self._listener(part.take) for part in self.claims.parts]
+            return abreast(self.claims.boots(*where, **how), listeners)
+        how |= {"files": self.order.files, "listener": self._listener(self.claims.take)}
+        return [machine.boot(*where, self.order.argv(recorded), **how)]
 
-    def boot_again(self, before: LabResult) -> LabResult:
+    def boot_again(self, before: Sequence[LabResult]) -> list[LabResult]:
         """Have what failed done once more, one by one in a guest of its own."""
         doubtful = [case for case in self.order.chosen.cases if case.id in self.held]
-        told = self.claims.end
-        self.claims = self._claims(doubtful, 1, 1)
-        result = self.boot()
-        if self.claims.end:
-            self.claims.end = {
-                "seconds": told["seconds"] + self.claims.end["seconds"],
-                "splats": [*told["splats"], *self.claims.end["splats"]],
-                "foreign": [],
-                "lost": told["lost"] + self.claims.end["lost"],
-            }
-        total = before.total_seconds + result.total_seconds
-        return replace(result, total_seconds=total, boot_seconds=before.boot_seconds)
+        how = replace(self.order.options.of(1), repeat=1)
+        self.claims = Spread(doubtful, how, self.order.lacks, before=self.claims.end)
+        (result,) = self.boot()
+        first = as_one(before)
+        total = first.total_seconds + result.total_seconds
+        return [replace(result, total_seconds=total, boot_seconds=first.boot_seconds)]
+
+    def _listener(self, take: Take) -> Listener:
+        def line(text: str) -> None:
+            for record, host in take(text):
+                self._record(record, host)
+
+        return Listener(line, self.start, self.tick)
 
     def start(self, seconds: float) -> None:
         self.boot_seconds = self.boot_seconds or seconds
@@ -137,10 +146,6 @@ class _Inside:
             doing = "starting" if self.boot_seconds is not None else "booting"
             where = f"{self.order.kernel.release} ({self.order.vendor}, {self.emulator})"
             self.progress.note(f"{doing} {where}: {time.monotonic() - self.began:.0f} s")
-
-    def line(self, text: str) -> None:
-        for record, host in self.claims.take(text):
-            self._record(record, host)
 
     def _record(self, record: Record, host: Mapping[str, Any]) -> None:
         match record["type"]:
@@ -175,17 +180,17 @@ class _Inside:
         files = {case.id: case.file for case in self.order.chosen.saved}
         return {"file": files[record["id"]]} if record["id"] in files else {}
 
-    def finish(self, result: LabResult | None, damage: str = "") -> int:
+    def finish(self, results: Sequence[LabResult], damage: str = "") -> int:
         """File and print the end; Trouble says what went wrong in the guest, or ``damage`` does."""
         if self.desk is None:
             known = self.before.host if self.before else {"release": self.order.kernel.release}
             self._open(self._planned(), known)
         desk = self.desk
         assert desk
-        trouble = damage or (self.claims.doubt(result) if result else "")
+        trouble = damage or (self.claims.doubt(*results) if results else "")
         end = self._ended(desk, trouble)
-        if result:
-            end["lab"] = account(result, whole=bool(self.claims.end))
+        if results:
+            end["lab"] = account(as_one(results), whole=bool(self.claims.end))
             self._say_seconds(desk, end["lab"])
         elif damage:
             end["lab"] = {"outcome": Outcome.LOST, "reason": damage}
@@ -215,6 +220,7 @@ class _Inside:
             "executor": "player" if self.is_played else "python",
             "cpu": self.order.cpu,
             "boot_seconds": rounded(self.boot_seconds),
+            **({"machines": len(self.claims.parts)} if isinstance(self.claims, Spread) else {}),
         }
 
     def _part(self) -> Record:

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from vmm.conformance.host import cpus
-from vmm.conformance.host.processes import memory_available
 from vmm.conformance.judge.check import Trouble
 from vmm.conformance.records import places
 from vmm.conformance.records.plain import plain
@@ -29,7 +27,7 @@ from vmm.lab.errors import LabError
 from vmm.lab.initramfs import archive as initramfs
 from vmm.lab.kernels import kernels
 from vmm.lab.kernels.kernels import Kernel
-from vmm.lab.machines import machine
+from vmm.lab.machines.abreast import carried
 from vmm.lab.runs import check
 from vmm.lab.runs.order import Order, Orders
 
@@ -162,7 +160,7 @@ class _Here:
 def here(jobs: int | None) -> Iterator[Crew]:
     """Open a crew of processes on this machine (None: one a core, as far as the memory goes)."""
     initramfs.base()  # once, before everybody waits for it
-    number = jobs or default_jobs()
+    number = jobs or carried()
     with processes.pool(number) as pool:
         yield _Here(number, pool)
 
@@ -238,11 +236,6 @@ def _report(cell: Cell) -> Iterator[TextIO]:
         file = os.fdopen(places.create("report.txt", held), "w", errors="backslashreplace")
         with file:
             yield file
-
-
-def default_jobs() -> int:
-    """Return how many guests this machine can carry at once: by its CPUs and free memory."""
-    return max(1, min(cpus.default_jobs(), memory_available() // machine.GUEST_BYTES))
 
 
 def default_directory() -> Path:

@@ -16,6 +16,7 @@ from vmm.lab.errors import LabError
 from vmm.lab.initramfs import player
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import machine
+from vmm.lab.runs.spread import machines_for
 
 WORKERS_A_CPU = 2
 """Workers sleep in the kernel's grace periods, and an emulated CPU has no time to give away."""
@@ -65,7 +66,8 @@ class Order:
     `options` are those of the check, `timeout` is seconds for the guest, `append` is added to its
     command line. `executor` is what does the cases there: "player", "python", or "auto" for the
     player where it can do all of them. `again` has what failed judged once more;
-    `cpu` is the emulator's CPU model ("" for the vendor's own).
+    `cpu` is the emulator's CPU model ("" for the vendor's own). `machines` is how many play the
+    cases side by side, each its part of them; None for as many as are worth it.
     """
 
     kernel: Kernel
@@ -77,6 +79,7 @@ class Order:
     executor: str = "auto"
     again: bool = True
     cpu: str = ""
+    machines: int | None = 1
 
     @property
     def is_played(self) -> bool:
@@ -95,6 +98,12 @@ class Order:
     def jobs(self) -> int:
         """How many cases the guest does at once."""
         return self.options.jobs or WORKERS_A_CPU * vendors.of(self.vendor).cpus
+
+    def machines_for(self, cases: int) -> int:
+        """Return how many machines play so many cases: what is asked for, or what is worth it."""
+        if self.machines is not None:
+            return self.machines
+        return 1 if machine.emulator_of(self.vendor).accelerated else machines_for(cases)
 
     @property
     def lacks(self) -> dict[str, str]:
