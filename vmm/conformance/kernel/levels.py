@@ -62,6 +62,8 @@ class Levels:
 
     def restore(self, action: words.RestoreNested) -> Event:
         """Set what was saved, on the vCPU that has the number now."""
+        if action.vcpu not in self._saved:  # the kernel refused to save it
+            return Lost("nothing was saved")
         snapshot, l2 = self._saved[action.vcpu]
         l1 = self._l1_of(action.vcpu)
         snapshot.restore(self.vm.vcpu(action.vcpu), self.vm.memory)

@@ -37,6 +37,7 @@ SWITCHED = (
 UNLISTED = (Msr.FS_BASE, Msr.GS_BASE)
 """What no list may load: the VMCS has fields for them (SDM, volume 3, 27.4)."""
 KINDS = {"read": s.Rdmsr, "write": s.Wrmsr}
+Own = s.SaveNested | s.RestoreNested | s.LeaveNested
 
 
 class Rest(Protocol):
@@ -52,7 +53,7 @@ class LevelRules:
     def step(self, model: Rest, vm: VmState, action: s.LevelAction) -> s.Step:
         """Return what an entry, a call of L1, or the host's own work on the level leaves."""
         vcpu = vm.vcpu(action.vcpu)
-        if isinstance(action, s.SaveNested | s.RestoreNested | s.LeaveNested):
+        if isinstance(action, Own):
             return self.by_host(vm, vcpu, action)
         vcpu.has_run = True
         if vcpu.stage is Stage.COMPLETED and not vcpu.moved:
@@ -101,8 +102,7 @@ class LevelRules:
 
         MSRs loaded before it stay so, and nothing is stored.
         """
-        vcpu = vm.vcpu(action.vcpu)
-        self.switch(vcpu, fields=action.fields)
+        self.switch(vm.vcpu(action.vcpu), fields=action.fields)
         return self.back(model, vm, action.vcpu, action, s.EntryFailed("msr_load", number))
 
     def loads(self, model: Rest, vm: VmState, number: int, each: s.Listed) -> bool | None:
@@ -110,8 +110,7 @@ class LevelRules:
         vcpu, index, value = vm.vcpu(number), each.index & U32, each.value & U64
         if index in UNLISTED or X2APIC_FIRST <= index <= X2APIC_LAST:
             return False
-        allowed = self.may_load(model, vm, number, each)
-        if not allowed:
+        if not (allowed := self.may_load(model, vm, number, each)):
             return allowed
         if not vcpu.can_hold(index, value):
             return None
@@ -133,20 +132,22 @@ class LevelRules:
 
     # --- the host's own work -------------------------------------------------------------------
 
-    def by_host(
-        self, vm: VmState, vcpu: VcpuState, action: s.SaveNested | s.RestoreNested | s.LeaveNested
-    ) -> s.Step:
+    def by_host(self, vm: VmState, vcpu: VcpuState, action: Own) -> s.Step:
         """R34, R81: what the host does asks no filter, and changes none."""
+        if isinstance(action, s.SaveNested):
+            vm.saved.pop(action.vcpu, None)
+            vm.held.pop(action.vcpu, None)
         if vcpu.stage in (Stage.UNSURE, Stage.AWAY):
             return (s.whatever,)
         if isinstance(action, s.SaveNested):
             vm.saved[action.vcpu] = vcpu.l2
-            vm.held.pop(action.vcpu, None)
             if vcpu.stage is Stage.COMPLETED:
                 vm.held[action.vcpu] = vcpu.access, vcpu.regs, vcpu.outcome
-            return (s.got(1 if vcpu.l2 else 0),)
+            return (s.got(int(vcpu.l2 is not None)),)
         if isinstance(action, s.LeaveNested):
             return self.taken_to(vm, vcpu, None)
+        if action.vcpu not in vm.saved:  # the vCPU was saved where nobody knew what it is
+            return self.unsure(vcpu)
         # L1's bitmap is as it was saved; of an L1 outside of L2 that is not the last KVM has seen.
         vcpu.entered, vcpu.is_misled = vm.saved[action.vcpu], vm.saved[action.vcpu] is None
         if vcpu.stage is Stage.COMPLETED:  # what is restored must be of the same access
@@ -240,8 +241,7 @@ class LevelRules:
         """R37: load the list for L1, and go on there."""
         vcpu = vm.vcpu(number)
         for each in l2.exit_load:
-            loaded = self.loads(model, vm, number, each)
-            if not loaded:
+            if not (loaded := self.loads(model, vm, number, each)):
                 return self.unsure(vcpu) if loaded is None else self.abort(vcpu)
         return (event,)
 

@@ -256,7 +256,10 @@ class VmState:
     parks: int = 0
     spins: dict[int, Access] = field(default_factory=dict)
     saved: dict[int, EnterL2 | None] = field(default_factory=dict)
-    """The L2 of each vCPU whose nested state the host has saved, or None for L1."""
+    """The L2 of each vCPU whose nested state the host has saved, or None for L1.
+
+    A vCPU that was saved last where nobody knew its level has none.
+    """
     held: dict[int, tuple[Access | None, Regs, Event]] = field(default_factory=dict)
     """Of each vCPU that was saved behind a completed access: the access, and what it left."""
     makes_vcpus: bool = False
