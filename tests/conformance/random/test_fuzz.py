@@ -294,6 +294,46 @@ def test_shrinking_never_tries_an_unsound_script():
     assert tried and all(map(is_sound, tried))
 
 
+class Listening(Faultless):
+    """A witness that keeps all scripts that it was given."""
+
+    def __init__(self):
+        self.given = []
+
+    def run(self, script, *, expected=None):
+        self.given.append(script)
+        return super().run(script, expected=expected)
+
+
+@pytest.mark.parametrize(
+    ("levels", "name"),
+    [
+        ("svm", "l0_first"),
+        ("svm", "l2_ended_by_exit"),
+        ("vmx", "stores_unfiltered"),
+        ("", "base_before"),
+    ],
+)
+def test_shrinking_runs_nothing_that_the_gate_keeps_from_the_host(levels, name):
+    witness, lets = Listening(), Gate(2, levels, lambda _: None).lets
+    found = fuzz(witness, 1, 2000, model=planted(name), levels=levels)
+    assert found and lets(found.script)
+    assert [script for script in witness.given if not lets(script)] == []
+
+
+def test_what_the_gate_keeps_out_is_found_and_not_shrunk():
+    """Steady it is by itself, and no other script is run."""
+    script = (rdmsr(0x10), rdmsr(0x99, vcpu=1))
+
+    class AtOdds(Listening):
+        def run(self, script, *, expected=None):
+            return (*super().run(script, expected=expected), s.never)
+
+    witness = AtOdds()
+    found = shrunk(compare(witness, script), witness, lets=lambda _: False)
+    assert (found.script, found.is_steady, {*witness.given}) == (script, True, {script})
+
+
 @pytest.mark.parametrize(
     "script",
     [

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.language.script import Script, Trace, first_difference
+from vmm.conformance.language.soundness import is_sound
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.spoiled import NEED
 from vmm.conformance.random.corpus import Corpus
@@ -67,8 +68,17 @@ def compare(
     return None if step is None else Finding(script, expected, seen, step)
 
 
-def shrunk(finding: Finding, backend: Witness, model: Oracle | None = None) -> Finding:
-    """Return a finding as small as can be made of this one, unsteady if it does not come again."""
+def shrunk(
+    finding: Finding,
+    backend: Witness,
+    model: Oracle | None = None,
+    lets: Callable[[Script], bool] = is_sound,
+) -> Finding:
+    """Return a finding as small as can be made of this one, unsteady if it does not come again.
+
+    No script is run that the gate, ``lets``, keeps from the host: a smaller one may differ for
+    what it lacks, and not for what was found.
+    """
     latest = finding
 
     def differs(script: Script) -> bool:
@@ -77,7 +87,7 @@ def shrunk(finding: Finding, backend: Witness, model: Oracle | None = None) -> F
         latest = found or latest
         return found is not None
 
-    smallest = shrink(finding.script, differs)
+    smallest = shrink(finding.script, lambda script: lets(script) and differs(script))
     is_steady = any(differs(smallest) for _ in range(TRIES))
     return Finding(latest.script, latest.expected, latest.seen, latest.step, is_steady=is_steady)
 
@@ -93,11 +103,13 @@ def fuzz(
     upper_rcx: bool = True,
     clean: bool = False,
     corpus: Corpus | None = None,
+    lacks: Callable[[str], str | None] = lambda _: None,
 ) -> Finding | None:
     """Return the first script, shrunk, on which ``backend`` is not as ``model`` says, or None.
 
-    ``model`` is the Model itself unless a test gives one that errs. The scripts of the ``corpus``
-    come first, then every second is made of those; without one the seed alone decides.
+    ``model`` is the Model itself unless a test gives one that errs; ``lacks`` says what the host
+    does not have, and a script shrinks to none that fuzz itself may not run. The scripts of the
+    ``corpus`` come first, then every second is made of those; without one the seed alone decides.
     """
     from random import Random
 
@@ -112,7 +124,8 @@ def fuzz(
         if found:
             rerun = f"msrward fuzz --seed {seed} --examples {examples}"
             rerun += f" --corpus {quote(str(corpus.directory))}" if corpus else ""
-            return replace(shrunk(found, backend, model), rerun=rerun)
+            lets = Gate(vcpus, levels, lacks).lets
+            return replace(shrunk(found, backend, model, lets), rerun=rerun)
     return None
 
 
@@ -150,6 +163,7 @@ def run(
         upper_rcx=not backend.lacks("upper_rcx"),
         clean=not backend.lacks("clean_bitmap"),
         corpus=corpus,
+        lacks=backend.lacks,
     )
     if found and ignoring:
         found = replace(found, needs=(NEED,))
