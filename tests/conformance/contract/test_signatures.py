@@ -31,7 +31,10 @@ _FS_EXIT = FILTER.format("Msr.FS_BASE")
 _SWEPT = "swept((run({}, {}, '{}'),))"
 _SET_FS = "set_msr(Msr.FS_BASE, 0x5) -> refused"
 _WROTE_FS = "wrmsr(Msr.FS_BASE, 0x5) -> wrote"
+_FAILED_FS, _PARKED = "wrmsr(Msr.FS_BASE, 0x7) -> gp", "park(1) -> parked"
 _GET = ("get_msr(Msr.FS_BASE)", "got(0x1)", "refused")
+_SHADOW = ("get_vcpu_events()", "vcpu_events(True)", "vcpu_events(False)")
+_BEGUN = f"begin(rdmsr({A}, emulated=True, after='sti')) -> RdmsrExit({A}, FILTER)"
 _T, _LAST = "Msr.IA32_TSC_DEADLINE", "Msr.IA32_LASTBRANCHFROMIP"
 _INIT = ("send_init(1) -> done", "get_mp_state(1) -> got(2)", "complete(vcpu=1) -> interrupted")
 _RESET, _HELD = "regs(ANY, rax=0, rcx=0, rdx=ANY)", "regs(-20, rax=0x2, rcx=0, rdx=0x1)"
@@ -42,7 +45,7 @@ _CALLED = "l1_exit('hypercall')"
 _RAN, _LEFT = "rdmsr(Msr.STAR) -> returned(0x1)", f"leave_l2() -> {_CALLED}"
 _REFUSED = _DENY_FS.replace("done", "rejected(EINVAL)")
 
-_DENIED_WRITE = "wrmsr(Msr.FS_BASE, 0x6) -> WrmsrExit(Msr.FS_BASE, FILTER, 0x6)"
+_DENIED_WRITE = "wrmsr(Msr.FS_BASE, 0x7) -> WrmsrExit(Msr.FS_BASE, FILTER, 0x7)"
 
 D = Difference
 # An entry, what it explains, and near misses: another MSR, another outcome, another place.
@@ -99,6 +102,14 @@ ROWS: dict[str, tuple[Difference, ...]] = {
         D(_FEP, FILTER.format(A), "Lost('KVM_RUN')", (_DENY,)),
         D(f"rdmsr({A})", FILTER.format(A), "Lost('KVM_RUN')", (_DENY,)),
         D(_FEP, FILTER.format(A), "returned(0x1)", (_DENY,)),
+    ),
+    "B04 behind STI": (
+        D(*_SHADOW, (_DENY, _BEGUN)),
+        D(*_SHADOW, (_DENY, _BEGUN.replace(", emulated=True", ""))),
+        D(*_SHADOW, (_DENY, _BEGUN.replace("sti", "sti_nop"))),
+        D(*_SHADOW, (_DENY, _BEGUN, "complete() -> interrupted")),
+        D(_SHADOW[0], _SHADOW[2], _SHADOW[1], (_DENY, _BEGUN)),
+        D(*_SHADOW[:2], "vcpu_events(False, exception=0xd)", (_DENY, _BEGUN)),
     ),
     "B05": (
         D(_FS, _FS_EXIT, "returned(0x1)", _L2, VMX),
@@ -170,6 +181,18 @@ ROWS: dict[str, tuple[Difference, ...]] = {
         D(_FS, "returned(0x5)", "returned(0)", (_SET_FS.replace("FS", "GS"),), SVM),
         D(_FS.replace("FS", "KERNEL_GS"), "returned(0x5)", "returned(0)", (_SET_FS,), SVM),
         D(_FS, "returned(0x5)", "returned(0)", (_SET_FS,), VMX),
+    ),
+    "B10 never written": (
+        D(_FS, "returned(0x7)", "returned(0x5)", (_WROTE_FS, _PARKED, _FAILED_FS), SVM),
+        D(_FS, "returned(0x7)", "returned(0x5)", (_WROTE_FS, _PARKED, _DENIED_WRITE), SVM),
+        D(_FS, "returned(0x7)", "returned(0)", (_WROTE_FS, _PARKED, _FAILED_FS), SVM),
+        D(_FS, "returned(0x5)", "returned(0x7)", (_WROTE_FS, _PARKED, _FAILED_FS), SVM),
+        D(_FS, "returned(0x7)", "returned(0x5)", (_WROTE_FS, _PARKED, _FAILED_FS), VMX),
+    ),
+    "B10 never set by the host, in a mode": (
+        D(f"{_FS[:-1]}, mode='real')", "returned(0x5)", "returned(0)", (_SET_FS, _DENY), SVM),
+        D(f"{_FS[:-1]}, emulated=True)", "returned(0x5)", "returned(0)", (_SET_FS, _DENY), SVM),
+        D(f"{_FS[:-1]}, vcpu=1)", "returned(0x5)", "returned(0)", (_SET_FS, _DENY), SVM),
     ),
     "B10 from the host, allowed": (
         D("get_msr(Msr.FS_BASE)", "got(0x1)", "refused", (_ALLOW_FS,), SVM),

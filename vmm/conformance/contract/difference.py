@@ -28,7 +28,9 @@ _HEX = re.compile(r'bytes\.fromhex\("((?:[0-9a-f]{2})+)"\)')
 _BITS = re.compile(r"bitmap_of\(0x[0-9a-f]+, \[(.*)\]\)")
 _HEXADECIMAL = re.compile(r"0x[0-9a-f]{1,16}")
 _REFUSED_TO_HOST = re.compile(r"[gs]et_msr\((Msr\.\w+|0x[0-9a-f]+)[,)].* -> refused")
-_READ = re.compile(r"rdmsr\((Msr\.\w+|0x[0-9a-f]+)\)")
+_READ = re.compile(r"rdmsr\((Msr\.\w+|0x[0-9a-f]+)(?:, mode='\w+')?\)")
+_RETURNED = re.compile(r"^returned\((\w+)\)$")
+_WRITE_FAILS = {"set_msr": "refused", "wrmsr": r"gp$|WrmsrExit\([^()]*\b(?:UNKNOWN|INVAL)\b"}
 _RUN = re.compile(r"\*range\((0x[0-9a-f]+), (0x[0-9a-f]+)\)|(0x[0-9a-f]+)")
 
 
@@ -70,15 +72,19 @@ class Difference:
         return index is not None and _number(index[1]) in refused
 
     @property
-    def is_of_refused_set(self) -> bool:
-        """Whether this read is expected to find what the host was last refused to set."""
-        read = _READ.fullmatch(self.action)
-        if not read:
+    def is_of_failed_write(self) -> bool:
+        """Whether this read is to find what a write before it failed to leave, and finds the last.
+
+        The host's write was refused, or the guest's failed. What no filter let pass is no such.
+        """
+        if not (read := _READ.fullmatch(self.action)):
             return False
-        writes = re.compile(rf"set_msr\({read[1]}, |wrmsr\({read[1]}, .* -> wrote$")
-        last = next((line for line in reversed(self.before) if writes.match(line)), "")
-        value = self.expected.removeprefix("returned(").removesuffix(")")
-        return last == f"set_msr({read[1]}, {value}) -> refused"
+        write = re.compile(rf"(set_msr|wrmsr)\({read[1]}, (\w+)(?:, mode='\w+')?\) -> (.*)")
+        writes = [found.groups() for found in map(write.fullmatch, self.before) if found]
+        failed = {value for word, value, end in writes if re.match(_WRITE_FAILS[word], end)}
+        left = [value for _, value, end in writes if end in ("done", "wrote")]
+        value, seen = (_RETURNED.sub(r"\1", text) for text in (self.expected, self.seen))
+        return value in failed and seen == (left or ["0"])[-1]
 
     @property
     def at_top(self) -> bool:

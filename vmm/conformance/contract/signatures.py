@@ -23,7 +23,7 @@ class Signature:
     the last install and of the steps before. ``vendor`` "" stands for any. ``at_top`` asks for a
     range that reaches 2^32 and holds the MSR of the access, ``halfway`` for a half-built filter
     that allows it (True) or does not. ``unfiltered`` asks that the host was refused the MSR without
-    a filter too, ``unset`` that the read looks for what the host was refused to set. ``lasts`` says
+    a filter too, ``unset`` that the read looks for what a write failed to leave. ``lasts`` says
     that the steps after it prove nothing: the VM's state is no more what the script made it. None
     explains a read that ends as a write, or an exit for another MSR.
     """
@@ -63,7 +63,7 @@ class Signature:
             and (not self.at_top or step.at_top)
             and (self.halfway is None or step.halfway is self.halfway)
             and (not self.unfiltered or step.is_refused_unfiltered)
-            and (not self.unset or step.is_of_refused_set)
+            and (not self.unset or step.is_of_failed_write)
         )
 
 
@@ -122,6 +122,7 @@ _ONE_FILTER = r"swept\(\(run\([\w.]+, \w+, 'FILTER'\),\)\)"
 _ONE_PASSED = r"swept\(\(run\([\w.]+, \w+, 'PASSED'\),\)\)"
 # The two executors each say in their own words that KVM gave up: 17 is KVM_EXIT_INTERNAL_ERROR.
 _GAVE_UP = r"InternalErrorExit.*|the instruction ended with 17'\)"
+_EMULATED_IN_SHADOW = r"(?:^|\n)begin\((?=[^\n]*emulated=True)[^\n]*after='(?:sti|mov_ss)'[^\n]*$"
 _INIT = r"send_init\([^\n]*\n(?:[^\n]*\n)*?get_mp_state\([^\n]*-> got\([02]\)"
 
 SIGNATURES = (
@@ -157,6 +158,14 @@ SIGNATURES = (
         _ACCESS + r"emulated=True, single_step=True.*",
         rf"{_EXIT}.*",
         r"Fault\(1\)",
+    ),
+    # And until then the shadow of STI or MOV SS is gone: the emulator has had its instruction.
+    Signature(
+        "B04",
+        r"get_vcpu_events\(.*",
+        r"vcpu_events\(True\)",
+        r"vcpu_events\(False\)",
+        before=_EMULATED_IN_SHADOW,
     ),
     # KVM loads PERF_GLOBAL_CTRL for L1 as if the guest wrote it: the filter makes the entry fail.
     Signature(
@@ -274,12 +283,12 @@ SIGNATURES = (
         unfiltered=True,
         vendor=SVM,
     ),
-    # What the host was refused to set is not there: the guest finds it as reset left it.
+    # What the host was refused to write, or the guest failed to, is not there: it finds the last.
     Signature(
         "B10",
-        rf"rdmsr\((?:{'|'.join(_BASES)})\)",
-        r"returned\(0x[0-9a-f]+\)",
-        r"returned\(0\)",
+        rf"rdmsr\((?:{'|'.join(_BASES)})\b.*",
+        r"returned\(.*",
+        r"returned\(.*",
         unset=True,
         vendor=SVM,
     ),
