@@ -7,11 +7,17 @@ from random import Random
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from mutants_accessing import ACCESSING
 from mutants_clean import CLEAN
-from mutants_exit import COMPLETING, EXITING, HOST, STOPPING
-from mutants_filter import MATCHING, VALIDATION
+from mutants_completing import COMPLETING
+from mutants_exiting import EXITING
+from mutants_host import HOST
+from mutants_installing import INSTALLING
 from mutants_level import LEVELS
-from mutants_vm import ACCESSING, INSTALLING, MASKING
+from mutants_masking import MASKING
+from mutants_matching import MATCHING
+from mutants_stopping import STOPPING
+from mutants_validation import VALIDATION
 
 from vmm.conformance.host import parameters
 from vmm.conformance.language import script as s

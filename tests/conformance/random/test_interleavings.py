@@ -12,7 +12,11 @@ from typing import Any, get_args
 
 import pytest
 from mutant import Mutant
-from mutants_race import CALLING, RACES, RESUMING, STALLING, WAITING
+from mutants_calling import CALLING
+from mutants_race import RACES
+from mutants_resuming import RESUMING
+from mutants_stalling import STALLING
+from mutants_waiting import WAITING
 
 from vmm import filter as filters
 from vmm import msr
