@@ -1,10 +1,5 @@
-"""The runner against backends that hang, die, raise and lie; results on disk; kernel log splats.
+"""The runner against backends that hang, die, raise and lie."""
 
-The backends here are stand-ins, legitimate because the runner alone is under test: what a worker
-does is chosen by the MSR index of its script.
-"""
-
-import json
 import os
 import select
 import signal
@@ -12,13 +7,12 @@ import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 from typing import get_args
 
 import pytest
+from stand_in import DIES, EXITS, GOOD, HANGS, MUTE, RAISES, WRONG, StandIn, Watcher, case, judge
 
-from vmm.conformance.host import foreign, parameters
-from vmm.conformance.host.klog import KernelLog
+from vmm.conformance.host import parameters
 from vmm.conformance.judge.recording import Options
 from vmm.conformance.judge.runner import run
 from vmm.conformance.kernel import waits
@@ -26,7 +20,6 @@ from vmm.conformance.language.case import OBSERVE, Case
 from vmm.conformance.language.script import (
     CloseVcpu,
     CloseVm,
-    Got,
     RaceAction,
     UntilRuns,
     get_msr,
@@ -37,94 +30,9 @@ from vmm.conformance.language.script import (
     returned,
     until_runs,
 )
-from vmm.conformance.records.results import FILE, Held, Results, ResultsError, default_directory
-from vmm.conformance.records.summary import end_record
-from vmm.conformance.report import closing
+from vmm.conformance.records.results import ResultsError
 
-GOOD, WRONG, RAISES, EXITS, DIES, HANGS, SPLATS, MUTE = range(8)
-INIT, NOBODY = 1, 4194304
-"""A process that is none of ours, and a pid that no process has."""
-
-HOST = {"release": "6.1.0", "version": "#1", "hostname": "here", "cpu_model": "a CPU"}
-SPLAT = (
-    "4,{seq},0,-;------------[ cut here ]------------\n"
-    "4,{seq},0,-;WARNING: CPU: 0 PID: {pid} at arch/x86/kvm/x86.c:1 kvm_msr_allowed+0x1/0x2\n"
-    "4,{seq},0,-;---[ end trace 0000000000000000 ]---\n"
-)
-
-
-class StandIn:
-    """A backend whose ``run`` does what the script's first MSR index says."""
-
-    def __init__(self, kmsg=None):
-        self.kmsg = kmsg
-
-    def run(self, script, *, expected=None):
-        doing = script[0].index
-        if doing == RAISES:
-            raise RuntimeError("two\nlines")
-        if doing == EXITS:
-            os._exit(3)
-        if doing == DIES:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if doing == MUTE:
-            os.closerange(3, 1000)
-        if doing in (HANGS, MUTE):
-            while True:
-                signal.pause()
-        if doing == SPLATS:
-            self.kmsg.write_text(SPLAT.format(seq=1, pid=script[0].vcpu or os.getpid()))
-        return (Got(7 if doing == WRONG else 0),)
-
-    def lacks(self, need):
-        return f"no {need} here" if need == "moon" else None
-
-    def close(self):
-        pass
-
-
-class Watcher:
-    interval = 5.0
-
-    def __init__(self):
-        self.records, self.ticks = {}, []
-
-    def case(self, record):
-        assert record["id"] not in self.records, "one record a case"
-        self.records[record["id"]] = record
-
-    def tick(self, running):
-        self.ticks.append(tuple(running))
-
-    def verdicts(self):
-        return {name: record["verdict"] for name, record in self.records.items()}
-
-
-ZERO = (got(0),)
-
-
-def case(name, doing=GOOD, trace=ZERO, needs=(), **fields):
-    return Case(f"t.{name}", "A sentence.", "R14", [get_msr(doing, **fields)], trace, needs)
-
-
-def judge(cases, log=None, kmsg=None, **options):
-    watcher = Watcher()
-    watcher.stray = run(cases, lambda: StandIn(kmsg), Options(**options), watcher, log)
-    return watcher
-
-
-def children():
-    """Return the pids of this process's children, zombies included."""
-    with open(f"/proc/self/task/{os.getpid()}/children") as file:
-        return file.read().split()
-
-
-@pytest.fixture(autouse=True)
-def nothing_survives():
-    fds = set(os.listdir("/proc/self/fd"))
-    yield
-    assert not children()
-    assert set(os.listdir("/proc/self/fd")) == fds
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
@@ -319,7 +227,7 @@ def test_workers_die_with_a_master_that_is_killed(tmp_path):
     program = f"""
         import os, signal
         from pathlib import Path
-        from test_runner import HANGS, StandIn, Watcher, case
+        from stand_in import HANGS, StandIn, Watcher, case
         from vmm.conformance.judge.recording import Options
         from vmm.conformance.judge.runner import run
         class Tells(StandIn):
@@ -337,165 +245,3 @@ def test_workers_die_with_a_master_that_is_killed(tmp_path):
     master.wait()
     assert select.select([worker], [], [], 5)[0], "the worker outlived its master"
     os.close(worker)
-
-
-# --- the kernel log ------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def kmsg(tmp_path):
-    path = tmp_path / "kmsg"
-    os.mkfifo(path)
-    return path
-
-
-def test_a_splat_fails_the_case_of_the_process_it_names(kmsg):
-    with KernelLog(str(kmsg)) as log:
-        cases = [case("hang", HANGS), case("splat", SPLATS), case("after")]
-        seen = judge(cases, log, kmsg, jobs=2, timeout=1.0)
-    assert seen.verdicts() == {"t.splat": "FAIL", "t.after": "PASS", "t.hang": "TIMEOUT"}
-    assert "kvm_msr_allowed" in "".join(seen.records["t.splat"]["splats"][0])
-    assert "splats" not in seen.records["t.after"]
-
-
-def test_a_splat_that_names_no_worker_fails_all_cases_in_flight(kmsg):
-    with KernelLog(str(kmsg)) as log:
-        cases = [case("hang", HANGS), case("splat", SPLATS, vcpu=NOBODY), case("after")]
-        seen = judge(cases, log, kmsg, jobs=2, timeout=1.0)
-    assert seen.verdicts() == {"t.splat": "FAIL", "t.after": "PASS", "t.hang": "FAIL"}
-    assert "deadline" in seen.records["t.hang"]["error"]
-
-
-def test_a_splat_in_no_case_is_handed_back(kmsg):
-    class Late(Watcher):
-        def case(self, record):
-            kmsg.write_text(SPLAT.format(seq=1, pid=NOBODY))
-
-    with KernelLog(str(kmsg)) as log:
-        (stray,) = run([case("a")], StandIn, Options(), Late(), log)
-    assert stray.kind == "WARN" and not stray.foreign
-
-
-def test_a_splat_of_another_process_fails_no_case_and_is_told(kmsg):
-    if not foreign._in_initial_namespace(Path("/proc")):
-        pytest.skip("not in the initial PID namespace: the kernel's pids are not ours")
-    with KernelLog(str(kmsg)) as log:
-        seen = judge([case("splat", SPLATS, vcpu=INIT), case("after")], log, kmsg)
-    assert seen.verdicts() == {"t.splat": "PASS", "t.after": "PASS"}
-    (stray,) = seen.stray
-    assert stray.foreign.endswith("(1)")
-    end = end_record(list(seen.records.values()), 1.0, foreign=[f"{stray.foreign}: {stray.first}"])
-    assert end["status"] == 0
-    (said,) = [line for line in closing.summary([], end, lambda _, words: words) if line]
-    assert said.startswith("foreign, of no case here: it names ")
-
-
-@pytest.mark.parametrize(("index", "verdict"), [(GOOD, "PASS"), (0x1A1, "FAIL")])
-def test_an_msr_error_is_ours_only_where_a_script_uses_that_msr(kmsg, index, verdict):
-    class Says(StandIn):
-        def run(self, script, *, expected=None):
-            kmsg.write_text("4,1,0,-;unchecked MSR access error: RDMSR from 0x1a1 at rIP: 0x0\n")
-            return super().run(script)
-
-    watcher = Watcher()
-    with KernelLog(str(kmsg)) as log:
-        run([case("a", index)], Says, Options(), watcher, log)
-    assert watcher.verdicts() == {"t.a": verdict}
-
-
-# --- the results on disk -------------------------------------------------------------------------
-
-
-def record(name, verdict="PASS"):
-    about = {"sentence": "It is.", "requirements": ["R14"], "ms": 1.0}
-    return {"type": "case", "id": name, "verdict": verdict, **about}
-
-
-def write(directory, *names, host=HOST):
-    with Results(directory, host) as results:
-        for name in names:
-            results.write(record(name))
-
-
-def test_each_record_is_one_line_with_schema_and_host(tmp_path):
-    write(tmp_path, "a", "b")
-    lines = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
-    assert [line["id"] for line in lines] == ["a", "b"]
-    assert all((line["schema"], line["host"]) == (1, HOST) for line in lines)
-
-
-def test_lines_are_on_disk_before_the_file_is_closed(tmp_path):
-    with Results(tmp_path, HOST) as results:
-        line = results.write(record("a"))
-        assert (tmp_path / FILE).read_text() == line
-
-
-def test_an_earlier_file_is_kept_as_old(tmp_path):
-    write(tmp_path, "a")
-    write(tmp_path, "b")
-    assert '"a"' in (tmp_path / (FILE + ".old")).read_text()
-    assert '"a"' not in (tmp_path / FILE).read_text()
-
-
-def test_resume_knows_what_is_recorded_and_drops_a_line_cut_short(tmp_path):
-    write(tmp_path, "a", "b")
-    whole = (tmp_path / FILE).read_bytes()
-    (tmp_path / FILE).write_bytes(whole[:-7])
-    with Results(tmp_path, HOST, resume=True) as results:
-        assert set(results.recorded) == {"a"}
-        results.write(record("b"))
-    assert (tmp_path / FILE).read_bytes() == whole
-    assert not (tmp_path / (FILE + ".old")).exists()
-
-
-def test_resume_of_nothing_starts_anew(tmp_path):
-    with Results(tmp_path / "new", HOST, resume=True) as results:
-        assert not results.recorded
-
-
-@pytest.mark.parametrize(
-    ("damage", "why"),
-    [
-        (b"not json\n", "line 2"),
-        (b"\xff\xfe\n", "line 2"),
-        (b'{"schema": 9, "type": "case"}\n', "schema '9'"),
-        (b'{"schema": 1, "type": "case", "host": {}}\n', "id is missing"),
-        (b'{"schema": 1, "type": "end"}\n', "counts is missing"),
-        (b"[]\n", "not a record"),
-    ],
-)
-def test_a_damaged_file_is_refused_and_left_alone(tmp_path, damage, why):
-    write(tmp_path, "a")
-    with (tmp_path / FILE).open("ab") as file:
-        file.write(damage)
-    before = (tmp_path / FILE).read_bytes()
-    with pytest.raises(ResultsError, match=why):
-        Results(tmp_path, HOST, resume=True)
-    assert (tmp_path / FILE).read_bytes() == before
-
-
-@pytest.mark.parametrize("fact", ["release", "hostname", "vendor_module"])
-def test_results_of_another_kernel_or_host_are_not_continued(tmp_path, fact):
-    write(tmp_path, "a")
-    with pytest.raises(ResultsError, match=f"another kernel or host .{fact}"):
-        Results(tmp_path, {**HOST, fact: "other"}, resume=True)
-    assert (tmp_path / FILE).exists()
-
-
-def test_one_run_at_a_time(tmp_path):
-    with Results(tmp_path, HOST), pytest.raises(Held, match="in use by another run"):
-        Results(tmp_path, HOST)
-    write(tmp_path, "a")  # free again
-
-
-def test_the_default_directory_steps_aside_for_a_run_that_has_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    with Results.open_default(HOST) as first, Results.open_default(HOST) as second:
-        assert first.directory == default_directory() == tmp_path / "msrward" / "latest"
-        assert second.directory.name == f"latest-{os.getpid()}"
-
-
-def test_an_unwritable_directory_is_one_line(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ResultsError, match=r"cannot write to .*file/dir: Not a directory"):
-        Results(tmp_path / "file" / "dir", HOST)
