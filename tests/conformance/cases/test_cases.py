@@ -1,4 +1,4 @@
-"""The catalogue: well formed, complete against the requirements, and each case able to fail."""
+"""The catalogue is well formed, and each case is able to fail."""
 
 import itertools
 import re
@@ -7,13 +7,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from catalogue import MUST, accesses, bare
 
 from vmm.conformance import cases
-from vmm.conformance.cases import CASES, bitmaps, rollback
+from vmm.conformance.cases import CASES
 from vmm.conformance.cases.words import DATA
 from vmm.conformance.contract.requirements import REQUIREMENTS
 from vmm.conformance.language import script
-from vmm.conformance.language.case import Case
 from vmm.conformance.language.needs import OF_FORM, OF_INSTRUCTION
 from vmm.conformance.language.script import (
     AwaitInstall,
@@ -33,37 +33,18 @@ from vmm.conformance.language.script import (
     ResumeInstall,
     Returned,
     SetCpuid,
-    Spin,
     Sweep,
     Swept,
     Unfiltered,
     Whatever,
     Wrmsr,
     Wrote,
-    rejected,
     steps,
 )
 from vmm.conformance.oracle.state import STORABLE
-from vmm.exits import RdmsrExit, WrmsrExit
-from vmm.filter import EMPTY_SLOT
-from vmm.msr import FILTER, INVAL, MAX_NMSRS, UNKNOWN, Msr
-
-# What the catalogue promises to check. R10, R13, R25 and R67 are quirks in whole or in part, and
-# of R74 what is left to kernels before v6.3. Of R76 the catalogue sees only what goes on.
-LISTED = (
-    *range(1, 35),
-    *range(36, 40),
-    *range(43, 48),
-    *range(50, 58),
-    *range(60, 66),
-    68,
-    *range(70, 78),
-    81,
-)
-OBSERVED = ("R10", "R13", "R25", "R67", "R74", "R76")
+from vmm.msr import Msr
 
 NESTED_STATE = script.SaveNested | script.RestoreNested | script.LeaveNested
-MUST = [case for case in CASES if not case.observes]
 NEEDS = {
     "irqchip",
     "nested_state",
@@ -87,61 +68,6 @@ NEEDS = {
     "nested_svm",
     "nested_vmx",
 }
-
-# CONTRACT R72: the pass-through MSRs of both vendors. The host decides which of them it passes.
-PASSED_THROUGH = (
-    Msr.IA32_TSC,
-    Msr.IA32_SPEC_CTRL,
-    Msr.IA32_PRED_CMD,
-    Msr.IA32_FLUSH_CMD,
-    Msr.IA32_SYSENTER_CS,
-    Msr.IA32_SYSENTER_ESP,
-    Msr.IA32_SYSENTER_EIP,
-    Msr.IA32_XFD,
-    Msr.IA32_XFD_ERR,
-    Msr.IA32_LASTBRANCHFROMIP,
-    Msr.IA32_LASTBRANCHTOIP,
-    Msr.IA32_LASTINTFROMIP,
-    Msr.IA32_LASTINTTOIP,
-    Msr.CORE_C1_RES,
-    Msr.CORE_C3_RESIDENCY,
-    Msr.CORE_C6_RESIDENCY,
-    Msr.CORE_C7_RESIDENCY,
-    Msr.IA32_RTIT_CTL,
-    Msr.IA32_RTIT_STATUS,
-    Msr.IA32_RTIT_CR3_MATCH,
-    Msr.IA32_RTIT_OUTPUT_BASE,
-    Msr.IA32_RTIT_OUTPUT_MASK,
-    Msr.STAR,
-    Msr.LSTAR,
-    Msr.CSTAR,
-    Msr.SYSCALL_MASK,
-    Msr.FS_BASE,
-    Msr.GS_BASE,
-    Msr.KERNEL_GS_BASE,
-    Msr.AMD64_SEV_ES_GHCB,
-)
-ONLY_READ = (Msr.IA32_TSC,)
-
-
-def checking(requirement: str) -> list[Case]:
-    return [case for case in CASES if requirement in case.requirements]
-
-
-def installs(checked: list[Case]) -> list[tuple[Install, script.Event]]:
-    """Every install of these must-cases with the event it must leave."""
-    return [
-        (action, step[0])
-        for case in checked
-        if not case.observes
-        for action, step in zip(case.actions, steps(case.actions, case.expected), strict=True)
-        if isinstance(action, Install)
-    ]
-
-
-def accesses(case: Case) -> list[tuple[Rdmsr | Wrmsr, script.Step]]:
-    cut = zip(case.actions, steps(case.actions, case.expected), strict=True)
-    return [(action, step) for action, step in cut if isinstance(action, Rdmsr | Wrmsr)]
 
 
 # --- values -----------------------------------------------------------------------------------
@@ -201,12 +127,6 @@ def test_cases_name_requirements_that_exist():
         assert case.requirements, case.id
         assert len(set(case.requirements)) == len(case.requirements), case.id
         assert set(case.requirements) <= set(REQUIREMENTS), case.id
-
-
-def bare(case: Case) -> list[object]:
-    """Each action, with the access of a begin or spin and the action of a meanwhile instead."""
-    inner = {Begin: "access", Spin: "access", Meanwhile: "action"}
-    return [getattr(each, inner.get(type(each), ""), each) for each in case.actions]
 
 
 def test_needs_are_what_the_script_uses():
@@ -321,157 +241,6 @@ def test_no_write_asks_for_a_fault_that_hardware_would_raise():
         for action, _ in accesses(case):
             if isinstance(action, Wrmsr) and action.index in canonical:
                 assert action.value >> 47 in (0, 0x1FFFF), case.id
-
-
-# --- completeness -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("requirement", [f"R{number:02}" for number in LISTED])
-def test_every_listed_requirement_has_a_case_that_can_fail(requirement):
-    found = [case for case in checking(requirement) if not case.observes]
-    assert found, f"no must-case checks {requirement}: {REQUIREMENTS[requirement].sentence}"
-
-
-@pytest.mark.parametrize("requirement", OBSERVED)
-def test_every_listed_quirk_is_observed(requirement):
-    assert [case for case in checking(requirement) if case.observes], requirement
-
-
-def test_only_quirks_are_observed():
-    for case in CASES:
-        assert case.observes <= (set(case.requirements) <= set(OBSERVED)), case.id
-
-
-def test_undefined_flags_and_mask_bits_are_all_tried():
-    refused = [a.filter for a, e in installs(checking("R06")) if e == rejected(22)]
-    assert {f.flags for f in refused} >= {1 << bit for bit in range(1, 32)}
-    flags = {
-        r.flags
-        for action, event in installs(checking("R07"))
-        if event == rejected(22)
-        for r in action.filter.ranges
-    }
-    assert flags >= {1 << bit for bit in range(2, 32)} | {3 | 1 << bit for bit in range(2, 32)}
-    masks = {
-        action.args[0]
-        for case in checking("R43")
-        for action, step in zip(case.actions, steps(case.actions, case.expected), strict=True)
-        if step == (rejected(22),)
-    }
-    assert masks >= {1 << bit for bit in range(3, 64)}
-
-
-@pytest.mark.parametrize("nmsrs", (1, 7, 8, 9, 63, 64, 65, 0x2FFF, 0x3000, 0x3001, 0xFFFFFFFF))
-def test_range_lengths_at_the_boundaries(nmsrs):
-    seen = {
-        event
-        for action, event in installs(checking("R09"))
-        if any(r.nmsrs == nmsrs for r in action.filter.ranges)
-    }
-    assert seen == {script.done if nmsrs <= MAX_NMSRS else rejected(22)}
-
-
-def test_slots_at_the_boundaries():
-    used = [
-        tuple(i for i, r in enumerate(action.filter.ranges) if r != EMPTY_SLOT)
-        for action, event in installs(checking("R15"))
-        if event == script.done
-    ]
-    assert {(slot,) for slot in range(16)} <= set(used)  # slot 0, slot 15, holes before the others
-    assert tuple(range(16)) in used
-    assert any(slots != tuple(range(len(slots))) and len(slots) > 1 for slots in used)
-
-
-def test_every_bit_of_a_long_bitmap_is_tried():
-    chunks = [case for case in CASES if case.id.startswith("bitmaps.bits_0x")]
-    (sent,) = {a.filter.ranges for case in chunks for a in case.actions if isinstance(a, Install)}
-    tried = {a.index - sent[0].base for case in chunks for a, _ in accesses(case)}
-    assert tried == set(range(bitmaps.SWEEP))
-    bits = Counter(sent[0].bitmap[bit >> 3] >> (bit & 7) & 1 for bit in range(MAX_NMSRS))
-    assert min(bits.values()) > MAX_NMSRS * 0.48, "the bitmap hardly mixes its bits"
-
-
-def test_every_mask_meets_every_reason_in_reads_and_writes():
-    seen = set()
-    for case in CASES:
-        if re.fullmatch(r"masks\.\w+\.\w+\.\w+", case.id):
-            mask = next(a.args[0] for a in case.actions if isinstance(a, script.EnableCap))
-            ((action, step),) = accesses(case)
-            invalid = action.index in (Msr.EFER, Msr.APIC_ID)
-            denied = any(isinstance(a, Install) for a in case.actions)
-            reason = INVAL if invalid else FILTER if denied else UNKNOWN
-            assert [event.reason for event in step[:-1]] == [reason] * bool(mask & reason), case.id
-            assert (step[-1] == script.gp) == (not mask & reason), case.id
-            seen.add((mask, reason, type(action)))
-    assert seen == set(itertools.product(range(8), (INVAL, UNKNOWN, FILTER), (Rdmsr, Wrmsr)))
-
-
-@pytest.mark.parametrize("mode", ("on", "off"))
-@pytest.mark.parametrize("index", (0x7FF, 0x800, 0x8FF, 0x900))
-def test_the_edges_of_the_x2apic_window(mode, index):
-    steps_of = [
-        step
-        for case in checking("R30")
-        if case.id.startswith(f"x2apic.{mode}_under")
-        for action, step in accesses(case)
-        if action.index == index
-    ]
-    assert steps_of
-    inside = 0x800 <= index <= 0x8FF
-    assert all((step == (script.unfiltered,)) == inside for step in steps_of)
-
-
-@pytest.mark.parametrize("bad", rollback.BAD_RANGES)
-def test_failed_installs_fail_for_every_reason_in_every_slot(bad):
-    errno, range_ = rollback.BAD_RANGES[bad]
-    slots = {
-        slot
-        for action, event in installs(checking("R14"))
-        if event == rejected(errno) and len(action.filter.ranges) == 16
-        for slot, each in enumerate(action.filter.ranges)
-        if each == range_
-    }
-    assert slots == set(range(16))
-
-
-@pytest.mark.parametrize("msr", PASSED_THROUGH, ids=lambda msr: msr.name)
-def test_every_pass_through_msr_is_denied_and_allowed_both_ways(msr):
-    for access in (Rdmsr,) if msr in ONLY_READ else (Rdmsr, Wrmsr):
-        turns = [
-            [
-                isinstance(step[0], RdmsrExit | WrmsrExit)
-                for a, step in accesses(case)
-                if a.index == msr
-            ]
-            for case in checking("R72")
-            if {type(a) for a, _ in accesses(case) if a.index == msr} == {access}
-        ]
-        assert any({(True, False), (False, True)} <= {*itertools.pairwise(t)} for t in turns)
-
-
-def paths(checked: list[Case]) -> dict[tuple[int, type, bool, bool], set[bool]]:
-    """Return whether accesses exit, by MSR, kind, in-kernel APIC and CPUID's TSC_DEADLINE."""
-    seen: dict[tuple[int, type, bool, bool], set[bool]] = {}
-    for case in checked:
-        has_apic = any(isinstance(each, CreateIrqchip) for each in case.actions)
-        cpuid = {each.vcpu: each.on for each in case.actions if isinstance(each, SetCpuid)}
-        for action, step in accesses(case):
-            if action.vcpu in cpuid:
-                key = (action.index, type(action), has_apic, cpuid[action.vcpu])
-                seen.setdefault(key, set()).add(isinstance(step[0], RdmsrExit | WrmsrExit))
-    return seen
-
-
-R33 = paths([case for case in checking("R33") if not case.observes])
-
-
-@pytest.mark.parametrize("cpuid", (True, False), ids=("cpuid", "no_cpuid"))
-@pytest.mark.parametrize("has_apic", (True, False), ids=("apic", "no_apic"))
-@pytest.mark.parametrize("msr", (Msr.IA32_TSC_DEADLINE, *PASSED_THROUGH), ids=lambda msr: msr.name)
-def test_every_short_way_is_denied_with_and_without_apic_and_cpuid(msr, has_apic, cpuid):
-    for kind in (Rdmsr,) if msr in ONLY_READ else (Rdmsr, Wrmsr):
-        both_ways = msr in PASSED_THROUGH or cpuid
-        assert R33[msr, kind, has_apic, cpuid] >= ({True, False} if both_ways else {True})
 
 
 def test_no_deadline_is_near():

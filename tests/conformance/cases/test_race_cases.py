@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
-from test_cases import MUST, ONLY_READ, PASSED_THROUGH, bare, checking
+from catalogue import MUST, ONLY_READ, PASSED_THROUGH, bare, checking
 
 from vmm.conformance.cases import CASES, compat
 from vmm.conformance.language import script
