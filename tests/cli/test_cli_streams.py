@@ -1,0 +1,63 @@
+"""The ``msrward`` command whatever its streams are: full, closed, or read by nobody."""
+
+import os
+
+import pytest
+from complaint import assert_one_clear_line
+
+
+def test_a_reader_that_stops_reading_leaves_no_traceback(start):
+    read, write = os.pipe()
+    os.close(read)
+    process = start("list", stdout=write)
+    os.close(write)
+    _, err = process.communicate(timeout=60)
+    assert_one_clear_line((process.returncode, "", err), "stdout was closed early")
+
+
+@pytest.mark.parametrize("args", [["list"], ["--help"], ["check", "--help"], ["-V"]])
+def test_stdout_that_cannot_be_written(msrward, args):
+    with open("/dev/full", "w") as full:
+        answer = msrward(*args, stdout=full)
+    assert_one_clear_line(answer, "cannot write to stdout: No space left on device")
+
+
+SAVED = "rollback.no_flags_in_slot_0"
+COMMANDS = [
+    *(["--help"], ["--version"], ["list", "R01"], ["show", "R01"], ["doctor"], ["lab", "config"]),
+    *(["check", "--help"], ["check", "--list", "R01"], ["export", "--json", SAVED]),
+    *(["export", SAVED], ["lab", "run", "--list", "-k", "x", "R01"]),
+]
+JUDGING = [
+    *(["check", "R01"], ["check", "R01", "-q"], ["check", "R01", "--tap"], ["check", "R01", "-v"]),
+    *(["check", "--json", "R01"], ["run", "plumbing.capability_msr_filter"]),
+    *(["fuzz", "--examples", "2"], ["fuzz", "--bulk", "--examples", "2"]),
+]
+
+
+@pytest.fixture(params=[*COMMANDS, *JUDGING], ids=" ".join)
+def command(request):
+    """A command that prints; those that judge only where there is a kernel to judge."""
+    if request.param in JUDGING:
+        request.getfixturevalue("has_kvm")
+    return request.param
+
+
+def test_a_stdout_that_cannot_be_written_is_one_line_and_status_2(start, command):
+    with open("/dev/full", "w") as full:
+        process = start(*command, stdout=full)
+        _, err = process.communicate(timeout=60)
+    assert_one_clear_line((process.returncode, "", err), "No space left on device")
+    process = start(*command, preexec_fn=lambda: os.close(1))
+    _, err = process.communicate(timeout=60)
+    assert_one_clear_line((process.returncode, "", err), "stdout is closed")
+
+
+def test_a_closed_stdin_and_stderr_do_no_harm(start, tmp_path):
+    def close():
+        os.close(0)
+        os.close(2)
+
+    process = start("list", "R01", preexec_fn=close)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and out
