@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "vmm"
 MODULES = sorted(ROOT.rglob("*.py"))
+TESTS = sorted(Path(__file__).parent.rglob("*.py"))
 VALUES = ["errors", "bits", "msr", "filter", "exits"]
 
 ROOMS = [
@@ -223,6 +224,11 @@ def test_the_graph_was_read():
 
 
 def test_no_two_test_files_have_one_name():
-    """Pytest imports them by it: with two, no run of the whole suite begins."""
-    names = sorted(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    """They are imported by it alone: a second test file or helper would be the first once more."""
+    names = [path.name for path in TESTS if path.name != "conftest.py"]
     assert len(names) == len(set(names)), [name for name in names if names.count(name) > 1]
+
+
+def test_no_test_file_is_long():
+    lines = {path.name: path.read_text().count("\n") for path in TESTS}
+    assert not {name: count for name, count in lines.items() if count > 500}
