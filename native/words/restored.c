@@ -6,6 +6,7 @@
 enum {
 	NESTED_HEAD = 128, NESTED_MOST = NESTED_HEAD + 0x2000,
 	IN_L2 = 1, INTERRUPTS_ON = 0x100,	/* KVM_STATE_NESTED_GUEST_MODE, _GIF_SET */
+	CR4_PGE = 1 << 7,
 };
 
 /* What is saved of a vCPU, and of the memory that is its L1's; where its host stands goes along. */
@@ -70,12 +71,28 @@ static void restore_nested(int id)
 	saw_result(ioctl(vm.vcpus[id].fd, KVM_SET_NESTED_STATE, from->nested));
 }
 
+/*
+ * Have KVM build anew how the vCPU's memory is mapped: a change of CR4, and back again. A host that takes
+ * a vCPU out of L2 sets its registers besides. Without that, SVM of 5.10 goes on under L1's old root and
+ * maps in L2's: what L1 had not touched faults without end.
+ */
+static void rebuild_mmu(int id)
+{
+	struct kvm_sregs sregs = read_sregs(id);
+
+	for (int i = 0; i < 2; i++) {
+		sregs.cr4 ^= CR4_PGE;
+		write_sregs(id, &sregs);
+	}
+}
+
 /* The host takes the vCPU out of L2: SVM and VMX are on as they were, and L1 gets no exit. */
 static void leave_nested(int id)
 {
 	static const __u64 nowhere = ~0ull;
 	__u64 nested[NESTED_MOST / 8];
 	struct kvm_nested_state *state = (void *)nested;
+	int result;
 
 	if (!get_nested_state(id, nested))
 		return;
@@ -86,7 +103,10 @@ static void leave_nested(int id)
 	memset(&nested[2], 0, NESTED_HEAD - 16);
 	nested[2] = nowhere;		/* hdr.vmx.vmcs12_pa */
 	levels[id].is_in_l2 = 0;
-	saw_result(ioctl(vm.vcpus[id].fd, KVM_SET_NESTED_STATE, nested));
+	result = ioctl(vm.vcpus[id].fd, KVM_SET_NESTED_STATE, nested);
+	saw_result(result);
+	if (!result)
+		rebuild_mmu(id);
 }
 
 /* Give back what was saved. */

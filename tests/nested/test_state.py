@@ -7,6 +7,7 @@ import pytest
 from test_area import header
 
 from vmm import vcpu
+from vmm._native import ffi
 from vmm.nested import state
 
 DATA = b"\xa5" * 0x1000
@@ -40,3 +41,26 @@ def test_without_l2_the_extensions_stay_on():
     flags = state.GUEST_MODE | state.RUN_PENDING
     vmx = state.without_l2(made(flags, state.FORMAT_VMX))
     assert state.HEADER.unpack(vmx) == (0, state.FORMAT_VMX, 128, 0x61000, state.NOWHERE)
+
+
+class Watched:
+    """A real vCPU, whose CR4 is noted whenever it is set."""
+
+    def __init__(self, there):
+        self.there, self.written = there, []
+
+    def get_sregs(self):
+        return self.there.get_sregs()
+
+    def set_sregs(self, sregs):
+        self.written.append(sregs.cr4)
+        self.there.set_sregs(sregs)
+
+
+def test_rebuilding_the_mmu_changes_cr4_and_leaves_it_as_it_was(vm):
+    watched = Watched(vm.create_vcpu(0))
+    before = bytes(ffi.buffer(watched.get_sregs()))
+    state.rebuild_mmu(watched)
+    assert bytes(ffi.buffer(watched.get_sregs())) == before
+    assert len(watched.written) == 2
+    assert watched.written[0] ^ watched.written[1] == state.CR4_PGE

@@ -17,6 +17,7 @@ FORMAT_VMX, FORMAT_SVM = 0, 1
 HEADER = struct.Struct("<HHIQQ104x")
 """``struct kvm_nested_state`` without its data: flags, format, size, and of VMX two addresses."""
 NOWHERE = (1 << 64) - 1
+CR4_PGE = 1 << 7
 
 
 def is_in_l2(state: bytes) -> bool:
@@ -30,6 +31,18 @@ def without_l2(state: bytes) -> bytes:
     flags, format_, _, vmxon, _ = HEADER.unpack_from(state)
     first = vmxon if format_ == FORMAT_VMX else NOWHERE
     return HEADER.pack(flags & GIF_SET, format_, HEADER.size, first, NOWHERE)
+
+
+def rebuild_mmu(vcpu: Vcpu) -> None:
+    """Have KVM build anew how the vCPU's memory is mapped: a change of CR4, and back again.
+
+    A host that takes a vCPU out of L2 sets its registers besides. Without that, SVM of 5.10 goes on
+    under L1's old root and maps in L2's: what L1 had not touched faults without end.
+    """
+    sregs = vcpu.get_sregs()
+    for _ in range(2):
+        sregs.cr4 ^= CR4_PGE
+        vcpu.set_sregs(sregs)
 
 
 @dataclass(frozen=True, slots=True)

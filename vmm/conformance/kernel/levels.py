@@ -16,7 +16,7 @@ from vmm.errors import KvmError
 from vmm.nested import svm, vmx
 from vmm.nested.area import L1_FAILED_PORT, L1_PORT, L2_PORT, READ, WRITE, Entry, Left, Passed
 from vmm.nested.l1 import L1, vendor_of
-from vmm.nested.state import Snapshot, is_in_l2, without_l2
+from vmm.nested.state import Snapshot, is_in_l2, rebuild_mmu, without_l2
 from vmm.vcpu import EXITS
 
 KINDS = {"read": (READ,), "write": (WRITE,), "both": (READ, WRITE)}
@@ -74,6 +74,7 @@ class Levels:
         """Take the vCPU out of L2 without L1's doing."""
         vcpu = self.vm.vcpu(action.vcpu)
         vcpu.set_nested_state(without_l2(vcpu.get_nested_state()))
+        rebuild_mmu(vcpu)
         self._is_at(action.vcpu, self._l1.get(action.vcpu), None)
         return done
 
