@@ -182,6 +182,14 @@ ROWS: dict[str, tuple[Difference, ...]] = {
         D(_FS.replace("FS", "KERNEL_GS"), "returned(0x5)", "returned(0)", (_SET_FS,), SVM),
         D(_FS, "returned(0x5)", "returned(0)", (_SET_FS,), VMX),
     ),
+    "B10 in an L2 restored": (
+        D(_FS, "returned(0x1)", "gp", (*_SAVED, _ALLOW_FS, _BACK), SVM),
+        D(_FS, "returned(0x1)", "gp", (*_SAVED, _ALLOW_FS, _RAN, _BACK), SVM),
+        D(_FS, "returned(0x1)", "gp", (*_SAVED, _ALLOW_FS, _BACK, _LEFT), SVM),
+        D(_FS, "returned(0x1)", "gp", (*_SAVED, _ALLOW_FS, _BACK), VMX),
+        D(_FS, "returned(0x1)", _FS_EXIT, (*_SAVED, _ALLOW_FS, _BACK), SVM),
+        D(_FS.replace("FS", "KERNEL_GS"), "returned(0x1)", "gp", (*_SAVED, _ALLOW_FS, _BACK), SVM),
+    ),
     "B10 never written": (
         D(_FS, "returned(0x7)", "returned(0x5)", (_WROTE_FS, _PARKED, _FAILED_FS), SVM),
         D(_FS, "returned(0x7)", "returned(0x5)", (_WROTE_FS, _PARKED, _DENIED_WRITE), SVM),

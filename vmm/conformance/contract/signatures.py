@@ -306,7 +306,7 @@ SIGNATURES = (
         _at(*_BASES),
         rf"(?:unfiltered|{_NATIVE}|either\(.*)",
         _FAILS,
-        before=rf"\bpark\(|-> blocked|{_INSTALL_IN_L2}",
+        before=rf"\bpark\(|-> blocked|{_INSTALL_IN_L2}|{_RESTORED}",
         vendor=SVM,
     ),
     Signature("B11", _at("0x10b", r"Msr\.IA32_FLUSH_CMD"), _DENIED, "wrote"),
