@@ -13,6 +13,8 @@ from vmm.conformance.report.listing import by_requirement
 DOCUMENT = Path(__file__).resolve().parents[4] / "shared" / "CONTRACT.md"
 RELEASE = re.compile(r"\d+\.\d+")
 BEHAVIOUR_CHANGES = {f"B{number}" for number in range(26, 34)}
+FOUND_SINCE = {"B39"}
+"""Bugs that the suite has found since the document was written; it cannot name them."""
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,7 @@ def test_a_requirement_newer_than_the_filter_names_the_fix_of_that_release() -> 
 
 def test_all_ids_of_the_document_are_here_and_no_others(document: str) -> None:
     mentioned = set(re.findall(r"\b([RB]\d\d)\b", document))
-    assert mentioned == set(REQUIREMENTS) | set(HISTORY)
+    assert mentioned == set(REQUIREMENTS) | set(HISTORY) - FOUND_SINCE
 
 
 def test_the_quirks_are_those_of_the_document(document: str) -> None:
@@ -102,13 +104,14 @@ def test_the_quirks_are_those_of_the_document(document: str) -> None:
 
 def test_commits_and_releases_stand_in_the_document(document: str) -> None:
     for fix in HISTORY.values():
-        assert fix.commit[:12] in document, fix.id
-        assert fix.fixed_in in document, fix.id
+        if fix.id not in FOUND_SINCE:
+            assert fix.commit[:12] in document, fix.id
+            assert fix.fixed_in in document, fix.id
 
 
 def test_titles_of_fixed_bugs_stand_in_the_document(document: str) -> None:
     for fix in HISTORY.values():
-        if fix.commit and fix.id not in BEHAVIOUR_CHANGES:
+        if fix.commit and fix.id not in BEHAVIOUR_CHANGES | FOUND_SINCE:
             assert fix.title in document, fix.id
 
 

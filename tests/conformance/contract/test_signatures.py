@@ -282,6 +282,16 @@ ROWS: dict[str, tuple[Difference, ...]] = {
         D(_FS, _FS_EXIT, "returned(0x1)", (*_SAVED, _BACK, _RAN, _DENY_FS), VMX),
         D(_FS, _FS_EXIT, "l1_exit('rdmsr', 0xc0000100)", (*_SAVED, _BACK, _DENY_FS), VMX),
     ),
+    "B39": (
+        D(_FS, _FS_EXIT, "returned(0x1)", (*_L2, _BACK, _LEFT, _DENY_FS), SVM),
+        D(_FS, _FS_EXIT, "returned(0x1)", (*_L2, _BACK, _LEFT, _DENY_FS), VMX),
+        D(_FS, _FS_EXIT, "returned(0x1)", (*_SAVED, _BACK, _LEFT, _DENY_FS), SVM),
+        D(_FS, _FS_EXIT, "returned(0x1)", (*_L2, _LEFT, _BACK, _DENY_FS), SVM),
+        D(_FS, _FS_EXIT, "returned(0x1)", (*_L2, _LEFT, _DENY_FS), SVM),
+        D(_FS, _FS_EXIT, "returned(0x1)", (*_L2, _BACK, _LEFT, "fresh_vm() -> done"), SVM),
+        D(_FS, _FS_EXIT, "gp", (*_L2, _BACK, _LEFT, _DENY_FS), SVM),
+        D(_FS, "returned(0x1)", _FS_EXIT, (*_L2, _BACK, _LEFT, _DENY_FS), SVM),
+    ),
     "B34": tuple(
         D(f"sweep('rdmsr', {msr}, 4)", _SWEPT.format(msr, 4, "FILTER"), seen, before, vendor)
         for msr, seen, before, vendor in (

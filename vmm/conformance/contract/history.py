@@ -320,6 +320,15 @@ _FIXES = (
         "up to 16 bitmaps of 2 KiB a VM are charged to nobody: memdup_user() allocates them as"
         " GFP_USER, while the filter's struct is charged (recorded, never failed)",
     ),
+    Fix(
+        "B39",
+        "4995a3685f1b",
+        "KVM: SVM: Use a separate vmcb for the nested L2 guest",
+        "5.13",
+        "5.10..5.12 (SVM)",
+        "KVM_SET_NESTED_STATE of a vCPU that is in L2 keeps L2's controls as L1's: back in L1 the"
+        " guest runs under L2's bitmap, and no filter that comes after reaches it",
+    ),
 )
 
 HISTORY: Mapping[str, Fix] = {fix.id: fix for fix in _FIXES}

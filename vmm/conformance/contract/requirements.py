@@ -196,7 +196,7 @@ _ATOMICITY = (
     _R(
         "R72",
         "after the call, the next VM entry obeys the new filter, for passed-through MSRs too",
-        history=("B11", "B19", "B34", "B36"),
+        history=("B11", "B19", "B34", "B36", "B39"),
     ),
     _R(
         "R73",
@@ -233,7 +233,7 @@ _ATOMICITY = (
     _R(
         "R81",
         "a filter installed while L2 is active governs L2 from that vCPU's next VM entry on",
-        history=("B20", "B36"),
+        history=("B20", "B36", "B39"),
     ),
 )
 _TABLES = (_DISCOVERY, _VALIDATION, _MATCHING, _SCOPE, _EXIT, _COMPLETION, _ATOMICITY)

@@ -112,6 +112,11 @@ _RESTORED = (
     rf"(?:^|\n)(?:install[^\n]*-> done\n{_IDLE}restore_nested|restore_nested[^\n]*\n{_IDLE}install)"
     rf"\([^\n]*-> done(?![\s\S]*\n{_INTO_L2}){_STILL}"
 )
+_TWICE = (
+    r"(?:^|\n)enter_l2\([^\n]*-> entered(?:(?!l1_exit|\n(?:leave_nested|fresh_vm)\()[\s\S])*"
+    r"\nrestore_nested\([^\n]*-> done"
+)
+_BACK_IN_L1 = r"[\s\S]*l1_exit(?![\s\S]*\n(?:enter_l2|restore_nested|fresh_vm)\()"
 _LBR_ON = r"wrmsr\((?:0x1d9|Msr\.IA32_DEBUGCTL\w*), (?:0x)?[0-9a-f]*[13579bdf]\b[\s\S]*install"
 _FLAG = r"MsrFilter\(0x(?![01]\b)[0-9a-f]+\b.*"
 _LAST_ENTRY = r"(?![\s\S]*\nenter_l2)"
@@ -381,6 +386,9 @@ SIGNATURES = (
         without=_IN_L2,
         vendor=SVM,
     ),
+    # L1 runs under the bitmap of an L2 that the host restored as it ran; as that L2 did (B36).
+    Signature("B39", _at("[^,)]+"), _FILTERED, _NATIVE, before=_TWICE + _BACK_IN_L1, vendor=SVM),
+    Signature("B39", _at("[^,)]+"), _FILTERED, _NATIVE, before=_TWICE + _STILL, vendor=SVM),
     # What was begun before the INIT is completed after it: its data, its length, or no instruction.
     Signature(
         *("B37", r"get_regs\(.*", r"regs\(ANY, rax=0, rcx=0, .*", r"regs\(.*"),
