@@ -35,6 +35,7 @@ _FAILED_FS, _PARKED = "wrmsr(Msr.FS_BASE, 0x7) -> gp", "park(1) -> parked"
 _GET = ("get_msr(Msr.FS_BASE)", "got(0x1)", "refused")
 _SHADOW = ("get_vcpu_events()", "vcpu_events(True)", "vcpu_events(False)")
 _BEGUN = f"begin(rdmsr({A}, emulated=True, after='sti')) -> RdmsrExit({A}, FILTER)"
+_SPUN, _SPINS = "RdmsrExit(Msr.{}, FILTER)", "spin(rdmsr(Msr.FS_BASE, vcpu=1)) -> spinning"
 _T, _LAST = "Msr.IA32_TSC_DEADLINE", "Msr.IA32_LASTBRANCHFROMIP"
 _INIT = ("send_init(1) -> done", "get_mp_state(1) -> got(2)", "complete(vcpu=1) -> interrupted")
 _RESET, _HELD = "regs(ANY, rax=0, rcx=0, rdx=ANY)", "regs(-20, rax=0x2, rcx=0, rdx=0x1)"
@@ -122,6 +123,14 @@ ROWS: dict[str, tuple[Difference, ...]] = {
         D(_FS, "l1_exit('rdmsr', Msr.FS_BASE)", "gp", _L2, VMX),
         D(_FS, "l1_exit('rdmsr', Msr.FS_BASE)", "returned(0x1)", _L2, SVM),
         D("rdmsr(Msr.STAR)", "l1_exit('rdmsr', Msr.STAR)", "returned(0x1)", _L2, VMX),
+    ),
+    "B05 in a loop": (
+        D("until_exits(1)", _SPUN.format("FS_BASE"), "never", (*_L2, _SPINS), VMX),
+        D("until_exits(1)", _SPUN.format("STAR"), "never", (*_L2, _SPINS), VMX),
+        D("until_exits(1)", _SPUN.format("FS_BASE"), "never", (_SPINS,), VMX),
+        D("until_exits(1)", _SPUN.format("FS_BASE"), "never", (*_L2, _LEFT, _SPINS), VMX),
+        D("until_exits(1)", _SPUN.format("FS_BASE"), "never", (*_L2, _SPINS), SVM),
+        D("until_exits(1)", _SPUN.format("FS_BASE"), "Lost('x')", (*_L2, _SPINS), VMX),
     ),
     "B06": (
         D("enter_l2(fields=True)", "entered", "entry_failed('state')", (), VMX),
@@ -258,6 +267,12 @@ ROWS: dict[str, tuple[Difference, ...]] = {
         D(_FS, _FS_EXIT, "returned(0x1)", (*_L2, _DENY), SVM),
         D(_FS, _FS_EXIT, "returned(0x1)", (_DENY, *_L2), SVM),
         D(_FS, _FS_EXIT, "gp", (*_L2, _DENY), SVM),
+    ),
+    "B20 on VMX": (
+        D(_FS, _FS_EXIT, "returned(0x1)", (*_L2, _DENY), VMX),
+        D("rdmsr(Msr.STAR)", FILTER.format("Msr.STAR"), "returned(0x1)", (*_L2, _DENY), VMX),
+        D("rdmsr(0x174)", FILTER.format("0x174"), "returned(0x1)", (*_L2, _DENY), VMX),
+        D("rdmsr(0x480)", FILTER.format("0x480"), "returned(0x1)", (*_L2, _DENY), VMX),
     ),
     "B20 restored": (
         D(_FS, _FS_EXIT, "returned(0x1)", (*_SAVED, _BACK, _RAN, _DENY_FS), SVM),

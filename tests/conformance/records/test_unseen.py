@@ -57,6 +57,15 @@ def test_a_known_bug_that_no_case_shows_is_said_where_one_could(
     assert unseen(("B12", "B13", "B36"), [case], host) == said
 
 
+def test_an_l2_of_vmx_shows_what_hardware_lets_it_reach():
+    """Else it is intercepted, and a new filter governs it at once (B20, CONTRACT.md 5.1)."""
+    fs, star = (
+        judged(f"inside.read_of_{msr}_denied_by_range", "PASS") for msr in ("fs_base", "star")
+    )
+    assert unseen(("B20",), [fs], VMX) == unseen(("B20",), [star], SVM) == ["B20"]
+    assert unseen(("B20",), [star], VMX) == []
+
+
 def test_what_no_case_can_show_is_never_said() -> None:
     every = [judged(case.id, "PASS") for case in CASES]
     said = unseen([entry for entry, fix in HISTORY.items() if fix.is_open], every, SVM)

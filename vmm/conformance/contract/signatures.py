@@ -91,6 +91,11 @@ def _at(*names: str) -> str:
 _BASES = r"Msr\.FS_BASE", r"Msr\.GS_BASE", "0xc0000100", "0xc0000101"
 _BASE_FROM_THE_HOST = rf"[gs]et_msr\((?:{'|'.join(_BASES)})\b.*"
 _NESTED_BASES = (*_BASES, r"Msr\.KERNEL_GS_BASE", "0xc0000102")
+# What VMX's hardware lets an L2 reach (nested.c, nested_vmx_prepare_msr_bitmap); SVM's is L1's all.
+_OF_VMX_L2 = (
+    *(*_NESTED_BASES, r"Msr\.IA32_(?:SPEC_CTRL|PRED_CMD|FLUSH_CMD)", "0x4[89]", "0x10b"),
+    *("0xe[78]", "0x6a[024-7]", "0x4?c[1-8]", "0x30[9a-c]", "0x38[ef]", "0x390"),
+)
 _INTEL_LBR = ("0x1c[89]", "0x6[89cd][0-9a-f]", "0xd[cd][0-9a-f]")
 _AMD_LBR = ("0x1d[bcde]", r"Msr\.IA32_LAST\w+")
 _DEADLINE = r"(?:Msr\.IA32_TSC_DEADLINE|0x6e0)"
@@ -333,8 +338,11 @@ SIGNATURES = (
         vendor=VMX,
     ),
     # Nothing of the guest ran between the install and the restore, in either order.
-    Signature("B36", _at("[^,)]+"), _FILTERED, _NATIVE, before=_RESTORED),
-    Signature("B20", _at("[^,)]+"), _FILTERED, _NATIVE, before=_INSTALL_IN_L2),
+    *(
+        Signature(entry, _at(*msrs), _FILTERED, _NATIVE, before=before, vendor=vendor)
+        for entry, before in (("B36", _RESTORED), ("B20", _INSTALL_IN_L2))
+        for vendor, msrs in ((SVM, ("[^,)]+",)), (VMX, _OF_VMX_L2))
+    ),
     # What L1 once passed is never intercepted again: L2 goes on, where L1 should have got it.
     Signature(
         "B05",
@@ -344,6 +352,14 @@ SIGNATURES = (
         before=_IN_L2,
         vendor=VMX,
         lasts=True,
+    ),
+    Signature(
+        "B05",
+        r"until_exits\(.*",
+        rf"(?:Rd|Wr)msrExit\((?:{'|'.join(_NESTED_BASES)}), FILTER\b.*",
+        "never",
+        before=rf"{_IN_L2}[\s\S]*\nspin\(",
+        vendor=VMX,
     ),
     # The hardware's bitmap of an L2 is L1's alone, at this entry and each that follows.
     *(
