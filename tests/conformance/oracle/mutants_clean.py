@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from mutant import mutant
+from planting import notes_of, unasked
 
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.accesses import AccessRules
@@ -18,12 +19,6 @@ from vmm.msr import Msr, MsrExitReason
 
 _PASSED = (Msr.FS_BASE, Msr.GS_BASE, Msr.KERNEL_GS_BASE, Msr.STAR, Msr.LSTAR, Msr.CSTAR)
 Change = Callable[[VmState, s.EnterL2], s.EnterL2]
-
-
-def _notes(vm: VmState) -> dict[Any, Any]:
-    """Return what a mutant remembers of ``vm``, until it is another VM."""
-    notes: dict[Any, Any] = vars(vm).setdefault("_clean", {})
-    return notes
 
 
 def _kept(
@@ -39,7 +34,7 @@ def _kept(
     """
 
     def step(self: Model, vm: VmState, action: s.Action) -> s.Step:
-        notes = _notes(vm)
+        notes = notes_of(vm)
         if isinstance(action, s.Install) and not forgotten(vm, action):
             notes["merge"] = {*vm.vcpus}
         if isinstance(action, s.EnterL2) and vm.vcpu(action.vcpu).l2 is None:
@@ -58,7 +53,7 @@ def _kept(
             return said
         if (said == MsrExitReason.FILTER) == opens:
             return said
-        now, vm.filter = vm.filter, _notes(vm).get(access.vcpu, NO_FILTER)
+        now, vm.filter = vm.filter, notes_of(vm).get(access.vcpu, NO_FILTER)
         said = AccessRules.reason(self, model, vm, vcpu, access)
         vm.filter = now
         return said
@@ -108,12 +103,8 @@ def _fails(self: LevelRules, model: Any, vm: VmState, action: s.EnterL2) -> s.St
     return (s.entry_failed("state"),)
 
 
-def _unfiltered(
-    self: AccessRules, model: Any, vm: VmState, vcpu: VcpuState, access: s.Access
-) -> Any:
-    if vcpu.l2 is not None and vcpu.l2.clean:
-        return self.failure(model, vcpu, access)
-    return AccessRules.reason(self, model, vm, vcpu, access)
+def _is_clean(vm: VmState, vcpu: VcpuState, access: s.Access) -> bool:
+    return vcpu.l2 is not None and vcpu.l2.clean
 
 
 CLEAN = (
@@ -147,7 +138,7 @@ CLEAN = (
         *(Model, "clean_writes", "Writes of a clean L2 are as before."),
         **_kept(lambda *_: True, kinds=(s.Wrmsr,)),
     ),
-    mutant(Model, "clean_unfiltered", "No filter stops a clean L2.", reason=_unfiltered),
+    mutant(Model, "clean_unfiltered", "No filter stops a clean L2.", reason=unasked(_is_clean)),
     mutant(
         *(LevelRules, "clean_passes_all", "L1 that calls its bitmap clean passes everything."),
         **_enters(lambda _, action: replace(action, passes="all")),

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from mutant import mutant
+from planting import Where, unasked
 
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.accesses import AccessRules
@@ -15,15 +16,8 @@ from vmm.conformance.oracle.state import VcpuState, VmState
 from vmm.msr import FILTER, UNKNOWN, Msr
 
 
-def _unfiltered(kind: type) -> Any:
-    def reason(
-        self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access
-    ) -> Any:
-        if access.emulated and isinstance(access, kind):
-            return self.failure(model, vcpu, access)
-        return AccessRules.reason(self, model, vm, vcpu, access)
-
-    return reason
+def _emulated(kind: type) -> Where:
+    return lambda vm, vcpu, access: access.emulated and isinstance(access, kind)
 
 
 def _failure(self: AccessRules, model: Model, vcpu: VcpuState, access: s.Access) -> Any:
@@ -90,8 +84,15 @@ EMULATOR = (
     mutant(ExitRules, "step_late", "The #DB is an instruction late.", done=_late),
     mutant(ExitRules, "step_lost_at_exit", "Completing forgets the #DB.", outcome=_no_db_on_exit),
     mutant(ExitRules, "step_on_error", "A failed access has a #DB.", outcome=_db_on_error),
-    mutant(Model, "emulated_read_unfiltered", "The emulator reads.", reason=_unfiltered(s.Rdmsr)),
-    mutant(Model, "emulated_write_unfiltered", "The emulator writes.", reason=_unfiltered(s.Wrmsr)),
+    mutant(
+        Model, "emulated_read_unfiltered", "The emulator reads.", reason=unasked(_emulated(s.Rdmsr))
+    ),
+    mutant(
+        Model,
+        "emulated_write_unfiltered",
+        "The emulator writes.",
+        reason=unasked(_emulated(s.Wrmsr)),
+    ),
     mutant(Model, "emulated_base_unknown", "The emulator does not know FS_BASE.", failure=_failure),
     mutant(Model, "emulated_no_exit", "A denied emulated access is #GP at once.", failing=_failing),
     mutant(Model, "emulated_twice", "An emulated access exits a second time.", failing=_twice),

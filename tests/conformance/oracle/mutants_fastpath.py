@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mutant import mutant
+from planting import Where, unasked
 
 from vmm.conformance.cases.passthrough import PASSED_THROUGH
 from vmm.conformance.language import script as s
@@ -24,21 +25,6 @@ from vmm.msr import FILTER, Msr
 
 DEADLINE_MODE = 1 << 18
 
-Way = Callable[[VmState, VcpuState, s.Access], bool]
-
-
-def _bypass(way: Way) -> dict[str, Any]:
-    """Return the rules of a kernel that handles at once what ``way`` says."""
-
-    def reason(
-        self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access
-    ) -> Any:
-        if way(vm, vcpu, access):
-            return self.failure(model, vcpu, access)
-        return AccessRules.reason(self, model, vm, vcpu, access)
-
-    return {"reason": reason}
-
 
 def _noting_cpuid(way: Callable[[bool], bool]) -> dict[str, Any]:
     """Return the rules of a kernel whose short way depends on CPUID's TSC_DEADLINE."""
@@ -51,7 +37,7 @@ def _noting_cpuid(way: Callable[[bool], bool]) -> dict[str, Any]:
         said = vars(vm).get("_deadline", {}).get(access.vcpu)
         return _is_deadline_write(vm, vcpu, access) and said is not None and way(said)
 
-    return {"set_cpuid": set_cpuid, **_bypass(is_short)}
+    return {"set_cpuid": set_cpuid, "reason": unasked(is_short)}
 
 
 def _is_deadline_write(vm: VmState, vcpu: VcpuState, access: s.Access) -> bool:
@@ -113,7 +99,7 @@ def _icr_is_asked(self: FilterRules, index: int) -> bool:
     return index != Msr.APIC_ICR and FilterRules.is_exempt(self, index)
 
 
-def _passed(has_apic: bool) -> Way:
+def _passed(has_apic: bool) -> Where:
     def way(vm: VmState, vcpu: VcpuState, access: s.Access) -> bool:
         return vm.has_irqchip == has_apic and access.index in PASSED_THROUGH and access.vcpu == 1
 
@@ -135,7 +121,7 @@ def _reopened_by_cpuid(msr: Msr) -> dict[str, Any]:
         opened = vars(vm).get("_open", {})
         return access.index == msr and opened.get(access.vcpu, ()) is vm.filter
 
-    return {"set_cpuid": set_cpuid, **_bypass(way)}
+    return {"set_cpuid": set_cpuid, "reason": unasked(way)}
 
 
 FASTPATH = (
@@ -143,31 +129,31 @@ FASTPATH = (
         Model,
         "deadline_write_passes",
         "A WRMSR of TSC_DEADLINE is done before the filter is asked (B12, B13).",
-        **_bypass(_is_deadline_write),
+        reason=unasked(_is_deadline_write),
     ),
     mutant(
         Model,
         "deadline_read_passes",
         "A RDMSR of TSC_DEADLINE is done before the filter is asked.",
-        **_bypass(_is_deadline_read),
+        reason=unasked(_is_deadline_read),
     ),
     mutant(
         Model,
         "deadline_write_passes_with_an_apic",
         "A WRMSR of TSC_DEADLINE is done at once if the VM has an in-kernel APIC.",
-        **_bypass(lambda vm, vcpu, a: vm.has_irqchip and _is_deadline_write(vm, vcpu, a)),
+        reason=unasked(lambda vm, vcpu, a: vm.has_irqchip and _is_deadline_write(vm, vcpu, a)),
     ),
     mutant(
         Model,
         "deadline_write_passes_without_an_apic",
         "A WRMSR of TSC_DEADLINE is dropped at once if the VM has no in-kernel APIC.",
-        **_bypass(lambda vm, vcpu, a: not vm.has_irqchip and _is_deadline_write(vm, vcpu, a)),
+        reason=unasked(lambda vm, vcpu, a: not vm.has_irqchip and _is_deadline_write(vm, vcpu, a)),
     ),
     mutant(
         Model,
         "deadline_write_passes_in_xapic_mode",
         "A WRMSR of TSC_DEADLINE is done at once if the APIC is not in x2APIC mode.",
-        **_bypass(
+        reason=unasked(
             lambda vm, vcpu, a: (
                 vm.has_irqchip and vcpu.x2apic is False and _is_deadline_write(vm, vcpu, a)
             )
@@ -177,7 +163,7 @@ FASTPATH = (
         Model,
         "deadline_write_passes_in_deadline_mode",
         "A WRMSR of TSC_DEADLINE is done at once if the APIC's timer is in TSC-deadline mode.",
-        **_bypass(_in_deadline_mode),
+        reason=unasked(_in_deadline_mode),
     ),
     mutant(
         Model,
@@ -195,13 +181,13 @@ FASTPATH = (
         Model,
         "deadline_write_of_0_passes",
         "A WRMSR of TSC_DEADLINE that stops the timer is done before the filter is asked.",
-        **_bypass(lambda vm, vcpu, a: _is_deadline_write(vm, vcpu, a) and a.value == 0),  # type: ignore[union-attr]
+        reason=unasked(lambda vm, vcpu, a: _is_deadline_write(vm, vcpu, a) and a.value == 0),  # type: ignore[union-attr]
     ),
     mutant(
         Model,
         "deadline_write_passes_on_reentry",
         "Only the first two of several WRMSR of TSC_DEADLINE in a row ask the filter.",
-        **_bypass(_from_the_second_on),
+        reason=unasked(_from_the_second_on),
     ),
     mutant(
         FilterRules,
@@ -243,19 +229,19 @@ FASTPATH = (
         Model,
         "pass_through_with_an_apic",
         "On vCPU 1 the hardware passes MSRs through, denied or not, if there is an APIC.",
-        **_bypass(_passed(True)),
+        reason=unasked(_passed(True)),
     ),
     mutant(
         Model,
         "pass_through_without_an_apic",
         "On vCPU 1 the hardware passes MSRs through, denied or not, if there is no APIC.",
-        **_bypass(_passed(False)),
+        reason=unasked(_passed(False)),
     ),
     mutant(
         Model,
         "pass_through_in_x2apic_mode",
         "The switch to x2APIC mode makes a bitmap that knows of no filter.",
-        **_bypass(_passed_in_x2apic_mode),
+        reason=unasked(_passed_in_x2apic_mode),
     ),
     *(
         mutant(

@@ -7,32 +7,22 @@ from dataclasses import replace
 from typing import Any
 
 from mutant import mutant
+from planting import Where, unasked, window_filtered
 
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.accesses import AccessRules
 from vmm.conformance.oracle.exits import ExitRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import U32, VcpuState, VmState, regs_before
-from vmm.msr import X2APIC_FIRST, X2APIC_LAST, Msr
-
-Which = Callable[[s.Access], bool]
+from vmm.msr import Msr
 
 
-def _is(form: str, kind: Any = (s.Rdmsr, s.Wrmsr)) -> Which:
-    return lambda access: access.form == form and isinstance(access, kind)
+def _is(form: str, kind: Any = (s.Rdmsr, s.Wrmsr)) -> Where:
+    return lambda vm, vcpu, access: access.form == form and isinstance(access, kind)
 
 
-def _unasked(which: Which) -> Any:
-    """Return the rule of a kernel that asks no filter for some accesses."""
-
-    def reason(
-        self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access
-    ) -> Any:
-        if which(access):
-            return self.failure(model, vcpu, access)
-        return AccessRules.reason(self, model, vm, vcpu, access)
-
-    return reason
+def _is_other(vm: VmState, vcpu: VcpuState, access: s.Access) -> bool:
+    return access.form != "register"
 
 
 def _asks_of(other: Callable[[s.Access], s.Access]) -> Any:
@@ -53,14 +43,6 @@ def _other_kind(access: s.Access) -> s.Access:
 def _of_rcx(access: s.Access) -> s.Access:
     is_immediate = access.form == "immediate"
     return replace(access, index=access.index ^ U32) if is_immediate else access
-
-
-def _window(self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access) -> Any:
-    inside = X2APIC_FIRST <= access.index <= X2APIC_LAST
-    is_denied = vm.filter is not None and not vm.filter.default_allows
-    if access.form != "register" and inside and is_denied:
-        return self.denied(model, access)
-    return AccessRules.reason(self, model, vm, vcpu, access)
 
 
 def _tells(self: AccessRules, model: Model, vm: VmState, access: s.Access, reason: Any) -> s.Step:
@@ -118,20 +100,20 @@ def _never_faults(self: ExitRules, access: s.Access, reply: s.Reply) -> s.Event:
 
 
 FORMS = (
-    mutant(Model, "wrmsrns_unasked", "No WRMSRNS is filtered.", reason=_unasked(_is("wrmsrns"))),
+    mutant(Model, "wrmsrns_unasked", "No WRMSRNS is filtered.", reason=unasked(_is("wrmsrns"))),
     mutant(
         *(Model, "immediate_reads_unasked", "No RDMSR with an immediate is filtered."),
-        reason=_unasked(_is("immediate", s.Rdmsr)),
+        reason=unasked(_is("immediate", s.Rdmsr)),
     ),
     mutant(
         *(Model, "immediate_writes_unasked", "No WRMSRNS with an immediate is filtered."),
-        reason=_unasked(_is("immediate", s.Wrmsr)),
+        reason=unasked(_is("immediate", s.Wrmsr)),
     ),
     *(
         mutant(
             *(Model, f"deadline_{form}_unasked", f"A fast path for {form} asks no filter (B12)."),
-            reason=_unasked(
-                lambda access, form=form: (  # type: ignore[misc]
+            reason=unasked(
+                lambda vm, vcpu, access, form=form: (  # type: ignore[misc]
                     access.form == form and access.index == Msr.IA32_TSC_DEADLINE
                 )
             ),
@@ -141,13 +123,15 @@ FORMS = (
     *(
         mutant(
             *(Model, f"forms_of_{msr.name.lower()}_unasked", f"{msr.name} has a form unfiltered."),
-            reason=_unasked(
-                lambda access, msr=msr: access.form != "register" and access.index == msr  # type: ignore[misc]
+            reason=unasked(
+                lambda vm, vcpu, access, msr=msr: access.form != "register" and access.index == msr  # type: ignore[misc]
             ),
         )
         for msr in (Msr.STAR, Msr.FS_BASE, Msr.KERNEL_GS_BASE)
     ),
-    mutant(Model, "forms_window", "Other forms' x2APIC is filtered.", reason=_window),
+    mutant(
+        Model, "forms_window", "Other forms' x2APIC is filtered.", reason=window_filtered(_is_other)
+    ),
     mutant(Model, "forms_swapped", "A form's kind is the other.", allowed=_asks_of(_other_kind)),
     mutant(Model, "filter_sees_rcx", "The filter is asked of RCX.", allowed=_asks_of(_of_rcx)),
     mutant(Model, "forms_tell", "Other forms exit, told or not.", failing=_tells),

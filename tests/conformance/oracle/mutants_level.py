@@ -8,6 +8,7 @@ from errno import EBUSY
 from typing import Any
 
 from mutant import mutant
+from planting import Where, notes_of, unasked, window_filtered
 
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.accesses import AccessRules
@@ -16,7 +17,7 @@ from vmm.conformance.oracle.levels import LevelRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.races import RaceRules
 from vmm.conformance.oracle.state import U32, VcpuState, VmState
-from vmm.msr import X2APIC_FIRST, X2APIC_LAST, Msr, MsrExitReason
+from vmm.msr import Msr, MsrExitReason
 
 _BASES = (Msr.FS_BASE, Msr.GS_BASE, Msr.KERNEL_GS_BASE)
 _PASSED = (*_BASES, Msr.STAR, Msr.LSTAR, Msr.CSTAR, Msr.SYSCALL_MASK)
@@ -24,26 +25,11 @@ _PASSED = (*_BASES, Msr.STAR, Msr.LSTAR, Msr.CSTAR, Msr.SYSCALL_MASK)
 Which = Callable[[s.Access], bool]
 
 
-def _notes(vm: VmState) -> dict[Any, Any]:
-    """Return what a mutant remembers of ``vm`` that a kernel without its mistake has no use for."""
-    notes: dict[Any, Any] = vars(vm).setdefault("_levels", {})
-    return notes
-
-
 # --- which filter an L2 obeys ---------------------------------------------------------------------
 
 
-def _bypass(which: Which) -> dict[str, Any]:
-    """Return the rules of a kernel that asks no filter for some accesses of an L2."""
-
-    def reason(
-        self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access
-    ) -> Any:
-        if vcpu.l2 is not None and which(access):
-            return self.failure(model, vcpu, access)
-        return AccessRules.reason(self, model, vm, vcpu, access)
-
-    return {"reason": reason}
+def _of_l2(which: Which) -> Where:
+    return lambda vm, vcpu, access: vcpu.l2 is not None and which(access)
 
 
 def _stale(which: Which, *, forever: bool = False, opens: bool = True) -> dict[str, Any]:
@@ -58,7 +44,7 @@ def _stale(which: Which, *, forever: bool = False, opens: bool = True) -> dict[s
         if vcpu.l2 is None:
             return AccessRules.reason(self, model, vm, vcpu, access)
         key = access.vcpu if forever else (access.vcpu, id(vcpu.l2))
-        found = _notes(vm).setdefault(key, vm.filter)
+        found = notes_of(vm).setdefault(key, vm.filter)
         now, vm.filter = vm.filter, found if which(access) else vm.filter
         said = AccessRules.reason(self, model, vm, vcpu, access)
         vm.filter = now
@@ -82,7 +68,7 @@ def _mask_of_entry(
     l2 = vm.vcpu(access.vcpu).l2
     now = vm.mask
     if l2 is not None:
-        vm.mask = _notes(vm).setdefault((access.vcpu, id(l2)), vm.mask)
+        vm.mask = notes_of(vm).setdefault((access.vcpu, id(l2)), vm.mask)
     left = AccessRules.failing(self, model, vm, access, reason)
     vm.mask = now
     return left
@@ -113,15 +99,6 @@ def _writes_all_the_same(
     if vcpu.l2 is not None and isinstance(access, s.Wrmsr):
         vcpu.msrs[access.index] = access.value
     return AccessRules.failing(self, model, vm, access, reason)
-
-
-def _window_filtered(
-    self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access
-) -> Any:
-    inside = X2APIC_FIRST <= access.index <= X2APIC_LAST
-    if vcpu.l2 is not None and inside and vm.filter is not None and not vm.filter.default_allows:
-        return self.denied(model, access)
-    return AccessRules.reason(self, model, vm, vcpu, access)
 
 
 # --- who gets an access ---------------------------------------------------------------------------
@@ -255,11 +232,11 @@ def _only_for(reason: str) -> Any:
 
 def _with_the_filter_of_entry() -> dict[str, Any]:
     def enter(self: LevelRules, model: Any, vm: VmState, action: s.EnterL2) -> s.Step:
-        _notes(vm)[action.vcpu] = vm.filter
+        notes_of(vm)[action.vcpu] = vm.filter
         return LevelRules.enter(self, model, vm, action)
 
     def exit_(self: LevelRules, model: Any, vm: VmState, number: int, event: s.L1Exit) -> s.Step:
-        now, vm.filter = vm.filter, _notes(vm).get(number, vm.filter)
+        now, vm.filter = vm.filter, notes_of(vm).get(number, vm.filter)
         left = LevelRules.exit(self, model, vm, number, event)
         vm.filter = now
         return left
@@ -300,17 +277,32 @@ def _cannot_close(self: RaceRules, model: Any, vm: VmState, action: s.CloseVcpu)
 
 
 LEVELS = (
-    mutant(Model, "l2_unfiltered", "No access of an L2 is filtered.", **_bypass(lambda _: True)),
-    mutant(Model, "l2_reads_unfiltered", "No RDMSR of an L2 is filtered.", **_bypass(_is_read)),
-    mutant(Model, "l2_writes_unfiltered", "No WRMSR of an L2 is filtered.", **_bypass(_is_write)),
+    mutant(
+        Model,
+        "l2_unfiltered",
+        "No access of an L2 is filtered.",
+        reason=unasked(_of_l2(lambda _: True)),
+    ),
+    mutant(
+        Model,
+        "l2_reads_unfiltered",
+        "No RDMSR of an L2 is filtered.",
+        reason=unasked(_of_l2(_is_read)),
+    ),
+    mutant(
+        Model,
+        "l2_writes_unfiltered",
+        "No WRMSR of an L2 is filtered.",
+        reason=unasked(_of_l2(_is_write)),
+    ),
     mutant(
         *(Model, "l2_bases_unfiltered", "L2 reaches FS, GS and KERNEL_GS base (B05)."),
-        **_bypass(lambda access: access.index in _BASES),
+        reason=unasked(_of_l2(lambda access: access.index in _BASES)),
     ),
     *(
         mutant(
             *(Model, f"l2_{msr.name.lower()}_unfiltered", f"L2 reaches {msr.name}, denied or not."),
-            **_bypass(lambda access, msr=msr: access.index == msr),  # type: ignore[misc]
+            reason=unasked(_of_l2(lambda access, msr=msr: access.index == msr)),  # type: ignore[misc]
         )
         for msr in (Msr.IA32_TSC, *_PASSED, Msr.IA32_SYSENTER_CS)
     ),
@@ -336,7 +328,12 @@ LEVELS = (
     mutant(Model, "l2_untold_is_l1s", "An untold #GP goes to L1.", failing=_untold_is_l1s),
     mutant(Model, "l2_ended_by_exit", "An exit to userspace ends L2.", failing=_exit_ends_l2),
     mutant(Model, "l2_denied_writes", "L2's denied WRMSR writes.", failing=_writes_all_the_same),
-    mutant(Model, "l2_window", "L2's x2APIC window is filtered.", reason=_window_filtered),
+    mutant(
+        Model,
+        "l2_window",
+        "L2's x2APIC window is filtered.",
+        reason=window_filtered(_of_l2(lambda _: True)),
+    ),
     mutant(LevelRules, "l0_first", "The filter decides before L1 does.", left_by=_filter_first),
     mutant(LevelRules, "l1_gets_denied", "L1 gets what is denied.", left_by=_l1_where_denied),
     mutant(LevelRules, "one_l2_for_all", "One vCPU's L2 is every vCPU's.", left_by=_any_vcpus_l2),

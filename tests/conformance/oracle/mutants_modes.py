@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from mutant import mutant
+from planting import Where, unasked
 
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.accesses import AccessRules
@@ -15,15 +16,8 @@ from vmm.conformance.oracle.state import U32, VcpuState, VmState
 from vmm.msr import FILTER, MsrExitReason
 
 
-def _unfiltered(*modes: str) -> Any:
-    def reason(
-        self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access
-    ) -> Any:
-        if access.mode in modes:
-            return self.failure(model, vcpu, access)
-        return AccessRules.reason(self, model, vm, vcpu, access)
-
-    return reason
+def _in_mode(mode: str) -> Where:
+    return lambda vm, vcpu, access: access.mode == mode
 
 
 def _user_exits(self: AccessRules, model: Model, vm: VmState, access: s.Access) -> s.Step:
@@ -104,16 +98,18 @@ MODES = (
         Model,
         "protected_unfiltered",
         "No filter is asked without paging.",
-        reason=_unfiltered("protected"),
+        reason=unasked(_in_mode("protected")),
     ),
     mutant(
         Model,
         "compat_unfiltered",
         "No filter is asked in 32-bit code of a 64-bit guest.",
-        reason=_unfiltered("compat"),
+        reason=unasked(_in_mode("compat")),
     ),
-    mutant(Model, "real_unfiltered", "Real mode is emulated unasked.", reason=_unfiltered("real")),
-    mutant(Model, "smm_unfiltered", "SMM is trusted.", reason=_unfiltered("smm")),
+    mutant(
+        Model, "real_unfiltered", "Real mode is emulated unasked.", reason=unasked(_in_mode("real"))
+    ),
+    mutant(Model, "smm_unfiltered", "SMM is trusted.", reason=unasked(_in_mode("smm"))),
     mutant(Model, "user_exits", "A denied access at CPL3 exits.", access=_user_exits),
     mutant(Model, "user_is_told", "An unknown MSR at CPL3 exits.", access=_user_is_told),
     mutant(

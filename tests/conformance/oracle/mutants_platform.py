@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from mutant import mutant
+from planting import unasked
 
 from vmm.conformance.language import script as s
-from vmm.conformance.oracle.accesses import AccessRules
 from vmm.conformance.oracle.host import HostRules
 from vmm.conformance.oracle.masks import MaskRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import VcpuState, VmState
-
-Opened = Callable[[VmState, VcpuState, s.Access], bool]
-
-
-def _asks_no_filter(opened: Opened) -> Any:
-    """Return the rule of a kernel that asks no filter once something was ``opened``."""
-
-    def reason(
-        self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access
-    ) -> Any:
-        if opened(vm, vcpu, access):
-            return self.failure(model, vcpu, access)
-        return AccessRules.reason(self, model, vm, vcpu, access)
-
-    return reason
 
 
 def _noting_exits(self: MaskRules, vm: VmState, action: s.EnableCap) -> s.Step:
@@ -65,7 +47,7 @@ PLATFORM = (
         "cstate_residency_unfiltered",
         "Residency counters are passed through with CSTATE exits disabled, whatever the filter.",
         enable_cap=_noting_exits,
-        reason=_asks_no_filter(
+        reason=unasked(
             lambda vm, _, access: (
                 vars(vm).get("_disabled", 0) & 8 != 0 and access.index in range(0x3FC, 0x3FF)
             )
@@ -76,7 +58,7 @@ PLATFORM = (
         "aperf_unfiltered",
         "APERF and MPERF are passed through with their exits disabled, whatever the filter.",
         enable_cap=_noting_exits,
-        reason=_asks_no_filter(
+        reason=unasked(
             lambda vm, _, access: (
                 vars(vm).get("_disabled", 0) & 16 != 0 and access.index in (0xE7, 0xE8)
             )
@@ -87,7 +69,7 @@ PLATFORM = (
         "not_in_cpuid_is_not_denied",
         "The filter is not asked for MSRs of features that CPUID has not.",
         set_cpuid=_noting_cpuid,
-        reason=_asks_no_filter(
+        reason=unasked(
             lambda vm, _, access: vars(vm).get("_bare", False) and access.index == 0x10A
         ),
     ),
@@ -96,7 +78,7 @@ PLATFORM = (
         "cet_unfiltered",
         "CPUID with SHSTK passes the shadow stack pointers through, whatever the filter.",
         set_cpuid=_noting_shstk,
-        reason=_asks_no_filter(
+        reason=unasked(
             lambda vm, _, access: (
                 vars(vm).get("_shstk", False) and access.index in range(0x6A4, 0x6A8)
             )
@@ -106,9 +88,7 @@ PLATFORM = (
         Model,
         "records_that_are_on_are_not_denied",
         "Branch records that are on obey no filter (B34).",
-        reason=_asks_no_filter(
-            lambda _, vcpu, access: vcpu.has_lbr_on and 0x1DB <= access.index < 0x1DF
-        ),
+        reason=unasked(lambda _, vcpu, access: vcpu.has_lbr_on and 0x1DB <= access.index < 0x1DF),
     ),
     mutant(
         Model,

@@ -8,6 +8,7 @@ from errno import EBUSY
 from typing import Any
 
 from mutant import mutant
+from planting import notes_of, unasked, window_filtered
 
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.accesses import AccessRules
@@ -15,16 +16,10 @@ from vmm.conformance.oracle.filters import NO_FILTER
 from vmm.conformance.oracle.levels import LevelRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import Stage, VcpuState, VmState
-from vmm.msr import X2APIC_FIRST, X2APIC_LAST, Msr, MsrExitReason
+from vmm.msr import Msr, MsrExitReason
 
 _PASSED = (Msr.FS_BASE, Msr.GS_BASE, Msr.KERNEL_GS_BASE, Msr.STAR, Msr.LSTAR, Msr.CSTAR)
 L2 = s.EnterL2 | None
-
-
-def _notes(vm: VmState) -> dict[Any, Any]:
-    """Return what a mutant remembers of ``vm``, until it is another VM."""
-    notes: dict[Any, Any] = vars(vm).setdefault("_restored", {})
-    return notes
 
 
 def _takes(change: Callable[[VmState, VcpuState, L2], L2]) -> Any:
@@ -43,8 +38,8 @@ def _as_before(*, opens: bool = False) -> dict[str, Any]:
     """
 
     def taken_to(vm: VmState, vcpu: VcpuState, l2: L2) -> L2:
-        _notes(vm)[id(vcpu), "l2"] = l2
-        _notes(vm)[id(vcpu), "old"] = _notes(vm).get((id(vcpu), "ran"), NO_FILTER)
+        notes_of(vm)[id(vcpu), "l2"] = l2
+        notes_of(vm)[id(vcpu), "old"] = notes_of(vm).get((id(vcpu), "ran"), NO_FILTER)
         return l2
 
     def step(self: Model, vm: VmState, action: s.Action) -> s.Step:
@@ -55,7 +50,7 @@ def _as_before(*, opens: bool = False) -> dict[str, Any]:
     def reason(
         self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access
     ) -> Any:
-        said, notes = AccessRules.reason(self, model, vm, vcpu, access), _notes(vm)
+        said, notes = AccessRules.reason(self, model, vm, vcpu, access), notes_of(vm)
         notes[id(vcpu), "ran"] = vm.filter
         if vcpu.l2 is None or vcpu.l2 is not notes.get((id(vcpu), "l2")):
             return said
@@ -75,9 +70,9 @@ def _with_what_was_saved(what: str) -> dict[str, Any]:
 
     def step(self: Model, vm: VmState, action: s.Action) -> s.Step:
         if isinstance(action, s.SaveNested):
-            _notes(vm)[what] = getattr(vm, what)
+            notes_of(vm)[what] = getattr(vm, what)
         if isinstance(action, s.RestoreNested):
-            setattr(vm, what, _notes(vm).get(what, getattr(vm, what)))
+            setattr(vm, what, notes_of(vm).get(what, getattr(vm, what)))
         return Model.step(self, vm, action)
 
     return {"step": step}
@@ -136,9 +131,9 @@ def _set(name: str, value: Any) -> Callable[[VmState, VcpuState], None]:
 
 def _the_last_entrys(self: Model, vm: VmState, action: s.Action) -> s.Step:
     if isinstance(action, s.EnterL2):
-        _notes(vm)[action.vcpu] = action
+        notes_of(vm)[action.vcpu] = action
     if isinstance(action, s.RestoreNested) and vm.saved[action.vcpu]:
-        vm.saved[action.vcpu] = _notes(vm).get(action.vcpu, vm.saved[action.vcpu])
+        vm.saved[action.vcpu] = notes_of(vm).get(action.vcpu, vm.saved[action.vcpu])
     return Model.step(self, vm, action)
 
 
@@ -172,20 +167,8 @@ def _busy(self: LevelRules, vm: VmState, vcpu: VcpuState, l2: L2) -> s.Step:
     return LevelRules.taken_to(self, vm, vcpu, l2)
 
 
-def _window(self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access) -> Any:
-    inside = X2APIC_FIRST <= access.index <= X2APIC_LAST
-    is_denied = vm.filter is not None and not vm.filter.default_allows
-    if vcpu.l2 is not None and access.vcpu in vm.saved and inside and is_denied:
-        return self.denied(model, access)
-    return AccessRules.reason(self, model, vm, vcpu, access)
-
-
-def _unfiltered(
-    self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access
-) -> Any:
-    if vcpu.l2 is not None and access.vcpu in vm.saved:
-        return self.failure(model, vcpu, access)
-    return AccessRules.reason(self, model, vm, vcpu, access)
+def _is_restored(vm: VmState, vcpu: VcpuState, access: s.Access) -> bool:
+    return vcpu.l2 is not None and access.vcpu in vm.saved
 
 
 RESTORED = (
@@ -194,8 +177,15 @@ RESTORED = (
         *(Model, "restored_stays_closed", "A restored L2 is denied what no filter denies."),
         **_as_before(opens=True),
     ),
-    mutant(Model, "restored_unfiltered", "No filter stops a restored L2.", reason=_unfiltered),
-    mutant(Model, "restored_window", "A restored L2's x2APIC is filtered.", reason=_window),
+    mutant(
+        Model, "restored_unfiltered", "No filter stops a restored L2.", reason=unasked(_is_restored)
+    ),
+    mutant(
+        Model,
+        "restored_window",
+        "A restored L2's x2APIC is filtered.",
+        reason=window_filtered(_is_restored),
+    ),
     mutant(
         Model, "filter_is_saved", "A restore brings a filter.", **_with_what_was_saved("filter")
     ),

@@ -9,7 +9,7 @@ from typing import Any
 
 from mutant import mutant
 from mutants_stalling import built_so_far
-from planting import notes, of_the_stale, said_under
+from planting import notes_of, of_the_stale, said_under
 
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.filters import NO_FILTER, Installed
@@ -50,13 +50,13 @@ def _at_failure(left: Callable[[Model, VmState, Stall], Installed | None]) -> An
 
 
 def _note_stall(self: RaceRules, model: Model, vm: VmState, stall: Stall) -> None:
-    begun = notes(vm, "begun")
+    begun = notes_of(vm, "begun")
     begun[id(stall)] = len(begun), vm.filter, set(vm.vcpus), stall
 
 
 def _begun(vm: VmState, stall: Stall) -> tuple[int, Installed | None, set[int]]:
     """Return which stall it was, and the filter and the vCPUs of the VM when it began."""
-    number, filter_, vcpus, _ = notes(vm, "begun")[id(stall)]
+    number, filter_, vcpus, _ = notes_of(vm, "begun")[id(stall)]
     return number, filter_, vcpus
 
 
@@ -77,7 +77,7 @@ def _with_the_overtaker(self: RaceRules, model: Model, vm: VmState, stall: Stall
 
 
 def _last_started(self: RaceRules, model: Model, vm: VmState, stall: Stall) -> s.Step | None:
-    number, newest = _begun(vm, stall)[0], notes(vm, "newest")
+    number, newest = _begun(vm, stall)[0], notes_of(vm, "newest")
     if newest.get(0, -1) > number:
         return (s.done,)
     newest[0] = number
@@ -133,7 +133,7 @@ def _stale_after_resume(is_stale: Callable[[int], bool]) -> dict[str, Any]:
         old = vm.filter
         events = RaceRules.resume_install(self, model, vm, action)
         if events[0] in (s.done, s.blocked):
-            notes(vm, "stale").update({vcpu: old for vcpu in vm.vcpus if is_stale(vcpu)})
+            notes_of(vm, "stale").update({vcpu: old for vcpu in vm.vcpus if is_stale(vcpu)})
         return events
 
     return {"resume_install": resume, "allowed": of_the_stale}
@@ -151,7 +151,7 @@ def _newborn_stale(self: RaceRules, model: Model, vm: VmState, action: s.ResumeI
     events = RaceRules.resume_install(self, model, vm, action)
     if stall and events[0] in (s.done, s.blocked):
         newborn = set(vm.vcpus) - _begun(vm, stall)[2]
-        notes(vm, "stale").update(dict.fromkeys(newborn, old))
+        notes_of(vm, "stale").update(dict.fromkeys(newborn, old))
     return events
 
 

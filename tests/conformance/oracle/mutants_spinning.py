@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mutant import mutant
-from planting import notes, said_under
+from planting import notes_of, said_under
 
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.installs import InstallRules
@@ -17,7 +17,7 @@ from vmm.conformance.oracle.state import VmState
 
 def _spin_noting(self: RaceRules, model: Model, vm: VmState, action: s.Spin) -> s.Step:
     vcpu = action.access.vcpu
-    notes(vm, "at_spin")[vcpu] = self.allowed(model, vm, action.access), vm.mask
+    notes_of(vm, "at_spin")[vcpu] = self.allowed(model, vm, action.access), vm.mask
     return RaceRules.spin(self, model, vm, action)
 
 
@@ -28,7 +28,9 @@ def _stuck(allowed: bool, of: Callable[[s.Access], bool] = lambda access: True) 
         now = RaceRules.allowed(self, model, vm, access)
         if access.vcpu not in vm.spins or not of(access):
             return now
-        seen = notes(vm, "seen").setdefault(access.vcpu, {notes(vm, "at_spin")[access.vcpu][0]})
+        seen = notes_of(vm, "seen").setdefault(
+            access.vcpu, {notes_of(vm, "at_spin")[access.vcpu][0]}
+        )
         seen.add(now)
         return allowed if allowed in seen else now
 
@@ -37,7 +39,7 @@ def _stuck(allowed: bool, of: Callable[[s.Access], bool] = lambda access: True) 
 
 def _old_mask(self: RaceRules, model: Model, vm: VmState, number: int) -> s.Event | None:
     mask = vm.mask
-    vm.mask = notes(vm, "at_spin").get(number, (None, mask))[1]
+    vm.mask = notes_of(vm, "at_spin").get(number, (None, mask))[1]
     exit_ = RaceRules.exit_of(self, model, vm, number)
     vm.mask = mask
     return exit_

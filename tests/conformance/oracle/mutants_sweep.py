@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mutant import mutant
+from planting import Where, unasked
 
 from vmm.conformance.language import script as s
-from vmm.conformance.oracle.accesses import AccessRules
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.oracle.state import VcpuState, VmState
 from vmm.conformance.oracle.sweeps import SweepRules
 
 
-def _bypassed(kind: type, *indices: int) -> Any:
-    """Return the rule of a kernel that asks no filter for these MSRs."""
-
-    def reason(
-        self: AccessRules, model: Model, vm: VmState, vcpu: VcpuState, access: s.Access
-    ) -> Any:
-        if isinstance(access, kind) and access.index in indices:
-            return self.failure(model, vcpu, access)
-        return AccessRules.reason(self, model, vm, vcpu, access)
-
-    return reason
+def _is(kind: type, index: int) -> Where:
+    return lambda vm, vcpu, access: isinstance(access, kind) and access.index == index
 
 
 SWEEPING = (
@@ -32,7 +20,7 @@ SWEEPING = (
             Model,
             f"{name}_of_{index:x}_bypasses",
             f"A fast path handles a {name.upper()} of {index:#x} and asks no filter.",
-            reason=_bypassed(kind, index),
+            reason=unasked(_is(kind, index)),
         )
         for name, kind, index in (
             ("wrmsr", s.Wrmsr, 0x1B00),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mutant import mutant
-from planting import notes, of_the_stale
+from planting import notes_of, of_the_stale
 
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.filters import Installed
@@ -18,7 +18,7 @@ def _in_force_when_done(
 ) -> s.Step:
     events = RaceRules.land(self, vm, name, old, events)
     if events == (s.blocked,):
-        notes(vm, "late")[name] = vm.filter
+        notes_of(vm, "late")[name] = vm.filter
         vm.filter = old
     return events
 
@@ -26,7 +26,7 @@ def _in_force_when_done(
 def _publish_when_done(self: RaceRules, model: Model, vm: VmState, name: str) -> s.Step:
     events = RaceRules.returns(self, model, vm, name)
     if events == (s.done,):
-        vm.filter = notes(vm, "late").pop(name, vm.filter)
+        vm.filter = notes_of(vm, "late").pop(name, vm.filter)
     return events
 
 
@@ -52,13 +52,13 @@ def _first_free(self: InstallRules, vm: VmState, wait: Wait) -> bool:
 
 
 def _park_noting(self: RaceRules, model: Model, vm: VmState, action: s.Park) -> s.Step:
-    notes(vm, "stale").pop(action.vcpu, None)
-    notes(vm, "at_park")[action.vcpu] = vm.filter
+    notes_of(vm, "stale").pop(action.vcpu, None)
+    notes_of(vm, "at_park")[action.vcpu] = vm.filter
     return RaceRules.park(self, model, vm, action)
 
 
 def _release_stale(self: RaceRules, model: Model, vm: VmState, action: s.Release) -> s.Step:
-    notes(vm, "stale")[action.vcpu] = notes(vm, "at_park").get(action.vcpu, vm.filter)
+    notes_of(vm, "stale")[action.vcpu] = notes_of(vm, "at_park").get(action.vcpu, vm.filter)
     return RaceRules.release(self, model, vm, action)
 
 
