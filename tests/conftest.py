@@ -42,6 +42,14 @@ def vm(kvm):
 
 
 @pytest.fixture
+def backend(has_kvm):
+    from vmm.conformance.kernel.backend import KvmBackend
+
+    with KvmBackend() as opened:
+        yield opened
+
+
+@pytest.fixture
 def has_userfaultfd() -> None:
     """Skip, with the reason, where this process may not stop the kernel at a missing page."""
     from vmm.uffd import Userfaultfd

@@ -45,14 +45,6 @@ CANARY = 0x5AFEC0DE5AFEC0DE
 DENY_A = default_allow().deny(A)
 
 
-@pytest.fixture
-def backend(has_kvm):
-    from vmm.conformance.kernel.backend import KvmBackend
-
-    with KvmBackend() as opened:
-        yield opened
-
-
 def test_each_access_has_its_own_reply_though_only_some_exit(backend):
     script = (
         enable_exits(FILTER),

@@ -19,14 +19,6 @@ from vmm.conformance.language.script import (
 from vmm.msr import Msr
 
 
-@pytest.fixture
-def backend(has_kvm):
-    from vmm.conformance.kernel.backend import KvmBackend
-
-    with KvmBackend() as opened:
-        yield opened
-
-
 def needed(backend, action):
     for need in needs_of([action]):
         if why := backend.lacks(need):

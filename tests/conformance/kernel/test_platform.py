@@ -17,14 +17,6 @@ from vmm.exits import InternalErrorExit, ShutdownExit
 from vmm.exits import OtherExit as Other
 
 
-@pytest.fixture
-def backend(has_kvm):
-    from vmm.conformance.kernel.backend import KvmBackend
-
-    with KvmBackend() as opened:
-        yield opened
-
-
 def cpuid_of(backend, script):
     """Return what KVM_SET_CPUID2 was given last, by leaf and subleaf."""
     from vmm.conformance.kernel.execution import Execution

@@ -50,13 +50,10 @@ LONG = int(os.environ.get("MSRWARD_LONG", "0"))
 
 
 @pytest.fixture
-def backend(has_kvm):
-    from vmm.conformance.kernel.backend import KvmBackend
-
-    with KvmBackend() as opened:
-        if reason := opened.lacks("userfaultfd"):
-            pytest.skip(reason)
-        yield opened
+def backend(backend):
+    if reason := backend.lacks("userfaultfd"):
+        pytest.skip(reason)
+    return backend
 
 
 def threads_of_kvm():

@@ -28,14 +28,6 @@ SETUP = (enable_exits(FILTER), install(default_allow().deny(A)))
 EXIT, ANSWER = RdmsrExit(A, FILTER), finish(value(7))
 
 
-@pytest.fixture
-def backend(has_kvm):
-    from vmm.conformance.kernel.backend import KvmBackend
-
-    with KvmBackend() as opened:
-        yield opened
-
-
 @pytest.mark.parametrize(
     "after, shadow", [("nothing", False), ("sti_nop", False), ("sti", True), ("mov_ss", True)]
 )

@@ -38,14 +38,6 @@ TELL, DENY = enable_exits(FILTER), install(default_allow().deny(A))
 EVERYWHERE = [mode for mode in modes.MODES if mode not in ("user", "smm")]
 
 
-@pytest.fixture
-def backend(has_kvm):
-    from vmm.conformance.kernel.backend import KvmBackend
-
-    with KvmBackend() as opened:
-        yield opened
-
-
 @pytest.mark.parametrize("mode", ["compat", "protected", "real", "user"])
 def test_the_cpu_is_in_the_mode_that_the_word_names(kvm, mode):
     """KVM itself says in which mode a vCPU is that stopped in its stub."""

@@ -20,14 +20,6 @@ A = 0x474F4F00
 DENY_ALL = default_deny().allow(A)
 
 
-@pytest.fixture
-def backend(has_kvm):
-    from vmm.conformance.kernel.backend import KvmBackend
-
-    with KvmBackend() as opened:
-        yield opened
-
-
 def test_exits_faults_and_what_passes_are_told_apart(backend):
     script = (
         enable_exits(FILTER),
