@@ -114,8 +114,10 @@ Access = Rdmsr | Wrmsr
 
 
 def _must_have_form(access: Access) -> None:
+    if access.form == "register":
+        return
     plain = access.mode == "long" and access.after == "nothing" and not access.emulated
-    if access.form != "register" and not (plain and not access.rcx_high):
+    if not plain or access.rcx_high:
         raise ValueError(f"form {access.form!r} is plain 64-bit code, and has no rcx_high")
 
 

@@ -207,9 +207,10 @@ class RaceRules:
         an MSR that no KVM knows is it certain that each access asks the new one.
         """
         index, kind = access.index & U32, WRITE if isinstance(access, s.Wrmsr) else READ
-        rules = model.filters
-        filters = {model.filter_of(vm, access.vcpu), *vm.rivals}
-        said = {rules.allows(each, index, kind) for each in filters}
+        rules, in_force = model.filters, model.filter_of(vm, access.vcpu)
+        if not vm.rivals and not vm.waits:
+            return rules.allows(in_force, index, kind)
+        said = {rules.allows(each, index, kind) for each in {in_force, *vm.rivals}}
         if vm.waits and said == {False} and not is_unknown_to_kvm(index):
             said |= {rules.allows(wait.old, index, kind) for wait in vm.waits.values()}
         return said.pop() if len(said) == 1 else None

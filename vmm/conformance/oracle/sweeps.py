@@ -6,6 +6,7 @@ the ``Rest`` of the Model what an access comes to.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from vmm.conformance.language import script as s
@@ -46,11 +47,11 @@ class SweepRules:
             ended.append(self.ended(model, vm, vcpu, each))
         return (s.runs_of(action, ended),)
 
-    def accesses(self, action: s.Sweep) -> list[s.Access]:
+    def accesses(self, action: s.Sweep) -> Iterator[s.Access]:
         """Return the accesses, each exit of which userspace lets succeed."""
         if action.access == "rdmsr":
-            return [s.Rdmsr(index, vcpu=action.vcpu) for index in action.indices]
-        return [s.Wrmsr(index, action.value, vcpu=action.vcpu) for index in action.indices]
+            return (s.Rdmsr(index, vcpu=action.vcpu) for index in action.indices)
+        return (s.Wrmsr(index, action.value, vcpu=action.vcpu) for index in action.indices)
 
     def ended(self, model: Rest, vm: VmState, vcpu: VcpuState, access: s.Access) -> s.Ended:
         """R50, R51: the reason why it exits, #GP where nobody is told, or how it is done."""
