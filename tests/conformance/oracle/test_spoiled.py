@@ -65,7 +65,8 @@ def test_the_cases_that_need_it_are_not_spoiled_and_would_be_without():
 
 
 def test_much_of_the_catalogue_is_left():
-    left = [each for each in CASES if not is_spoiled(each) and "ignore_msrs" not in each.needs]
+    some = [each for each in CASES if not each.thorough and "ignore_msrs" not in each.needs]
+    left = [each for each in some if not is_spoiled(each)]
     themes = {each.id.partition(".")[0] for each in left}
     assert len(left) > 400
     assert {"masks", "passthrough", "fastpath", "scope", "running"} <= themes
