@@ -5,16 +5,15 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
+from recorded import case_record
 
 from vmm.cli import main, reports
 from vmm.conformance.records.results import Results
 from vmm.conformance.records.saved import load
-from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report.formats import FORMATS
 
 HOST = {"release": "6.1", "hostname": "box", "vendor_module": "kvm_intel"}
-ABOUT = {"type": "case", "sentence": "It is.", "requirements": ["R14"], "ms": 1.0}
-CASE = {**ABOUT, "id": "match.x", "verdict": Verdict.PASS}
+CASE = case_record("match.x")
 END = {"type": "end", "status": 0, "splats": [], "interrupted": False, "counts": {"PASS": 1}}
 END |= {"seconds": 1.0, "lost": 0, "fingerprint": "", "foreign": []}
 RUN = {"type": "run", "started": 1.0, "cases": 1, "catalogue": 1, "resumed": 0, "jobs": 1}

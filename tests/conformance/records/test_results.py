@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+from recorded import case_record
 
 from vmm.conformance.records.results import FILE, Held, Results, ResultsError, default_directory
 
@@ -12,15 +13,10 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 HOST = {"release": "6.1.0", "version": "#1", "hostname": "here", "cpu_model": "a CPU"}
 
 
-def record(name, verdict="PASS"):
-    about = {"sentence": "It is.", "requirements": ["R14"], "ms": 1.0}
-    return {"type": "case", "id": name, "verdict": verdict, **about}
-
-
 def write(directory, *names, host=HOST):
     with Results(directory, host) as results:
         for name in names:
-            results.write(record(name))
+            results.write(case_record(name))
 
 
 def test_each_record_is_one_line_with_schema_and_host(tmp_path):
@@ -32,7 +28,7 @@ def test_each_record_is_one_line_with_schema_and_host(tmp_path):
 
 def test_lines_are_on_disk_before_the_file_is_closed(tmp_path):
     with Results(tmp_path, HOST) as results:
-        line = results.write(record("a"))
+        line = results.write(case_record("a"))
         assert (tmp_path / FILE).read_text() == line
 
 
@@ -49,7 +45,7 @@ def test_resume_knows_what_is_recorded_and_drops_a_line_cut_short(tmp_path):
     (tmp_path / FILE).write_bytes(whole[:-7])
     with Results(tmp_path, HOST, resume=True) as results:
         assert set(results.recorded) == {"a"}
-        results.write(record("b"))
+        results.write(case_record("b"))
     assert (tmp_path / FILE).read_bytes() == whole
     assert not (tmp_path / (FILE + ".old")).exists()
 

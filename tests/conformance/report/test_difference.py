@@ -5,16 +5,11 @@ import subprocess
 import sys
 
 import pytest
+from recorded import case_record as case
 
 from vmm.conformance.records.results import ResultsError
 from vmm.conformance.records.saved import load
 from vmm.conformance.report.difference import difference, lines
-
-
-def case(name, verdict="PASS", **more):
-    fixed = {"type": "case", "sentence": "S.", "requirements": ["R14"], "ms": 1.0}
-    return {**fixed, "id": name, "verdict": verdict, **more}
-
 
 FAILED = {"step": 2, "action": "install()", "expected": ["done"], "seen": ["rejected(EINVAL)"]}
 

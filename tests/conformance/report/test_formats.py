@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import xmlschema
 import yaml
+from recorded import case_record
 
 from vmm.conformance.records.saved import Saved
 from vmm.conformance.records.verdict import Verdict
@@ -33,8 +34,7 @@ TOLD = Told({"origin": "me"}, lambda record: f"/* {record['id']} */\n")
 
 
 def case(name, verdict="PASS", **more):
-    fixed = {"type": "case", "sentence": f"What {name} says.", "requirements": ["R14"], "ms": 1.5}
-    return name, {**fixed, "id": name, "verdict": Verdict(verdict), **more}
+    return name, case_record(name, verdict, ms=1.5, **more)
 
 
 def run(*cases, host=HOST, firsts=(), end=END, at=1700000000.5):

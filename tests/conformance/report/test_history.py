@@ -4,17 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from recorded import case_record as case
 
 from vmm.cli import main
 from vmm.conformance.records.results import Results
 from vmm.conformance.records.saved import Saved, load
-from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report import history, since
-
-
-def case(name, verdict="PASS", **more):
-    fixed = {"type": "case", "sentence": "It is.", "requirements": ["R14"], "ms": 1.0}
-    return {**fixed, "id": name, "verdict": Verdict(verdict), **more}
 
 
 def run(release, *cases, vendor="svm", status=0, ended=True):

@@ -6,6 +6,7 @@ import os
 import re
 
 import pytest
+from recorded import case_record as record
 
 from vmm.conformance.records.jsonl import decode, encoder
 from vmm.conformance.records.summary import count, end_record, fingerprint
@@ -15,16 +16,6 @@ from vmm.conformance.report.progress import Progress
 
 HOST = {"release": "6.1.0", "vendor_module": "kvm_amd", "cpu_model": "CPU", "platform": "virtual"}
 RUN = {"cases": 9, "catalogue": 9, "resumed": 0, "kernel_log": "watched"}
-
-
-def record(name, verdict="PASS", **fields):
-    base = {
-        "type": "case",
-        "id": name,
-        "sentence": f"Sentence of {name}.",
-        "verdict": Verdict(verdict),
-    }
-    return {**base, "requirements": ["R14"], "ms": 1.0, **fields}
 
 
 FAILED = record(
@@ -109,7 +100,7 @@ def test_a_failure_is_explained():
     assert text.failure(FAILED, plain) == [
         "",
         "FAIL rollback.slot_0",
-        "  Sentence of rollback.slot_0.",
+        "  What rollback.slot_0 says.",
         "  R14: a failing call leaves the previous filter fully in force."
         " fixed by b318e8decf6b (v5.12); this kernel lacks it or undid it",
         "      1 install(OLD)",
