@@ -75,11 +75,10 @@ def test_what_an_instruction_leaves_is_what_it_leaves_in_python(has_kvm, build):
     assert sum(isinstance(each[-1], s.Executed) for each in said) >= 3
 
 
-@pytest.mark.parametrize("action", EVERY, ids=repr)
-def test_a_vcpu_is_afterwards_what_it_was_before(has_kvm, build, action):
-    """Also where the instruction faulted; but where it never ended nothing is set back."""
+def before_and_after(action):
+    """Return what shows the events of ``action``, and what of a vCPU is not as before."""
     indices = ", ".join(f"{index:#x}" for index in STATE)
-    body = f"""
+    return f"""
 	static const __u32 indices[] = {{ {indices} }};
 	struct kvm_sregs before, after;
 	__u64 old[{len(STATE)}];
@@ -94,7 +93,17 @@ def test_a_vcpu_is_afterwards_what_it_was_before(has_kvm, build, action):
 	printf("%s\\n%d\\n", seen, memcmp(&before, &after, sizeof(after)));
 	for (int i = 0; i < {len(STATE)}; i++)
 		printf("%d\\n", old[i] != msr_of(0, indices[i]));"""
-    seen, *changed = build(body).decode().splitlines()
+
+
+@pytest.fixture(scope="module")
+def shown(build_many):
+    return build_many({action: before_and_after(action) for action in EVERY})
+
+
+@pytest.mark.parametrize("action", EVERY, ids=repr)
+def test_a_vcpu_is_afterwards_what_it_was_before(has_kvm, shown, action):
+    """Also where the instruction faulted; but where it never ended nothing is set back."""
+    seen, *changed = shown(action).decode().splitlines()
     if "Lost(" not in seen:
         assert changed == ["0"] * (1 + len(STATE)), seen
 

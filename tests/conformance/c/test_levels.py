@@ -4,14 +4,12 @@ The programs are pieces of the words for levels on memory of their own. A host w
 runs them whole: ``msrward lab run --executor player 'levels.*'``.
 """
 
-import shutil
+import itertools
 import struct
-import subprocess
 from types import SimpleNamespace
 
 import pytest
 
-from vmm.conformance.c import words
 from vmm.conformance.c.notation import read_events
 from vmm.conformance.c.steps import At, calls
 from vmm.conformance.kernel import levels
@@ -44,21 +42,7 @@ VMCS_OTHERWISE = {0x4810, 0x6814, 0x681C, 0x681E, 0x6C0A, 0x6C16}
 """Where C differs: the GDT's limit, TR's base, RSP and RIP are those of its own map."""
 
 
-@pytest.fixture(scope="module")
-def build(tmp_path_factory):
-    if not shutil.which("cc"):
-        pytest.skip("no C compiler (cc) to build the words with")
-
-    def build(body, name):
-        head = "int main(void)\n{\n\tstatic __u8 memory[MEMORY];\n\n\tvm.memory = memory;\n"
-        main = f"{head}{body}\n}}"
-        source = "\n\n".join([words.includes(), *words.needed(main), main])
-        at = tmp_path_factory.mktemp("levels") / name
-        at.with_suffix(".c").write_text(source)
-        subprocess.run(["cc", "-w", "-o", at, at.with_suffix(".c")], check=True)
-        return subprocess.run([at], capture_output=True, check=True).stdout
-
-    return build
+MEMORY = "\tstatic __u8 memory[MEMORY];\n\n\tvm.memory = memory;\n"
 
 
 def entry_of(action):
@@ -76,17 +60,24 @@ def entry_of(action):
     )
 
 
-def area_in_c(build, name, vendor):
-    """Return what C writes into the area of vCPU 2, which it is shown an L1 of."""
+def area_in_c(name, vendor):
+    """Return what shows the area of vCPU 2, which C is shown an L1 of."""
     writes = "write_vmcb" if vendor == "svm" else "write_vmcs"
     call = "\n".join(calls(SETS[name], At(1, ()))).replace("enter_l2(0, ", f"{writes}(2, &")
     show = "\tfwrite(l1_memory(2, 0), L1_SIZE, 1, stdout);"
-    return build(f"\tis_svm = {int(vendor == 'svm')};\n{call}\n{show}", f"{name}_{vendor}")
+    return f"{MEMORY}\tis_svm = {int(vendor == 'svm')};\n{call}\n{show}"
+
+
+@pytest.fixture(scope="module")
+def area(build_many):
+    """What C writes into an area, by the name of the entry and the vendor."""
+    every = itertools.product(SETS, VENDORS)
+    return build_many({each: area_in_c(*each) for each in every if each != ("amd", "vmx")})
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_a_vmcb_in_c_is_that_of_python(build, name):
-    area, entry = area_in_c(build, name, "svm"), entry_of(SETS[name])
+def test_a_vmcb_in_c_is_that_of_python(area, name):
+    area, entry = area((name, "svm")), entry_of(SETS[name])
     image = svm.vmcb(entry, Area.of(2))
     differ = {each for each in range(0x1000) if area[each] != image[each]}
     otherwise = {at + each for at, size in VMCB_OTHERWISE.items() for each in range(size)}
@@ -95,9 +86,9 @@ def test_a_vmcb_in_c_is_that_of_python(build, name):
     assert struct.unpack_from("<7Q", area, 0x5F00) == (0, 0, 0, 0, 0, 0, entry.fields)
 
 
-@pytest.mark.parametrize("name", SETS.keys() - {"amd"})
-def test_a_vmcs_in_c_is_that_of_python(build, name):
-    area, action = area_in_c(build, name, "vmx"), SETS[name]
+@pytest.mark.parametrize("name", [each for each in SETS if each != "amd"])
+def test_a_vmcs_in_c_is_that_of_python(area, name):
+    area, action = area((name, "vmx")), SETS[name]
     entry = entry_of(action)
     pairs = list(struct.iter_unpack("<QQ", area[0x4000:0x5000]))
     table = dict(pairs[: pairs.index((0, 0))])
@@ -155,7 +146,7 @@ def test_what_l1_got_is_said_as_python_says_it(build, vendor, stored):
     head = "\tstatic struct kvm_run run = { .exit_reason = KVM_EXIT_IO };\n\n"
     head += "\trun.io.port = L1_PORT;\n\tvm.vcpus[2].access.rip = 0x10000;\n"
     body = "".join(text_in_c(vendor, each, stored) for each in LEFT[vendor])
-    lines = build(head + body, f"left_{vendor}").decode().splitlines()
+    lines = build(MEMORY + head + body).decode().splitlines()
     program = SimpleNamespace(instruction_near=lambda _: 0x10000)
     python = levels.Levels(SimpleNamespace(program=lambda _: program))
     python._l1[2] = SimpleNamespace(vendor=vendor, stored=lambda count: stored[:count])
@@ -180,7 +171,7 @@ def test_what_ends_l2_without_l1(build):
         says,
         "\tputs(seen);",
     )
-    said = build("\n".join(body), "ends").decode().split(",", 4)
+    said = build(MEMORY + "\n".join(body)).decode().split(",", 4)
     assert said[:4] == ["0", "1", "1", "0"]
     assert read_events(said[4].strip()) == (s.shutdown, s.entry_failed("instruction", 7))
 
