@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -40,9 +41,11 @@ def compilers(family):
     return list(found.values())
 
 
-def cc(compiler, *arguments, source=None):
+def cc(compiler, *arguments, source=None, cwd=None):
     command = [str(each) for each in (compiler, *arguments)]
-    return subprocess.run(command, input=source, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, input=source, cwd=cwd, capture_output=True, text=True, timeout=300
+    )
 
 
 def known_as(compiler, dialect):
@@ -130,14 +133,15 @@ def test_exported_programs(compiler, flags, tmp_path):
         sources.append(tmp_path / f"{case.id}.c")
         sources[-1].write_text(c_source(case))
     assert len({each.name.partition(".")[0] for each in sources}) > 15
-    # One call for all of them: it cannot name one output, so it writes where it stands.
-    done = subprocess.run(
-        [compiler, *flags, "-O2", "-c", *map(str, sources)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    # What an optimizer finds does not depend on the dialect: it looks for it in one of them.
+    how = ("-O2", "-c") if flags[0] == "-std=gnu11" else ("-fsyntax-only",)
+    # One call for many of them: it cannot name one output, so it writes where it stands.
+    cpus = os.cpu_count()
+    with ThreadPoolExecutor(cpus) as pool:
+        parts = [sources[n::cpus] for n in range(cpus)]
+        calls = [pool.submit(cc, compiler, *flags, *how, *each, cwd=tmp_path) for each in parts]
+    for call in calls:
+        assert (call.result().returncode, call.result().stderr) == (0, "")
 
 
 PROTOTYPE = re.compile(r"^[a-z][\w ]*[ *]\w+\([^;{]*\);", re.MULTILINE)
