@@ -12,8 +12,9 @@ import pytest
 from vmm.conformance.c.tape import VERSION, Alone, crc_of, entries, is_playable, tape
 from vmm.conformance.cases import CASES
 from vmm.conformance.judge.judging import judge
+from vmm.conformance.judge.lines import TraceError
 from vmm.conformance.judge.recording import Options
-from vmm.conformance.judge.trace import Reading, TraceError
+from vmm.conformance.judge.trace import Reading
 from vmm.conformance.kernel.backend import KvmBackend
 from vmm.conformance.language import script as words
 from vmm.conformance.language.case import Case

@@ -19,8 +19,9 @@ from typing import Any
 from vmm.conformance.c.tape import is_playable, tape
 from vmm.conformance.judge.check import Trouble
 from vmm.conformance.judge.judging import Backend, BackendFactory
+from vmm.conformance.judge.lines import TraceError
 from vmm.conformance.judge.recording import Options
-from vmm.conformance.judge.trace import Reading, TraceError
+from vmm.conformance.judge.trace import Reading
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import ANY, Script, Step, Trace, matches, steps
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vmm.conformance.judge.check import Trouble, json_file, results_in
+from vmm.conformance.judge.lines import MOST_LINE, TraceError
 from vmm.conformance.judge.recording import Options
-from vmm.conformance.judge.trace import MOST_LINE, Reading, TraceError
+from vmm.conformance.judge.trace import Reading
 from vmm.conformance.language.case import Case
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import Status

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vmm.conformance.c.tape import tape
+from vmm.conformance.judge.lines import TraceError
 from vmm.conformance.judge.recording import Options, case_record
-from vmm.conformance.judge.trace import Reading, TraceError
+from vmm.conformance.judge.trace import Reading
 from vmm.conformance.language.case import Case
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import Status
