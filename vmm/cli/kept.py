@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from vmm.cli.output import say
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord, Record
 
 LIVE_SECONDS = 2.0
 """Seconds from one live line to the next in JSON: a guest of the lab sends them byte by byte."""
 
-Run = tuple[Mapping[str, Any], list[Record]]
+Run = tuple[Mapping[str, Any], list[Mapping[str, Any]]]
 """The facts of the host, and the records of a run that has ended."""
 
 
@@ -70,7 +70,7 @@ class Telling:
 
 
 def recorded(
-    cases: Sequence[Record],
+    cases: Sequence[CaseRecord],
     seconds: float,
     *,
     complaints: Sequence[str] = (),

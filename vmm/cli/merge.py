@@ -24,6 +24,7 @@ def _merge(args: argparse.Namespace) -> int:
     from vmm.conformance.records.merge import merge
     from vmm.conformance.records.results import Results
     from vmm.conformance.records.saved import load_all
+    from vmm.conformance.records.schema import without
     from vmm.conformance.report.desk import Desk, View
 
     runs = load_all(args.runs)
@@ -32,7 +33,7 @@ def _merge(args: argparse.Namespace) -> int:
         desk = Desk(results, whole.host, list(whole.cases), View(quiet=args.quiet), None)
         desk.start(whole.run)
         for record in whole.cases.values():
-            desk.case({name: content for name, content in record.items() if name not in ENVELOPE})
+            desk.case(without(record, ENVELOPE))
         desk.finish(whole.run, whole.end)
     for note in whole.notes:
         print(f"msrward: {note}", file=sys.stderr)

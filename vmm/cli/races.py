@@ -11,7 +11,7 @@ from vmm.cli.kept import Telling, recorded
 from vmm.cli.options import count, seconds
 from vmm.cli.output import complain
 from vmm.cli.parser import add_command
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord
 from vmm.conformance.records.status import Status
 
 POINTS = 240
@@ -116,7 +116,7 @@ def _churn(args: argparse.Namespace) -> int:
 def _keep(  # noqa: PLR0917 - what a run of either kind leaves
     args: argparse.Namespace,
     telling: Telling,
-    cases: Sequence[Record],
+    cases: Sequence[CaseRecord],
     seconds: float,
     of: Any,
     report: str,

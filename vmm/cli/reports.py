@@ -13,7 +13,7 @@ from vmm.cli.parser import add_command
 from vmm.conformance.records.status import DONE
 
 if TYPE_CHECKING:
-    from vmm.conformance.records.schema import Record
+    from vmm.conformance.records.schema import CaseRecord
     from vmm.conformance.report.formats import Format, Told
 
 FORMAT_HELP = "html, junit, kcidb, lava, lava-results, mail, md, tap or tmt"
@@ -110,7 +110,7 @@ def _told(given: Sequence[str]) -> Told:
     return Told(words(" ".join([os.environ.get("MSRWARD_KCIDB", ""), *given])), _program)
 
 
-def _program(record: Record) -> str:
+def _program(record: CaseRecord) -> str:
     from vmm.conformance.c.export import c_source
     from vmm.conformance.cases import CASES
     from vmm.conformance.judge.selection import UnknownCase, saved_case

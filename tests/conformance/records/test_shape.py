@@ -10,6 +10,7 @@ from vmm.conformance.records.jsonl import decode, encoder
 from vmm.conformance.records.plain import plain, plain_lines, plain_painted
 from vmm.conformance.records.results import ResultsError
 from vmm.conformance.records.saved import load
+from vmm.conformance.records.schema import CaseRecord
 from vmm.conformance.report import formats, history, html, since, table, tap
 from vmm.conformance.report.difference import lines
 
@@ -96,6 +97,16 @@ def active(page):
 def test_the_records_these_tests_start_from_are_good(tmp_path):
     run = load(saved(tmp_path, RECORDS))
     assert [*run.cases] == ["a.b", "a.c", "a.d"] and run.end["status"] == 1
+
+
+@pytest.mark.parametrize(
+    "field", sorted(CaseRecord.__required_keys__ | CaseRecord.__optional_keys__)
+)
+def test_a_field_that_the_type_has_is_checked_when_it_is_read(field):
+    record = json.loads(encoder(HOST)({**CASE, "id": "a.c", **FAILED}))
+    decode(json.dumps(record))
+    with pytest.raises(ValueError):
+        decode(json.dumps({**record, field: -1}))
 
 
 def places(value, path=()):

@@ -13,7 +13,7 @@ from vmm._native import ffi, lib
 from vmm.conformance.churn.endings import ENDINGS, THICK, Stuck
 from vmm.conformance.churn.leak import Slope, measure
 from vmm.conformance.host.watch import Watch
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseOutcome, CaseRecord, record_of
 from vmm.conformance.records.verdict import Verdict
 from vmm.errors import KvmError
 from vmm.kvm import Kvm, Vm
@@ -38,6 +38,8 @@ USERFAULTFD = "userfaultfd", "UFFDIO_API"
 
 ROTATED = 4
 """VMs that take an install in turns: one right after another of the same VM waits 4-20 ms."""
+
+PASSED: CaseOutcome = {"verdict": Verdict.PASS}
 
 
 @dataclass(frozen=True)
@@ -221,13 +223,15 @@ def _paced(on_progress: Callable[[str], None] | None) -> Callable[[str], None]:
     return tell
 
 
-def as_cases(result: ChurnResult) -> list[Record]:
+def as_cases(result: ChurnResult) -> list[CaseRecord]:
     """Return the result as records of cases: one an ending, one a measurement, one if stuck."""
 
-    def case(name: str, sentence: str, **more: Any) -> Record:
+    def case(name: str, sentence: str, outcome: CaseOutcome = PASSED) -> CaseRecord:
         name = f"churn.{name.replace(' ', '_').replace(',', '')}"
-        fixed = {"type": "case", "id": name, "sentence": sentence, "requirements": ["R76"]}
-        return {**fixed, "verdict": Verdict.PASS, "ms": 0.0, **more}
+        return record_of(name, sentence, ["R76"], outcome)
+
+    def failed(error: str) -> CaseOutcome:
+        return {"verdict": Verdict.FAIL, "error": error}
 
     ended = [
         case(f"ended.{name}", f"{count} VMs that ended {name} went away.")
@@ -235,18 +239,18 @@ def as_cases(result: ChurnResult) -> list[Record]:
         if count
     ]
     skipped = [
-        case(f"ended.{name}", f"VMs go away {name}.", verdict=Verdict.SKIP, reason=why)
+        case(f"ended.{name}", f"VMs go away {name}.", {"verdict": Verdict.SKIP, "reason": why})
         for name, why in result.skipped.items()
     ]
     slopes = [
         case(
             *(f"memory.{each.what}", f"The kernel keeps no memory of {each.what}."),
-            **({"verdict": Verdict.FAIL, "error": each.line()} if each.leaks else {}),
+            failed(each.line()) if each.leaks else PASSED,
         )
         for each in result.slopes
     ]
-    failure = {"verdict": Verdict.FAIL, "error": result.failure}
-    stuck = [case("stuck", "Every VM goes away.", **failure)] if result.failure else []
+    why = result.failure
+    stuck = [case("stuck", "Every VM goes away.", failed(why))] if why else []
     return [*ended, *skipped, *slopes, *stuck]
 
 

@@ -11,7 +11,7 @@ from vmm.conformance.judge import runner
 from vmm.conformance.judge.judging import BackendFactory
 from vmm.conformance.judge.recording import Options
 from vmm.conformance.language.case import Case
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord
 from vmm.conformance.records.steadiness import Times, is_doubtful, settle
 from vmm.conformance.records.verdict import Verdict
 
@@ -25,7 +25,7 @@ They hung, or saw nothing of what they waited for: each takes its whole deadline
 class Watcher(runner.Watcher, Protocol):
     """Who is told of a run in which nothing is believed that was seen only once."""
 
-    def first(self, record: Record) -> None:
+    def first(self, record: CaseRecord) -> None:
         """Keep what a case left that will be judged once more; its ``case`` follows."""
 
 
@@ -36,7 +36,7 @@ def run(
     watcher: Watcher,
     log: KernelLog | None = None,
     *,
-    firsts: Mapping[str, Record] | None = None,
+    firsts: Mapping[str, CaseRecord] | None = None,
 ) -> list[Splat]:
     """Do as ``runner.run``; then judge each case that failed in a fresh worker, with no other.
 
@@ -49,7 +49,7 @@ def run(
     todo = [case for case in cases if case.id not in doubtful for _ in range(options.repeat)]
     times = Times(options.repeat)
 
-    def hold(record: Record) -> None:
+    def hold(record: CaseRecord) -> None:
         fails, whole = times.take(record)
         if fails:
             watcher.first(record)
@@ -65,21 +65,21 @@ def run(
         if hung == HANGS and _is_slow(first):
             watcher.case({**first, "type": "case"})
             continue
-        seen: list[Record] = []
+        seen: list[CaseRecord] = []
         stray += runner.run([case], factory, alone, _Teller(watcher, seen.append), log)
         watcher.case(settle(first, seen[0]))
         hung += seen[0]["verdict"].is_violation and _is_slow(seen[0])
     return stray
 
 
-def _is_slow(record: Record) -> bool:
+def _is_slow(record: CaseRecord) -> bool:
     return record["verdict"] is Verdict.TIMEOUT or record["ms"] >= SLOW_MS
 
 
 class _Teller:
     """A ``runner.Watcher`` that hands the records to somebody else."""
 
-    def __init__(self, watcher: Watcher, take: Callable[[Record], None]) -> None:
+    def __init__(self, watcher: Watcher, take: Callable[[CaseRecord], None]) -> None:
         self.watcher, self.case = watcher, take
 
     @property

@@ -7,11 +7,11 @@ from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import Trace, steps
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.reasons import contradicts
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseOutcome
 from vmm.conformance.records.verdict import Verdict
 
 
-def expected_wrongly(case: Case, seen: Trace, *, ignoring: bool) -> Record | None:
+def expected_wrongly(case: Case, seen: Trace, *, ignoring: bool) -> CaseOutcome | None:
     """Return the outcome of a case that expects what the contract does not; None if it is right.
 
     So it is where the Model, which knows the contract alone, agrees with all that was seen.

@@ -11,7 +11,7 @@ from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import ENDS, Script, Trace, differences, steps
 from vmm.conformance.oracle import spoiled
 from vmm.conformance.oracle.refused import refused_here
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseOutcome, StepRecord
 from vmm.conformance.records.summary import REFUSED
 from vmm.conformance.records.verdict import Verdict
 from vmm.msr import msr_name
@@ -33,7 +33,7 @@ class Backend(Protocol):
 BackendFactory = Callable[[], Backend]
 
 
-def judge(case: Case, backend: Backend, *, ignoring: bool = False) -> Record:
+def judge(case: Case, backend: Backend, *, ignoring: bool = False) -> CaseOutcome:
     """Run the case and return its outcome: verdict, ms, and what the report needs to explain it.
 
     ``ignoring`` is what ``kvm.ignore_msrs`` says: there are cases for either.
@@ -55,7 +55,7 @@ def code(values: Sequence[Any]) -> list[str]:
     return [repr(value) for value in values]
 
 
-def _spoiled(case: Case, ignoring: bool) -> Record | None:
+def _spoiled(case: Case, ignoring: bool) -> CaseOutcome | None:
     if ignoring and spoiled.is_spoiled(case):
         why = "ignore_msrs is 1: unknown MSRs succeed here, which this case needs to see fail"
     elif not ignoring and spoiled.NEED in case.needs:
@@ -65,7 +65,7 @@ def _spoiled(case: Case, ignoring: bool) -> Record | None:
     return {"verdict": Verdict.SKIP, "need": spoiled.NEED, "reason": why}
 
 
-def _skip(case: Case, backend: Backend) -> Record | None:
+def _skip(case: Case, backend: Backend) -> CaseOutcome | None:
     for need in (need for need in case.all_needs if need != spoiled.NEED):
         reason = backend.lacks(need)
         if reason is not None:
@@ -73,7 +73,7 @@ def _skip(case: Case, backend: Backend) -> Record | None:
     return None
 
 
-def _seen(case: Case, backend: Backend, ignoring: bool) -> Record:
+def _seen(case: Case, backend: Backend, ignoring: bool) -> CaseOutcome:
     expected = None if case.observes else case.expected
     trace = backend.run(case.actions, expected=expected)
     outcome = _compare(case, trace)
@@ -88,29 +88,37 @@ def _seen(case: Case, backend: Backend, ignoring: bool) -> Record:
     return outcome
 
 
-def _whose_fault(case: Case, trace: Trace, ignoring: bool) -> Record | None:
+def _whose_fault(case: Case, trace: Trace, ignoring: bool) -> CaseOutcome | None:
     from vmm.conformance.judge.expectation import expected_wrongly  # seldom needed
 
     return expected_wrongly(case, trace, ignoring=ignoring)
 
 
-def _compare(case: Case, trace: Trace) -> Record:
+def _compare(case: Case, trace: Trace) -> CaseOutcome:
     if case.observes:
         return {"verdict": Verdict.PASS, "observation": ", ".join(code(trace))}
     found = [_difference(case, trace, n) for n in differences(case.actions, case.expected, trace)]
     if not found:
         return {"verdict": Verdict.PASS}  # no trace: to print one takes longer than to see it
-    also = {"also": found[1:]} if found[1:] else {}
-    return {"verdict": Verdict.FAIL, "trace": code(trace), **found[0], **also}
+    first = found[0]
+    outcome: CaseOutcome = {
+        "verdict": Verdict.FAIL,
+        "trace": code(trace),
+        "step": first["step"],
+        "action": first["action"],
+        "expected": first["expected"],
+        "seen": first["seen"],
+    }
+    return {**outcome, "also": found[1:]} if found[1:] else outcome
 
 
-def _pointless(refused: Sequence[int]) -> Record:
+def _pointless(refused: Sequence[int]) -> CaseOutcome:
     need = " ".join(f"{REFUSED}{msr_name(index)}" for index in refused)
     why = "refused here: these MSRs are #GP whether filtered or not, so that a pass says nothing"
     return {"verdict": Verdict.SKIP, "need": need, "reason": why}
 
 
-def _difference(case: Case, trace: Trace, number: int) -> Record:
+def _difference(case: Case, trace: Trace, number: int) -> StepRecord:
     def events(side: Trace) -> list[str]:
         cut = steps(case.actions, side)
         return code(cut[number]) if number < len(cut) else []
@@ -124,7 +132,7 @@ def _difference(case: Case, trace: Trace, number: int) -> Record:
     }
 
 
-def failed(error: Exception) -> Record:
+def failed(error: Exception) -> CaseOutcome:
     """Return the outcome of a case that ``error`` ended."""
     import traceback
 

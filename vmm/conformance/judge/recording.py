@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from vmm.conformance.judge.judging import code
 from vmm.conformance.language.case import Case
 from vmm.conformance.records.causes import explains
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseOutcome, CaseRecord, record_of
 from vmm.conformance.records.verdict import Verdict
 
 
@@ -33,25 +33,18 @@ class Options:
 
 
 def case_record(
-    case: Case, outcome: Record, ms: float, splats: list[list[str]], options: Options
-) -> Record:
+    case: Case, outcome: CaseOutcome, ms: float, splats: list[list[str]], options: Options
+) -> CaseRecord:
     """Return the record of a case that ended with ``outcome`` (``judging.judge``) after ``ms``.
 
     A splat is FAIL whatever the case saw, and known to nobody. A case that was to fail and hangs
     is TIMEOUT.
     """
-    record: Record = {
-        "type": "case",
-        "id": case.id,
-        "sentence": case.sentence,
-        "requirements": list(case.requirements),
-        "ms": ms,
-        **outcome,
-    }
+    record = record_of(case.id, case.sentence, case.requirements, outcome, ms)
     if case.file:
         record["file"] = case.file
     if splats:
-        record |= {"verdict": Verdict.FAIL, "splats": splats}
+        record = {**record, "verdict": Verdict.FAIL, "splats": splats}
     elif any(fnmatchcase(case.id, glob) for glob in options.xfail) and not case.observes:
         record["verdict"] = record["verdict"].expected
     if not record["verdict"].is_good:

@@ -9,7 +9,7 @@ from vmm.conformance.judge.judging import judge
 from vmm.conformance.judge.lines import Texts, shown
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import Script, Trace
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseOutcome
 from vmm.conformance.records.verdict import Verdict
 
 
@@ -56,7 +56,7 @@ def outcome(
     lacking: Mapping[str, str],
     alone: Mapping[Script, Trace | str],
     timeout: float,
-) -> tuple[Trace | str, Record]:
+) -> tuple[Trace | str, CaseOutcome]:
     """Return what the player saw, or why that cannot be told, and the outcome (``judging.judge``).
 
     ``timeout`` is the deadline of a case, in seconds. Nothing was seen of a case that it skipped.
@@ -64,8 +64,10 @@ def outcome(
     if played.how in ("timeout", "stuck"):
         limit = f"killed at its deadline of {timeout:g} s"
         note = "; it is stuck in the kernel" * (played.how == "stuck")
-        ended = {"verdict": Verdict.TIMEOUT, "error": limit + note}
-        return "it was killed at its deadline", ended
+        return "it was killed at its deadline", {
+            "verdict": Verdict.TIMEOUT,
+            "error": limit + note,
+        }
     trace, damage = texts.trace(played.steps, len(played.case.actions))
     if played.how != "ok" or damage:
         error = damage or f"the player's worker {shown(played.how)}"

@@ -24,7 +24,7 @@ from vmm.conformance.judge.worker import Worker, spawn
 from vmm.conformance.kernel import waits
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import innermost
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseOutcome, CaseRecord
 from vmm.conformance.records.verdict import Verdict
 
 DEATH_SECONDS = 1.0
@@ -45,7 +45,7 @@ class Watcher(Protocol):
     def interval(self) -> float:
         """How many seconds may pass between two calls of ``tick``."""
 
-    def case(self, record: Record) -> None:
+    def case(self, record: CaseRecord) -> None:
         """Take the record of one case that has ended."""
 
     def tick(self, running: Sequence[str]) -> None:
@@ -203,11 +203,11 @@ class _Master:
         self.workers.remove(worker)
         worker.close()
 
-    def _timed_out(self, worker: Worker, note: str = "") -> Record:
+    def _timed_out(self, worker: Worker, note: str = "") -> CaseOutcome:
         limit = f"killed at its deadline of {worker.limit:g} s"
         return {"verdict": Verdict.TIMEOUT, "error": limit + note}
 
-    def _finish(self, worker: Worker, outcome: Record) -> None:
+    def _finish(self, worker: Worker, outcome: CaseOutcome) -> None:
         self._collect_splats()  # while the worker still counts as at its case
         case, splats = worker.case, worker.splats
         assert case is not None
@@ -257,7 +257,7 @@ def _is_named(worker: Worker, splat: Splat) -> bool:
     )
 
 
-def _died(status: int) -> Record:
+def _died(status: int) -> CaseOutcome:
     code = os.waitstatus_to_exitcode(status)
     how = f"exited with status {code}" if code >= 0 else f"died: {signal.strsignal(-code)}"
     return {"verdict": Verdict.ERROR, "error": f"the worker {how}"}

@@ -40,7 +40,7 @@ from vmm.conformance.judge.replay import Played, outcome
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import Script, Trace
 from vmm.conformance.oracle.refused import asked_alone
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord
 
 
 class Reading:
@@ -92,7 +92,7 @@ class Reading:
             if isinstance(entry, Case) and number not in self._done
         ] + [played.case.id for played in self._waiting]
 
-    def line(self, text: str) -> Iterator[Record]:
+    def line(self, text: str) -> Iterator[CaseRecord]:
         """Take one line; yield the records that it completes. TraceError if it cannot be."""
         self.bytes += len(text) + 1
         if len(text) > MOST_LINE or self.bytes > MOST_BYTES:
@@ -131,7 +131,7 @@ class Reading:
             raise TraceError(f"a need that was not asked for: {shown(rest)}")
         self.lacking[need] = unescaped(why) or "it is not there"
 
-    def _without(self, rest: str) -> Iterator[Record]:
+    def _without(self, rest: str) -> Iterator[CaseRecord]:
         """Take a case that was not played for want of what it needs."""
         text, _, need = rest.partition(" ")
         number = self._number(text)
@@ -152,7 +152,7 @@ class Reading:
         if played and len(played.said) < 16:
             played.said.append(unescaped(text)[:300])
 
-    def _done_line(self, rest: str) -> Iterator[Record]:
+    def _done_line(self, rest: str) -> Iterator[CaseRecord]:
         text, ms, how, steps = (*rest.split(" ", 3), "", "", "")[:4]
         number = self._number(text)
         if number not in self._playing or not re.fullmatch(r"\d{1,9}", ms):
@@ -201,12 +201,12 @@ class Reading:
 
     # --- a case -------------------------------------------------------------------------------
 
-    def _know_alone(self, entry: Alone, seen: Trace | str) -> Iterator[Record]:
+    def _know_alone(self, entry: Alone, seen: Trace | str) -> Iterator[CaseRecord]:
         """Take what a lone access left, or why that is not known, and judge who waited for it."""
         self._alone[(entry.access,), self.machine.ignoring] = seen
         yield from self._judged()
 
-    def _judged(self) -> Iterator[Record]:
+    def _judged(self) -> Iterator[CaseRecord]:
         """Yield the records of the cases that have ended and ask for nothing that has not."""
         held, self._waiting = self._waiting, []
         for played in held:
@@ -216,7 +216,7 @@ class Reading:
             else:
                 self._waiting.append(played)
 
-    def _record(self, played: Played) -> Record:
+    def _record(self, played: Played) -> CaseRecord:
         ignoring = played.ignoring
         alone = {script: seen for (script, when), seen in self._alone.items() if when is ignoring}
         seen, ended = outcome(played, self._texts, self.lacking, alone, self.options.timeout)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.judge.judging import Backend, BackendFactory, failed, judge
 from vmm.conformance.language.case import Case
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseOutcome
 from vmm.conformance.records.verdict import Verdict
 
 O_ASYNC = 0o20000  # fcntl.h; Python's os module does not name it
@@ -54,7 +54,7 @@ class Worker:
         with suppress(BrokenPipeError):  # it is dead: its pidfd says so
             os.write(self.commands, b"%d\n" % number)
 
-    def receive(self) -> Record | None:
+    def receive(self) -> CaseOutcome | None:
         """Take what the worker has written; return an outcome once it is whole."""
         try:
             chunk = os.read(self.outcomes, 1 << 16)
@@ -65,7 +65,7 @@ class Worker:
         self._partial = rest if end else line
         if not end:
             return None
-        outcome: Record = json.loads(line)
+        outcome: CaseOutcome = json.loads(line)
         outcome["verdict"] = Verdict(outcome["verdict"])
         return outcome
 

@@ -13,7 +13,7 @@ from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import Script, Trace, first_difference, steps
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.spoiled import NEED
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseOutcome, CaseRecord, Record, record_of
 from vmm.conformance.records.verdict import Verdict
 
 TRIES = 20
@@ -103,26 +103,31 @@ def finding_of(claim: Record, command: str) -> Finding | None:
 
 def as_case(
     found: Finding | None, examples: int, file: Path | None = None, drawn: Drawn | None = None
-) -> Record:
+) -> CaseRecord:
     """Return what came of so many examples as a case's record; ``file`` has it as JSON."""
-    record: Record = {"type": "case", "id": "fuzz.found", "requirements": [], "ms": 0.0}
     if found is None:
         sentence = f"{examples} random scripts leave what the Model predicts."
-        return {**record, "sentence": sentence, "verdict": Verdict.PASS}
+        return record_of("fuzz.found", sentence, [], {"verdict": Verdict.PASS})
     end = found.step >= len(found.script)
     expected, seen = (
         [repr(each) for each in cut[found.step]] if found.step < len(cut) else []
         for cut in (steps(found.script, found.expected), steps(found.script, found.seen))
     )
-    return {
-        **record,
-        **{"sentence": found.case.sentence, "verdict": Verdict.FAIL, "step": found.step + 1},
+    outcome: CaseOutcome = {
+        "verdict": Verdict.FAIL,
+        "step": found.step + 1,
         "action": "end of script" if end else repr(found.script[found.step]),
-        **{"expected": expected, "seen": seen, "trace": [repr(each) for each in found.seen]},
-        "script": [repr(each) for each in found.script],
-        **({"file": str(file)} if file else {}),
-        **({"found": document(found, drawn)} if drawn else {}),
+        "expected": expected,
+        "seen": seen,
+        "trace": [repr(each) for each in found.seen],
     }
+    record = record_of("fuzz.found", found.case.sentence, [], outcome)
+    record["script"] = [repr(each) for each in found.script]
+    if file:
+        record["file"] = str(file)
+    if drawn:
+        record["found"] = document(found, drawn)
+    return record
 
 
 def code(case: Case) -> str:

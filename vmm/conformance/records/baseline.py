@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vmm.conformance.records.causes import FAILED, explains
 from vmm.conformance.records.saved import Saved
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord, Record
 from vmm.conformance.records.verdict import Verdict
 
 _FAILS = (Verdict.FAIL, Verdict.TIMEOUT, Verdict.XFAIL)
@@ -22,7 +22,7 @@ class Baseline:
     """
 
     path: str
-    cases: Mapping[str, Record]
+    cases: Mapping[str, CaseRecord]
     entries: Mapping[str, str]
 
     @classmethod
@@ -32,7 +32,7 @@ class Baseline:
         entries = {name: explains(case, saved.host) for name, case in failed.items()}
         return cls(str(saved.path), saved.cases, entries)
 
-    def judged(self, case: Record, entry: str) -> Record:
+    def judged(self, case: CaseRecord, entry: str) -> CaseRecord:
         """Return the record of a case that ``entry`` explains, judged by what changed.
 
         What failed in the same way is XFAIL, what failed and passes now is XPASS. ERROR stays: it
@@ -44,7 +44,7 @@ class Baseline:
         stands = verdict is not Verdict.ERROR and verdict.is_bad and self._stands(case, entry)
         return {**case, "verdict": Verdict.XFAIL} if stands else case
 
-    def changes(self, cases: Iterable[Record]) -> Record:
+    def changes(self, cases: Iterable[CaseRecord]) -> Record:
         """Return the ``baseline`` field of the ``end`` record, of records that it has judged."""
         every = list(cases)
         failing = [
@@ -62,11 +62,11 @@ class Baseline:
         ids = {word: [case["id"] for case in those] for word, those in words.items()}
         return {"path": self.path, **ids}
 
-    def _was(self, case: Record, verdicts: Iterable[Verdict]) -> bool:
+    def _was(self, case: CaseRecord, verdicts: Iterable[Verdict]) -> bool:
         before = self.cases.get(case["id"])
         return before is not None and before["verdict"] in verdicts
 
-    def _stands(self, case: Record, entry: str) -> bool:
+    def _stands(self, case: CaseRecord, entry: str) -> bool:
         """Say whether a case fails as one did before: by the same entry, or else at the same step.
 
         An entry that explained any failure explains those of cases that had not passed, too.

@@ -9,7 +9,7 @@ from typing import Any
 from vmm.conformance.contract.difference import Difference
 from vmm.conformance.contract.history import HISTORY
 from vmm.conformance.contract.signatures import SIGNATURES, Signature
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord
 from vmm.conformance.records.verdict import Verdict
 
 FAILED = (Verdict.FAIL, Verdict.TIMEOUT, Verdict.ERROR, Verdict.UNSTEADY, Verdict.XFAIL)
@@ -23,10 +23,10 @@ class Cause:
     """What makes cases fail: ``entry`` of the history, or "" for one case that nothing explains."""
 
     entry: str
-    cases: tuple[Record, ...]
+    cases: tuple[CaseRecord, ...]
 
     @property
-    def first(self) -> Record:
+    def first(self) -> CaseRecord:
         """The first case that it makes fail."""
         return self.cases[0]
 
@@ -52,12 +52,12 @@ class Cause:
         return f"{self.entry} ({self.state}): {count}: {HISTORY[self.entry].title}"
 
 
-def causes(cases: Iterable[Record], host: Mapping[str, Any] | None = None) -> list[Cause]:
+def causes(cases: Iterable[CaseRecord], host: Mapping[str, Any] | None = None) -> list[Cause]:
     """Group the cases that failed: first what nothing explains, then open bugs, then lacking fixes.
 
     ``host`` has the facts of the run, for records that carry none of their own.
     """
-    groups: dict[str, list[Record]] = {}
+    groups: dict[str, list[CaseRecord]] = {}
     news = []
     for case in (case for case in cases if case["verdict"] in FAILED):
         entry = explains(case, host)
@@ -69,7 +69,7 @@ def causes(cases: Iterable[Record], host: Mapping[str, Any] | None = None) -> li
     return [*news, *sorted(known, key=lambda cause: not cause.is_open)]
 
 
-def explains(case: Record, host: Mapping[str, Any] | None = None) -> str:
+def explains(case: CaseRecord, host: Mapping[str, Any] | None = None) -> str:
     """Return the id of the entry that explains all that is wrong with a case, or "".
 
     ``host`` has the facts of the run, for a record that carries none of its own.
@@ -99,7 +99,7 @@ def _match(entry: str, difference: Difference) -> Signature | None:
     return next((row for row in rows if row.explains(difference)), None)
 
 
-def _differences(case: Record, vendor: str) -> Iterator[Difference]:
+def _differences(case: CaseRecord, vendor: str) -> Iterator[Difference]:
     """Yield the first difference of a case and, where it has them on record, the ``also``.
 
     What goes on with an access that began differently is a part of that difference.

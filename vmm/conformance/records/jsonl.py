@@ -16,11 +16,11 @@ LIVE = 400
 """Characters of a ``live`` line that are shown, at most."""
 
 
-def encoder(host: Mapping[str, Any]) -> Callable[[Record], str]:
+def encoder(host: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], str]:
     """Return what turns a record into its line, newline included; ``host`` is serialised once."""
     tail = f', "host": {json.dumps(host, sort_keys=True)}}}\n'
 
-    def line(record: Record) -> str:
+    def line(record: Mapping[str, Any]) -> str:
         return json.dumps({"schema": SCHEMA, **record})[:-1] + tail
 
     return line

@@ -9,7 +9,7 @@ from typing import Any
 
 from vmm.conformance.records.results import SAME_HOST, ResultsError
 from vmm.conformance.records.saved import Saved
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord, Record
 from vmm.conformance.records.summary import end_record
 
 ONE_MACHINE = tuple(name for name in SAME_HOST if name != "hostname")
@@ -22,7 +22,7 @@ class Merged:
 
     host: Mapping[str, Any]
     run: Record
-    cases: Mapping[str, Record]
+    cases: Mapping[str, CaseRecord]
     end: Record
     notes: Sequence[str] = field(default_factory=tuple)
 
@@ -41,7 +41,7 @@ def merge(runs: Sequence[Saved]) -> Merged:
                     f"{other.path} is of another {name}: {other.host.get(name)},"
                     f" not {first.host.get(name)}"
                 )
-    cases: dict[str, Record] = {}
+    cases: dict[str, CaseRecord] = {}
     doubles = [note for run in runs for note in _add(cases, run)]
     holes = [*_unfinished(runs), *_missing(runs)]
     notes = [*doubles, *holes]
@@ -64,7 +64,7 @@ def merge(runs: Sequence[Saved]) -> Merged:
     return Merged(first.host, _run(runs, len(cases)), cases, end, tuple(notes))
 
 
-def _add(cases: dict[str, Record], run: Saved) -> list[str]:
+def _add(cases: dict[str, CaseRecord], run: Saved) -> list[str]:
     notes = []
     for name, record in run.cases.items():
         before = cases.setdefault(name, record)

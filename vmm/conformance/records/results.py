@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from vmm.conformance.records import places
 from vmm.conformance.records.jsonl import decode, encoder
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord, Record, case_of
 from vmm.conformance.records.steadiness import is_open, reopened
 
 FILE = "results.jsonl"
@@ -53,8 +53,8 @@ class Results:
         """
         self.directory, self.path = directory, directory / FILE
         self.line = encoder(host)
-        self.recorded: dict[str, Record] = {}
-        self.firsts: dict[str, Record] = {}
+        self.recorded: dict[str, CaseRecord] = {}
+        self.firsts: dict[str, CaseRecord] = {}
         self._file, self._size = -1, 0
         self._directory, self._lock = _lock(directory)
         try:
@@ -80,7 +80,7 @@ class Results:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def write(self, record: Record) -> str:
+    def write(self, record: Mapping[str, Any]) -> str:
         """Append the record as one line, at once, and return the line."""
         text = self.line(record)
         data = text.encode()
@@ -143,18 +143,20 @@ class Results:
         return file
 
 
-def by_case(records: Sequence[Record]) -> tuple[dict[str, Record], dict[str, Record]]:
+def by_case(
+    records: Sequence[Record],
+) -> tuple[dict[str, CaseRecord], dict[str, CaseRecord]]:
     """Return by id the cases of a run, and the ``first`` records that no case followed."""
     cases, firsts = (
-        {record["id"]: record for record in records if record["type"] == type_}
+        {record["id"]: case_of(record) for record in records if record["type"] == type_}
         for type_ in ("case", "first")
     )
     return cases, {name: first for name, first in firsts.items() if name not in cases}
 
 
 def to_go_on(
-    cases: Mapping[str, Record], firsts: Mapping[str, Record]
-) -> tuple[dict[str, Record], dict[str, Record]]:
+    cases: Mapping[str, CaseRecord], firsts: Mapping[str, CaseRecord]
+) -> tuple[dict[str, CaseRecord], dict[str, CaseRecord]]:
     """Return of what ``by_case`` found what a run that goes on need not judge, and its firsts."""
     settled = {name: case for name, case in cases.items() if not is_open(case)}
     again = {name: reopened(case) for name, case in cases.items() if name not in settled}

@@ -10,7 +10,7 @@ from typing import Any
 from vmm.conformance.records import places
 from vmm.conformance.records.jsonl import decode
 from vmm.conformance.records.results import FILE, ResultsError, by_case, to_go_on
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord, Record
 from vmm.conformance.records.status import Status
 
 
@@ -30,9 +30,9 @@ class Saved:
 
     path: Path
     host: Mapping[str, Any]
-    cases: Mapping[str, Record]
+    cases: Mapping[str, CaseRecord]
     end: Record
-    firsts: Mapping[str, Record] = field(default_factory=dict)
+    firsts: Mapping[str, CaseRecord] = field(default_factory=dict)
     run: Record = field(default_factory=dict)
 
     @property

@@ -40,7 +40,8 @@ when it matters.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from collections.abc import Container, Iterable, Mapping
+from typing import Any, Literal, Required, TypedDict, cast
 
 from vmm.conformance.records.verdict import Verdict
 
@@ -49,19 +50,21 @@ Record = dict[str, Any]
 """Any record, as it was read."""
 
 
-class CaseRecord(TypedDict, total=False):
-    """What is kept of one case. The first six fields always are, the others where they apply."""
+class StepRecord(TypedDict):
+    """A step that left other events than expected: its place in the script, from 1, and both."""
 
-    type: Literal["case", "first"]
-    id: str
-    sentence: str
-    requirements: list[str]
-    """Ids; the first is the one that the case is about."""
-    verdict: Verdict
+    step: int
+    action: str
+    expected: list[str]
+    seen: list[str]
+
+
+class CaseOutcome(TypedDict, total=False):
+    """What became of a case. The first field always is there, the others where they apply."""
+
+    verdict: Required[Verdict]
     ms: float
 
-    script: list[str]
-    """One action's code text an item: of every case that is not PASS, SKIP or XPASS."""
     trace: list[str]
     """All events seen, of a case that saw others than expected."""
     step: int
@@ -70,7 +73,7 @@ class CaseRecord(TypedDict, total=False):
     expected: list[str]
     seen: list[str]
     """The step's action, and its events."""
-    also: list[Record]
+    also: list[StepRecord]
     """The same of each later step that differs."""
     observation: str
     """What an ``observe`` case saw, one line."""
@@ -84,13 +87,27 @@ class CaseRecord(TypedDict, total=False):
     traceback: str
     splats: list[list[str]]
     """The lines of each kernel log splat that fell in the case."""
-    file: str
-    """The JSON file that the case was read from, if it is none of the catalogue."""
     ignore_msrs: bool
     """True where ``kvm.ignore_msrs`` was 1 for the case."""
+
+
+class CaseRecord(CaseOutcome, total=False):
+    """What is kept of one case: who it is, its outcome, and the other fields where they apply."""
+
+    type: Required[Literal["case", "first", "run"]]
+    """"run" in reports only, of what went wrong with the run as a whole."""
+    id: Required[str]
+    sentence: Required[str]
+    requirements: Required[list[str]]
+    """Ids; the first is the one that the case is about."""
+
+    script: list[str]
+    """One action's code text an item: of every case that is not PASS, SKIP or XPASS."""
+    file: str
+    """The JSON file that the case was read from, if it is none of the catalogue."""
     cause: str
     """The entry of the history that explains all that differs, where one does."""
-    again: Record
+    again: CaseOutcome
     """What came of it when it was judged once more: ``verdict``, ``ms`` and its own evidence.
     Absent where a splat was evidence enough, or others had timed out twice already."""
     repeats: dict[str, int]
@@ -113,3 +130,22 @@ class CaseRecord(TypedDict, total=False):
 
     schema: int
     host: Record
+
+
+def case_of(record: Mapping[str, Any]) -> CaseRecord:
+    """Return the record of a case that was read (``shape.checked``) as what it is."""
+    return cast(CaseRecord, record)
+
+
+def record_of(
+    name: str, sentence: str, requirements: Iterable[str], outcome: CaseOutcome, ms: float = 0.0
+) -> CaseRecord:
+    """Return the record of a case that took ``ms``, unless its outcome says that itself."""
+    told: Mapping[str, Any] = outcome
+    who = {"type": "case", "id": name, "sentence": sentence, "requirements": list(requirements)}
+    return case_of({**who, "ms": ms, **told})
+
+
+def without(case: CaseRecord, names: Container[str]) -> CaseRecord:
+    """Return the record of a case without some fields, none of which it must have."""
+    return case_of({name: value for name, value in case.items() if name not in names})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseOutcome, CaseRecord, Record
 from vmm.conformance.records.status import Status
 from vmm.conformance.records.verdict import Verdict
 
@@ -19,7 +19,7 @@ REFUSED = "msr:"
 
 
 def end_record(
-    cases: Sequence[Record],
+    cases: Sequence[CaseRecord],
     seconds: float,
     *,
     splats: Sequence[Sequence[str]] = (),
@@ -49,7 +49,7 @@ def end_record(
     }
 
 
-def count(cases: Iterable[Record]) -> dict[str, int]:
+def count(cases: Iterable[CaseRecord]) -> dict[str, int]:
     """Return how many cases had each verdict.
 
     A passed ``observe`` case counts as "observed", and as "refused" one whose point was not reached
@@ -58,7 +58,7 @@ def count(cases: Iterable[Record]) -> dict[str, int]:
     return dict(Counter(_column(case) for case in cases))
 
 
-def fingerprint(cases: Iterable[Record]) -> str:
+def fingerprint(cases: Iterable[CaseRecord]) -> str:
     """Return 12 hex digits over all observations: equal where kernels show the same quirks.
 
     The order of the cases does not matter; without observations it is "".
@@ -71,7 +71,7 @@ def fingerprint(cases: Iterable[Record]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
-def by_requirement(cases: Iterable[Record]) -> dict[str, Verdict]:
+def by_requirement(cases: Iterable[CaseRecord]) -> dict[str, Verdict]:
     """Return what is known of each requirement by the cases of a run: the worst of their verdicts.
 
     A case that did not go as it should speaks for the requirement that it is about, its first, and
@@ -87,18 +87,18 @@ def by_requirement(cases: Iterable[Record]) -> dict[str, Verdict]:
     return {name: min(verdicts, key=WORST.index) for name, verdicts in found.items()}
 
 
-def broken(cases: Iterable[Record]) -> list[str]:
+def broken(cases: Iterable[CaseRecord]) -> list[str]:
     """Return the requirements that the kernel does not keep, by the cases that are about them."""
     verdicts = by_requirement(cases)
     return sorted(name for name, verdict in verdicts.items() if verdict.is_violation)
 
 
-def of_a_program(case: Record) -> Verdict:
+def of_a_program(case: CaseOutcome) -> Verdict:
     """Return what a C program says where msrward says this: it knows no refused MSRs."""
     return Verdict.PASS if _column(case) == "refused" else Verdict(case["verdict"])
 
 
-def _column(case: Record) -> str:
+def _column(case: CaseOutcome) -> str:
     if case["verdict"] is Verdict.PASS and "observation" in case:
         return "observed"
     is_refused = case["verdict"] is Verdict.SKIP and case.get("need", "").startswith(REFUSED)

@@ -12,12 +12,12 @@ from vmm.conformance.contract.signatures import SIGNATURES
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import steps
 from vmm.conformance.records.causes import causes
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord
 from vmm.conformance.records.verdict import Verdict
 
 
 def unseen(
-    known: Iterable[str], cases: Iterable[Record], host: Mapping[str, Any] | None = None
+    known: Iterable[str], cases: Iterable[CaseRecord], host: Mapping[str, Any] | None = None
 ) -> list[str]:
     """Return the ``known`` entries that no failed case shows, though one that passed could have.
 
@@ -36,7 +36,7 @@ def unseen(
     ]
 
 
-def _could_show(entry: str, passed: Iterable[Record], vendor: str) -> bool:
+def _could_show(entry: str, passed: Iterable[CaseRecord], vendor: str) -> bool:
     signatures = [each for each in SIGNATURES if each.id == entry and each.vendor in ("", vendor)]
     about = {each.id for each in REQUIREMENTS.values() if entry in each.history}
     ids = {case["id"] for case in passed if about & set(case["requirements"][:1])}

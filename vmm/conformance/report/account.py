@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from vmm.conformance.records.saved import Saved
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseOutcome, CaseRecord, record_of
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report import rerun, text
 
@@ -17,7 +17,7 @@ WHOLE = "run.end"
 _SENTENCE = "The run gets to its end, and the kernel log has no splat."
 
 
-def account(saved: Saved) -> list[Record]:
+def account(saved: Saved) -> list[CaseRecord]:
     """Return the case records of a run in their order, and what must not get lost beside them.
 
     A case that was still to be judged once more is an ERROR that keeps its evidence. What is wrong
@@ -37,20 +37,20 @@ def unfinished(saved: Saved) -> str:
     return "" if saved.end and told and "lab" not in saved.end else saved.trouble
 
 
-def themes(cases: Iterable[Record]) -> dict[str, list[Record]]:
+def themes(cases: Iterable[CaseRecord]) -> dict[str, list[CaseRecord]]:
     """Return the cases by theme: the part of their ids before the first dot, or "_" for none."""
-    found: dict[str, list[Record]] = {}
+    found: dict[str, list[CaseRecord]] = {}
     for case in cases:
         found.setdefault(str(case["id"]).partition(".")[0].strip() or "_", []).append(case)
     return found
 
 
-def line(case: Record) -> str:
+def line(case: CaseRecord) -> str:
     """Return one line: what differs, what went wrong, why it was skipped or what was observed."""
     return "; ".join(each for each in (text.often(case), _line(case)) if each)
 
 
-def _line(case: Record) -> str:
+def _line(case: CaseRecord) -> str:
     if "expected" in case:
         expected, seen = (", ".join(case[side]) or "nothing" for side in ("expected", "seen"))
         return f"step {case['step']}: {case['action']}: expected {expected}, seen {seen}"
@@ -61,7 +61,7 @@ def _line(case: Record) -> str:
     return f"the kernel log says: {splats[0]}" if splats else ""
 
 
-def block(case: Record, host: Mapping[str, Any]) -> str:
+def block(case: CaseRecord, host: Mapping[str, Any]) -> str:
     """Return all that a person needs to look into a case of a run that did not pass."""
     whole = case["verdict"] is Verdict.ERROR and "expected" in case
     lines = text.failure(case, lambda _, words: words, int(whole), rerun.of_run(host))[1:]
@@ -89,18 +89,18 @@ def titles(runs: Sequence[Saved]) -> list[str]:
     return names
 
 
-def _left(first: Record) -> Record:
+def _left(first: CaseRecord) -> CaseRecord:
     why = f"{first['verdict']}, and was not judged once more: the run was cut short"
     return {**first, "verdict": Verdict.ERROR, "error": why}
 
 
-def _whole(saved: Saved, cut: bool) -> list[Record]:
+def _whole(saved: Saved, cut: bool) -> list[CaseRecord]:
     splats, why = saved.end.get("splats", []), unfinished(saved)
     if not (splats or why):
         return []
-    record: Record = {"type": "run", "id": WHOLE, "sentence": _SENTENCE, "requirements": []}
-    verdict = Verdict.FAIL if splats else Verdict.ERROR
-    told = {"error": why} if why else {}
-    return [
-        {**record, "verdict": verdict, "ms": 0.0, **({"splats": splats} if splats else {}), **told}
-    ]
+    outcome: CaseOutcome = {"verdict": Verdict.FAIL if splats else Verdict.ERROR}
+    if splats:
+        outcome["splats"] = splats
+    if why:
+        outcome["error"] = why
+    return [{**record_of(WHOLE, _SENTENCE, [], outcome), "type": "run"}]

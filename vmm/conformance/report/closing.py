@@ -7,7 +7,7 @@ from typing import Any
 
 from vmm.conformance.contract.history import HISTORY
 from vmm.conformance.records.causes import Cause, causes
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord, Record
 from vmm.conformance.records.status import Status
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report.text import Paint, kernel, names, plural, splat_lines, word
@@ -17,7 +17,7 @@ CHANGES = ("failing", "passing", "skipped")
 
 
 def summary(
-    cases: Sequence[Record], end: Record, paint: Paint, host: Mapping[str, Any] | None = None
+    cases: Sequence[CaseRecord], end: Record, paint: Paint, host: Mapping[str, Any] | None = None
 ) -> list[str]:
     """Return what did not go as it should: causes, then what none explains; broken requirements.
 
@@ -49,8 +49,8 @@ def summary(
     return ["", *lines] if lines else []
 
 
-def _by_verdict(cases: Iterable[Record]) -> Iterable[tuple[Record, ...]]:
-    found: dict[str, tuple[Record, ...]] = {}
+def _by_verdict(cases: Iterable[CaseRecord]) -> Iterable[tuple[CaseRecord, ...]]:
+    found: dict[str, tuple[CaseRecord, ...]] = {}
     for case in cases:
         found[case["verdict"]] = (*found.get(case["verdict"], ()), case)
     return found.values()

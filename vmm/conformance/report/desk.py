@@ -12,7 +12,7 @@ from vmm.conformance.records.baseline import Baseline
 from vmm.conformance.records.causes import FAILED, causes, explains
 from vmm.conformance.records.plain import plain_painted
 from vmm.conformance.records.results import Results
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord, Record
 from vmm.conformance.records.unseen import unseen
 from vmm.conformance.report import closing, rerun, tap, text
 from vmm.conformance.report.progress import Progress
@@ -87,7 +87,7 @@ class Desk:
         self.json = self.out if view.json == "-" else json
         self.paint = text.painter(sys.stdout)
         self.progress = Progress(sys.stderr, len(ids))
-        self.cases: list[Record] = []
+        self.cases: list[CaseRecord] = []
         self.firsts = {name: results.firsts[name] for name in ids if name in results.firsts}
 
     @property
@@ -111,7 +111,7 @@ class Desk:
             if record := self.results.recorded.get(name):
                 self._show(record, self.results.line(record))
 
-    def first(self, record: Record) -> None:
+    def first(self, record: CaseRecord) -> None:
         """File what a case left that is judged once more."""
         self.firsts[record["id"]] = record
         self._file({**record, "type": "first"})
@@ -119,7 +119,7 @@ class Desk:
             self.progress.clear()
             self.out.lines([f"{text.case_line(record, self.paint)}; to be judged once more"])
 
-    def case(self, record: Record) -> None:
+    def case(self, record: CaseRecord) -> None:
         """File the record of a case that has ended, with what explains it, and show it.
 
         Under a baseline its verdict is about what changed.
@@ -154,12 +154,12 @@ class Desk:
         if self.view.then:
             self.view.then(self.results.path)
 
-    def _file(self, record: Record) -> None:
+    def _file(self, record: Mapping[str, Any]) -> None:
         line = self.results.write(record)
         if self.json:
             self.json.write(line)
 
-    def _show(self, record: Record, line: str) -> None:
+    def _show(self, record: CaseRecord, line: str) -> None:
         self.cases.append(record)
         self.progress.case(record)
         if self.json:

@@ -9,7 +9,7 @@ from hashlib import sha256
 from html import escape
 
 from vmm.conformance.contract.requirements import REQUIREMENTS
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report import history, pictures, rerun, table
 from vmm.conformance.report.style import SCRIPT, STYLE
@@ -207,7 +207,7 @@ def _section(columns: Sequence[Column], row: Row) -> Iterator[str]:
     yield "</section>"
 
 
-def _evidence(column: Column, record: Record) -> str:
+def _evidence(column: Column, record: CaseRecord) -> str:
     lines = [record[name] for name in ("reason", "observation", "error") if name in record]
     if "expected" in record:
         lines += [f"step {record['step']}: {record['action']}"]

@@ -9,7 +9,7 @@ from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from vmm.conformance.records.saved import Saved
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report.account import account, block, line, started, themes, titles
 
@@ -32,7 +32,7 @@ def render(runs: Sequence[Saved]) -> str:
     return "\n".join([*lines, "</testsuites>", ""])
 
 
-def _run(saved: Saved, name: str, cases: Iterable[Record], many: bool) -> Iterator[str]:
+def _run(saved: Saved, name: str, cases: Iterable[CaseRecord], many: bool) -> Iterator[str]:
     for word, those in themes(cases).items():
         host = str(saved.host.get("hostname") or (saved.host.get("lab") or {}).get("vendor") or "")
         known = {"name": f"{name}.{word}" if many else word, "hostname": host, **_tally(those)}
@@ -55,7 +55,7 @@ def facts(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield (prefix + name).strip() or "_", str(value)
 
 
-def _case(case: Record, suite: str, host: Mapping[str, Any]) -> Iterator[str]:
+def _case(case: CaseRecord, suite: str, host: Mapping[str, Any]) -> Iterator[str]:
     name = str(case["id"]).partition(".")[2].strip() or str(case["id"]).strip() or "_"
     seconds = f"{case['ms'] / 1000:.6f}"
     yield f"<testcase{_attributes(name=name, classname=suite, time=seconds)}>"
@@ -76,7 +76,7 @@ def _case(case: Record, suite: str, host: Mapping[str, Any]) -> Iterator[str]:
     yield "</testcase>"
 
 
-def _tally(cases: Iterable[Record]) -> dict[str, object]:
+def _tally(cases: Iterable[CaseRecord]) -> dict[str, object]:
     verdicts = [(case["verdict"], case["ms"]) for case in cases]
     kinds = [kind(verdict) for verdict, _ in verdicts]
     seconds = sum(ms for _, ms in verdicts) / 1000

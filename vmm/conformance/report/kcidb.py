@@ -15,7 +15,7 @@ from typing import Any
 
 from vmm.conformance.records.results import ResultsError
 from vmm.conformance.records.saved import Saved
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord, Record
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report.account import WHOLE, account, block, line, started
 from vmm.conformance.report.text import kernel
@@ -86,7 +86,7 @@ def render(runs: Sequence[Saved], told: Mapping[str, str]) -> str:
     return json.dumps({**document, "tests": tests}, indent=1) + "\n"
 
 
-def status(case: Record) -> Result:
+def status(case: CaseRecord) -> Result:
     """Return KCIDB's word for what became of a case.
 
     A failure that is known is still a failure: known issues are KCIDB's own. MISS is for what was
@@ -134,7 +134,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _test(case: Record, saved: Saved, origin: str, build_id: str) -> Record:
+def _test(case: CaseRecord, saved: Saved, origin: str, build_id: str) -> Record:
     host = saved.host
     run = f"{saved.run.get('started')} {host.get('boot_id')} {host.get('hostname')} {_built(saved)}"
     run += f" {host.get('lab')}"
@@ -153,7 +153,8 @@ def _test(case: Record, saved: Saved, origin: str, build_id: str) -> Record:
     if excerpt := line(case) if case["verdict"].is_good else block(case, host):
         test["log_excerpt"] = excerpt.replace("\0", "\ufffd")[:EXCERPT]
     known = ("requirements", "cause", "need", "repeats")
-    misc = {"verdict": case["verdict"], **{name: case[name] for name in known if case.get(name)}}
+    told: Mapping[str, Any] = case
+    misc = {"verdict": case["verdict"], **{name: told[name] for name in known if told.get(name)}}
     return {**test, "misc": misc}
 
 

@@ -10,7 +10,7 @@ from email.policy import SMTP
 
 from vmm.conformance.records.causes import Cause, causes
 from vmm.conformance.records.saved import Saved
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord
 from vmm.conformance.report.account import account, block, line, unfinished
 from vmm.conformance.report.markdown import verdict
 from vmm.conformance.report.text import plural
@@ -24,7 +24,7 @@ ATTACHED = 4
 """The causes whose first case is shown in full and attached as a program: lists take no heaps."""
 _POLICY = SMTP.clone(linesep="\n", cte_type="8bit", max_line_length=998)
 
-Program = Callable[[Record], str]
+Program = Callable[[CaseRecord], str]
 """What returns the C program of a case's record; ValueError says why there is none."""
 
 

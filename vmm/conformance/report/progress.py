@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from vmm.conformance.records.plain import plain
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord
 from vmm.conformance.records.verdict import Verdict
 
 LIVE_SECONDS, HEARTBEAT_SECONDS = 0.1, 5.0
@@ -29,7 +29,7 @@ class Progress:
         self._shown = False
         self._last = time.monotonic()
 
-    def case(self, record: Record) -> None:
+    def case(self, record: CaseRecord) -> None:
         """Count a case that has ended."""
         self.done += 1
         self.failed += record["verdict"].is_bad

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord
 
 OTHERS = ("stress", "churn")
 """Commands whose records are of no script; their names begin the ids."""
@@ -34,7 +34,7 @@ def of_run(host: Mapping[str, Any]) -> str:
     return in_the_lab(lab.get("kernel", ""), lab["vendor"], *told)
 
 
-def line(command: str, case: Record) -> str:
+def line(command: str, case: CaseRecord) -> str:
     """Return the command with the case's id, or the file that it was read from.
 
     What stress and churn saw is no case of a catalogue: the command that saw it is run again.

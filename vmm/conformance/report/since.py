@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vmm.conformance.contract.history import HISTORY
 from vmm.conformance.records.causes import explains
 from vmm.conformance.records.saved import Saved
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord
 from vmm.conformance.records.status import Status
 from vmm.conformance.records.steadiness import ways
 from vmm.conformance.records.verdict import Verdict
@@ -146,15 +146,17 @@ def _is_flaky(seen: set[Verdict]) -> bool:
 def _by_cause(columns: Sequence[Column], ids: set[str]) -> Causes:
     found: dict[str, tuple[str, ...]] = {}
     for name in sorted(ids):
-        record, host = _evidence(columns, name)
-        cause = explains(record, host) or name
+        evidence = _evidence(columns, name)
+        cause = (explains(*evidence) if evidence else "") or name
         found[cause] = (*found.get(cause, ()), name)
     return found
 
 
-def _evidence(columns: Sequence[Column], name: str) -> tuple[Record, Mapping[str, object]]:
+def _evidence(
+    columns: Sequence[Column], name: str
+) -> tuple[CaseRecord, Mapping[str, object]] | None:
     for column in columns:
         case = column.cases.get(name)
         if case and case["verdict"] in (*FAILS, Verdict.UNSTEADY) and column.saved:
             return case, column.saved.host
-    return {}, {}
+    return None

@@ -13,7 +13,7 @@ from typing import Any
 from vmm.conformance.contract.requirements import REQUIREMENTS, explain
 from vmm.conformance.records.results import FILE
 from vmm.conformance.records.saved import Saved
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord
 from vmm.conformance.records.status import Status
 from vmm.conformance.records.summary import broken, by_requirement
 from vmm.conformance.records.verdict import Verdict
@@ -46,7 +46,7 @@ class Column:
         return packaged[1] if packaged else self.release.partition("+")[0].partition("-")[0]
 
     @property
-    def cases(self) -> Mapping[str, Record]:
+    def cases(self) -> Mapping[str, CaseRecord]:
         """Its case records by id."""
         return self.saved.cases if self.saved else {}
 
@@ -215,7 +215,7 @@ def _line(name: str, words: Iterable[str], width: int, widths: Sequence[int]) ->
 
 
 def _case_rows(
-    columns: Sequence[Column], word: Callable[[Record], str], *, observed: bool
+    columns: Sequence[Column], word: Callable[[CaseRecord], str], *, observed: bool
 ) -> list[Row]:
     records = [column.cases for column in columns]
     named = {name: case for cases in reversed(records) for name, case in cases.items()}

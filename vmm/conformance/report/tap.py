@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vmm.conformance.records.saved import Saved
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord, Record
 from vmm.conformance.records.summary import broken
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report.account import account, titles
@@ -52,7 +52,7 @@ def header(total: int, host: Mapping[str, Any]) -> list[str]:
     return ["TAP version 13", f"1..{total}", f"# {kernel(host)}"]
 
 
-def case_lines(case: Record, number: int) -> list[str]:
+def case_lines(case: CaseRecord, number: int) -> list[str]:
     """Return the test line of a case, ``number`` from 1, and its diagnostics."""
     good = case["verdict"].is_good
     name = re.sub(r"[^a-z0-9_.-]", "_", case["id"].lower())
@@ -71,7 +71,7 @@ def end_lines(end: Record) -> list[str]:
     return [*stray, "Bail out! interrupted"] if end["interrupted"] else stray
 
 
-def _directive(case: Record) -> str:
+def _directive(case: CaseRecord) -> str:
     match case["verdict"]:
         case Verdict.SKIP:
             return f" # SKIP {' '.join(case['reason'].split())}"
@@ -82,7 +82,8 @@ def _directive(case: Record) -> str:
     return ""
 
 
-def _yaml(case: Record) -> list[str]:
+def _yaml(case: CaseRecord) -> list[str]:
     # A JSON value is a YAML value, and stays on its line whatever the text holds.
-    fields = [f"  {name}: {json.dumps(case[name])}" for name in SHOWN if name in case]
+    told: Mapping[str, Any] = case
+    fields = [f"  {name}: {json.dumps(told[name])}" for name in SHOWN if name in told]
     return ["  ---", f"  verdict: {case['verdict']}", *fields, "  ..."]

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from vmm.conformance.contract.requirements import explain_case
 from vmm.conformance.records.causes import Cause
 from vmm.conformance.records.saved import added_in
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord, Record
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report import rerun as reruns
 
@@ -55,7 +55,7 @@ def kernel(host: Mapping[str, Any]) -> str:
     return f"kernel {host.get('release')} ({host.get('vendor_module') or 'kvm'}){where}"
 
 
-def case_line(case: Record, paint: Paint) -> str:
+def case_line(case: CaseRecord, paint: Paint) -> str:
     """Return the one line of a case that has ended, for -v."""
     note = case.get("reason") or case.get("observation") or case.get("error")
     return (
@@ -63,7 +63,9 @@ def case_line(case: Record, paint: Paint) -> str:
     )
 
 
-def failure(case: Record, paint: Paint, verbose: int = 0, rerun: str = reruns.HERE) -> list[str]:
+def failure(
+    case: CaseRecord, paint: Paint, verbose: int = 0, rerun: str = reruns.HERE
+) -> list[str]:
     """Return the block that explains a failed case: promise, script, difference, fix, rerun.
 
     ``rerun`` is the command that takes the case's id, or the file that it was read from.
@@ -84,12 +86,12 @@ def failure(case: Record, paint: Paint, verbose: int = 0, rerun: str = reruns.HE
     return [*lines, f"  rerun: {reruns.line(rerun, case)}"]
 
 
-def judged_again(case: Record) -> list[str]:
+def judged_again(case: CaseRecord) -> list[str]:
     """Return what came of a failed case when it was judged again: once more, or many times."""
     lines = [f"  {said}"] if (said := often(case)) else []
     if second := case.get("again"):
-        said = ", ".join(second.get("seen", ())) or second.get("error") or second.get("reason")
-        detail = f": {cut(said)}" if said else ""
+        left = ", ".join(second.get("seen", ())) or second.get("error") or second.get("reason")
+        detail = f": {cut(left)}" if left else ""
         lines.append(f"  judged once more, alone: {second['verdict']}{detail}")
     if lines and case["verdict"] is Verdict.UNSTEADY:
         why = "no verdict; a race, or a host that is too busy: run it again, many times"
@@ -97,7 +99,7 @@ def judged_again(case: Record) -> list[str]:
     return lines
 
 
-def often(case: Record) -> str:
+def often(case: CaseRecord) -> str:
     """Return "judged 10 times: 3 FAIL, 7 PASS" of a case under ``--repeat``, or ""."""
     repeats = case.get("repeats", {})
     if "varied" in case:
@@ -124,7 +126,7 @@ def splat_lines(splat: Sequence[str], paint: Paint) -> list[str]:
     return [f"  {paint('red', 'the kernel log')} says:", *(f"    {line}" for line in splat)]
 
 
-def skips(cases: Sequence[Record], verbose: int = 0) -> list[str]:
+def skips(cases: Sequence[CaseRecord], verbose: int = 0) -> list[str]:
     """Return what was not tested: skipped cases by reason, the most first; promises unchecked.
 
     A reason is one line with the themes of its cases; with ``verbose``, with all their ids.
@@ -146,7 +148,7 @@ def skips(cases: Sequence[Record], verbose: int = 0) -> list[str]:
     return lines + ([f"  so nothing is known of {' '.join(sorted(left))}"] if left else [])
 
 
-def ignoring(cases: Sequence[Record], host: Mapping[str, Any]) -> list[str]:
+def ignoring(cases: Sequence[CaseRecord], host: Mapping[str, Any]) -> list[str]:
     """Return a line if ``kvm.ignore_msrs`` was 1 for the cases, or for some in a second pass."""
     count = sum(1 for case in cases if case.get("ignore_msrs"))
     parameters = (host.get("parameters") or {}).get("kvm", {})
@@ -157,7 +159,7 @@ def ignoring(cases: Sequence[Record], host: Mapping[str, Any]) -> list[str]:
     return ["", f"{plural(count, 'case')} judged in a second pass, under kvm.ignore_msrs=1"]
 
 
-def observations(cases: Sequence[Record], fingerprint: str, verbose: int = 0) -> list[str]:
+def observations(cases: Sequence[CaseRecord], fingerprint: str, verbose: int = 0) -> list[str]:
     """Return the digest of what the ``observe`` cases saw; with ``verbose``, all of it."""
     seen = [case for case in cases if "observation" in case]
     if not seen:
@@ -198,12 +200,12 @@ def cut(text: str, verbose: int = 0) -> str:
     return f"{text[:WIDTH]}... ({len(text) - WIDTH} more characters; -v shows all)"
 
 
-def word(case: Record, paint: Paint) -> str:
+def word(case: CaseRecord, paint: Paint) -> str:
     """Return the verdict of a case, as wide as all are, in its colour."""
     return paint(COLOUR_OF.get(case["verdict"], "yellow"), f"{case['verdict']:7}")
 
 
-def _script(case: Record, paint: Paint, verbose: int) -> list[str]:
+def _script(case: CaseRecord, paint: Paint, verbose: int) -> list[str]:
     script, step = list(case.get("script", [])), case.get("step", 0)
     script += ["(end of the script)"] if step > len(script) else []
     first, last = max(0, step - BEFORE), step + AFTER if step else len(script)
@@ -218,11 +220,11 @@ def _script(case: Record, paint: Paint, verbose: int) -> list[str]:
     return lines + ([f"  {'':3} ... {rest} steps after"] if rest > 0 else [])
 
 
-def _difference(case: Record, paint: Paint, verbose: int) -> list[str]:
-    def events(name: str) -> str:
-        return cut(", ".join(case[name]) or "nothing", verbose)
+def _difference(case: CaseRecord, paint: Paint, verbose: int) -> list[str]:
+    def events(step: list[str]) -> str:
+        return cut(", ".join(step) or "nothing", verbose)
 
     return [
-        f"        expected {paint('green', events('expected'))}",
-        f"        seen     {paint('red', events('seen'))}",
+        f"        expected {paint('green', events(case['expected']))}",
+        f"        seen     {paint('red', events(case['seen']))}",
     ]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from vmm.conformance.records.saved import Saved
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report.account import account, line, titles
 
@@ -27,7 +27,7 @@ def render(runs: Sequence[Saved]) -> str:
     return "".join(f"{each}\n" for each in lines)
 
 
-def result(case: Record) -> Result:
+def result(case: CaseRecord) -> Result:
     """Return tmt's word: "info" for what is only observed, "warn" for what was to fail."""
     match case["verdict"]:
         case Verdict.PASS if "observation" in case:
@@ -44,7 +44,7 @@ def result(case: Record) -> Result:
             return "error"
 
 
-def _result(case: Record, top: str) -> Iterator[str]:
+def _result(case: CaseRecord, top: str) -> Iterator[str]:
     # A JSON value is a YAML value, and stays on its line whatever the text holds.
     yield f"- name: {json.dumps(top + '/' + str(case['id']).replace('.', '/', 1))}"
     yield f"  result: {result(case)}"

@@ -17,7 +17,7 @@ from itertools import pairwise
 from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.host.watch import Watch
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseOutcome, CaseRecord, record_of
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.stress.arena import Arena
 from vmm.conformance.stress.plan import OUTCOMES, Plan, plan
@@ -163,23 +163,25 @@ def _result(arena: Arena, drawn: Plan, seconds: float, watch: Watch) -> StressRe
     )
 
 
-def as_case(result: StressResult, samples: Sequence[Progress] = ()) -> Record:
+def as_case(result: StressResult, samples: Sequence[Progress] = ()) -> CaseRecord:
     """Return the result as the record of one case; ``samples`` become its rates over time."""
-    record: Record = {
-        **{"type": "case", "id": "stress.swaps", "requirements": list(REQUIREMENTS)},
-        "sentence": "Nothing that a vCPU sees while filters are swapped is impossible.",
-        **{"verdict": Verdict.PASS, "ms": result.progress.seconds * 1000},
-    }
-    if result.violation:
-        record |= {"verdict": Verdict.FAIL, "error": " ".join(result.violation.text.split())}
-    elif not result.progress.observations:
-        record |= {"verdict": Verdict.SKIP, "reason": "nothing was observed"}
+    sentence = "Nothing that a vCPU sees while filters are swapped is impossible."
+    seconds = result.progress.seconds
+    record = record_of("stress.swaps", sentence, REQUIREMENTS, _outcome(result), seconds * 1000)
     if len(samples) > 1:
         record["series"] = _rates(samples)
     if any(result.took):
         last = max(n for n, count in enumerate(result.took) if count)
         record["histograms"] = {TOOK: list(result.took[: last + 1])}
     return record
+
+
+def _outcome(result: StressResult) -> CaseOutcome:
+    if result.violation:
+        return {"verdict": Verdict.FAIL, "error": " ".join(result.violation.text.split())}
+    if not result.progress.observations:
+        return {"verdict": Verdict.SKIP, "reason": "nothing was observed"}
+    return {"verdict": Verdict.PASS}
 
 
 def _rates(samples: Sequence[Progress]) -> dict[str, list[list[float]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -68,7 +68,7 @@ class Collector:
         """Take one line of output; raises :class:`Enough`."""
         self.take(record(text))
 
-    def take(self, read: dict[str, Any]) -> None:
+    def take(self, read: Mapping[str, Any]) -> None:
         """Take one record; raises :class:`Enough`."""
         self.started = self.started or time.monotonic()
         if read.get("type") not in OF_A_CASE:
@@ -83,7 +83,7 @@ class Collector:
             raise Enough
 
 
-def evidence(case: dict[str, Any]) -> str:
+def evidence(case: Mapping[str, Any]) -> str:
     """Return in one line what a case that did not pass saw."""
     if "expected" not in case:
         return f"{case['verdict']} {case.get('reason') or case.get('error') or ''}".strip()

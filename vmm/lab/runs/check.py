@@ -15,7 +15,7 @@ from vmm.conformance.judge.check import Trouble, json_file
 from vmm.conformance.language.case import Case
 from vmm.conformance.records.results import Results, default_directory
 from vmm.conformance.records.saved import Saved, to_resume
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord, Record, case_of
 from vmm.conformance.records.steadiness import is_doubtful, settle
 from vmm.conformance.records.summary import end_record
 from vmm.conformance.records.verdict import Verdict
@@ -28,9 +28,8 @@ from vmm.lab.machines.abreast import abreast
 from vmm.lab.machines.emulation import Listener
 from vmm.lab.machines.machine import LabResult, Outcome
 from vmm.lab.runs.account import account, rounded
-from vmm.lab.runs.claims import TOLD, Claims, Damaged
+from vmm.lab.runs.claims import TOLD, Claims, Damaged, Told
 from vmm.lab.runs.order import Order
-from vmm.lab.runs.played import Told
 from vmm.lab.runs.spread import Spread, as_one
 
 Take = Callable[[str], Iterator[Told]]
@@ -80,7 +79,7 @@ class _Inside:
     desk: Desk | None = None
     boot_seconds: float | None = None
     first: Record = field(default_factory=dict)
-    held: dict[str, Record] = field(default_factory=dict)
+    held: dict[str, CaseRecord] = field(default_factory=dict)
     """What cases left that are judged once more."""
 
     def __post_init__(self) -> None:
@@ -147,38 +146,40 @@ class _Inside:
             where = f"{self.order.kernel.release} ({self.order.vendor}, {self.emulator})"
             self.progress.note(f"{doing} {where}: {time.monotonic() - self.began:.0f} s")
 
-    def _record(self, record: Record, host: Mapping[str, Any]) -> None:
+    def _record(self, record: Mapping[str, Any], host: Mapping[str, Any]) -> None:
         match record["type"]:
             case "run":
                 whole = {"cases": len(self.order.ids), "resumed": self.done, **self._part()}
                 if self.desk is None:
                     self._open({**record, **whole, "catalogue": self.order.chosen.of}, host)
             case "case":
-                assert self.desk
-                record |= self._file_of(record)
-                first = self.held.pop(record["id"], None) or self._earlier(record)
-                if first is None and self._is_held(record):
-                    self.held[record["id"]] = record
-                    if record["id"] not in self.desk.firsts:  # --repeat filed its first failure
-                        self.desk.first(record)
-                else:
-                    self.desk.case(settle(first, record) if first else record)
+                self._case(self._with_file(case_of(record)))
             case "first":
                 assert self.desk
-                self.desk.first({**record, **self._file_of(record)})
+                self.desk.first(self._with_file(case_of(record)))
 
-    def _earlier(self, record: Record) -> Record | None:
+    def _case(self, record: CaseRecord) -> None:
+        assert self.desk
+        first = self.held.pop(record["id"], None) or self._earlier(record)
+        if first is None and self._is_held(record):
+            self.held[record["id"]] = record
+            if record["id"] not in self.desk.firsts:  # --repeat filed its first failure
+                self.desk.first(record)
+        else:
+            self.desk.case(settle(first, record) if first else record)
+
+    def _earlier(self, record: CaseRecord) -> CaseRecord | None:
         return self.before.firsts.get(record["id"]) if self.before else None
 
-    def _is_held(self, record: Record) -> bool:
+    def _is_held(self, record: CaseRecord) -> bool:
         """Whether a case is to be judged once more, which a guest with a msrward does itself."""
         hung = [each for each in self.held.values() if each["verdict"] is Verdict.TIMEOUT]
         enough = record["verdict"] is Verdict.TIMEOUT and len(hung) >= HANGS
         return self.is_played and self.order.again and is_doubtful(record) and not enough
 
-    def _file_of(self, record: Record) -> Record:
+    def _with_file(self, record: CaseRecord) -> CaseRecord:
         files = {case.id: case.file for case in self.order.chosen.saved}
-        return {"file": files[record["id"]]} if record["id"] in files else {}
+        return {**record, "file": files[record["id"]]} if record["id"] in files else record
 
     def finish(self, results: Sequence[LabResult], damage: str = "") -> int:
         """File and print the end; Trouble says what went wrong in the guest, or ``damage`` does."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from vmm.conformance.language.case import Case
 from vmm.conformance.records.jsonl import decode
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord, Record, case_of, without
 from vmm.conformance.records.status import Status
 from vmm.conformance.records.steadiness import ways
 from vmm.conformance.records.summary import end_record
@@ -23,6 +23,10 @@ OURS = ("file", "rerun", "cause")
 """Fields of a case that no guest fills in."""
 TOLD = ("splats", "foreign", "lost")
 """Fields of the end that only the guest knows."""
+
+
+Told = tuple[Mapping[str, Any], Mapping[str, Any]]
+"""A record, and the facts of its host."""
 
 
 class Damaged(Exception):
@@ -40,7 +44,7 @@ class Claims:
         self.repeat = repeat
         self.asked = {case.id: case for case in asked}
         self.excuses = any(word.startswith(("--xfail", "--known")) for word in options)
-        self.cases: dict[str, Record] = {}
+        self.cases: dict[str, CaseRecord] = {}
         self.firsts: set[str] = set()
         self.begun = False
         self.end: Record = {}
@@ -48,7 +52,7 @@ class Claims:
     running: tuple[str, ...] = ()
     """The guest does not say what runs."""
 
-    def take(self, line: str) -> Iterator[tuple[Record, Mapping[str, Any]]]:
+    def take(self, line: str) -> Iterator[Told]:
         """Yield the record of a line, as far as it is believed, and its host's facts."""
         try:
             record = decode(line)
@@ -59,12 +63,13 @@ class Claims:
             raise Damaged(f"the guest sent a record of type {record['type']} out of turn")
         self.begun = True
         if record["type"] in ("case", "first"):
-            record = self._case(record)
-        elif record["type"] == "end":
+            yield self._case(case_of(record)), host
+            return
+        if record["type"] == "end":
             self._end(record)
         yield record, host
 
-    def _case(self, record: Record) -> Record:
+    def _case(self, record: CaseRecord) -> CaseRecord:
         name = record["id"]
         taken = self.cases if record["type"] == "case" else {*self.cases, *self.firsts}
         if name not in self.asked or name in taken:
@@ -75,8 +80,11 @@ class Claims:
             raise Damaged(f"the guest excuses {name}, and no failure was known")
         if case.observes and record["verdict"] is Verdict.PASS and "observation" not in record:
             raise Damaged(f"the guest passed {name}, which observes, and saw nothing")
-        believed = {field: value for field, value in record.items() if field not in OURS}
-        believed |= {"sentence": case.sentence, "requirements": list(case.requirements)}
+        believed: CaseRecord = {
+            **without(record, OURS),
+            "sentence": case.sentence,
+            "requirements": list(case.requirements),
+        }
         if record["type"] == "first":
             self.firsts.add(name)
         else:
@@ -84,7 +92,7 @@ class Claims:
             self.cases[name] = believed
         return believed
 
-    def _require_repeats(self, record: Record) -> None:
+    def _require_repeats(self, record: CaseRecord) -> None:
         times = sum(record.get("repeats", {}).values()) or 1
         if times != self.repeat:
             name = record["id"]

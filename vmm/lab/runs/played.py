@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from vmm.conformance.c.tape import tape
 from vmm.conformance.judge.lines import TraceError
 from vmm.conformance.judge.recording import Options, case_record
 from vmm.conformance.judge.trace import Reading
 from vmm.conformance.language.case import Case
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseOutcome, CaseRecord, Record
 from vmm.conformance.records.status import Status
 from vmm.conformance.records.steadiness import Times
 from vmm.conformance.records.verdict import Verdict
 from vmm.lab.machines.machine import LabResult, Outcome
-from vmm.lab.runs.claims import Damaged
-
-Told = tuple[Record, Mapping[str, Any]]
-"""A record, and the facts of its host."""
+from vmm.lab.runs.claims import Damaged, Told
 
 
 class Played:
@@ -75,7 +71,7 @@ class Played:
             told = {"splats": self.reading.stray, "foreign": [], "lost": self.reading.lost}
             self.end = {"seconds": seconds, **told}
 
-    def _whole(self, record: Record) -> Iterator[Record]:
+    def _whole(self, record: CaseRecord) -> Iterator[CaseRecord]:
         """Yield what a case amounts to that was played so often as it was to be.
 
         Its first failure is told at once.
@@ -93,9 +89,9 @@ class Played:
         often = {"repeat": self.options.repeat} if self.options.repeat > 1 else {}
         return {"type": "run", "started": round(time.time(), 3), **how, **often}
 
-    def _skip(self, case: Case) -> Record:
+    def _skip(self, case: Case) -> CaseRecord:
         need = next(each for each in case.all_needs if each in self.lacks)
-        outcome = {"verdict": Verdict.SKIP, "need": need, "reason": self.lacks[need]}
+        outcome: CaseOutcome = {"verdict": Verdict.SKIP, "need": need, "reason": self.lacks[need]}
         return case_record(case, outcome, 0.0, [], self.options)
 
     def doubt(self, result: LabResult) -> str:

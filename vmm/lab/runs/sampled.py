@@ -21,7 +21,7 @@ from vmm.conformance.language.script import Script
 from vmm.conformance.random.corpus import SCRIPTS, Corpus, document
 from vmm.conformance.random.finding import Finding, as_case, drawn_of, finding_of
 from vmm.conformance.records.jsonl import decode_live
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord, Record, case_of, without
 from vmm.conformance.records.status import Status
 from vmm.conformance.records.summary import end_record
 from vmm.conformance.records.verdict import Verdict
@@ -102,7 +102,7 @@ class Samples:
     said: str = ""
     host: Mapping[str, Any] = field(default_factory=dict)
     run: Record = field(default_factory=dict)
-    cases: dict[str, Record] = field(default_factory=dict)
+    cases: dict[str, CaseRecord] = field(default_factory=dict)
     end: Record = field(default_factory=dict)
     kept: list[Script] = field(default_factory=list)
     """The scripts that the guest added to its corpus."""
@@ -123,11 +123,11 @@ class Samples:
             case "run":
                 self.run, self.host = record, host
             case "case":
-                self._case(record)
+                self._case(case_of(record))
             case "end":
                 self._end(record)
 
-    def _case(self, record: Record) -> None:
+    def _case(self, record: CaseRecord) -> None:
         name = record["id"]
         if not name.startswith(f"{self.command}.") or name in self.cases or len(self.cases) >= MOST:
             raise Damaged(f"the guest judged {name[:80]}, which {self.command} does not, or twice")
@@ -135,8 +135,7 @@ class Samples:
             raise Damaged(f"the guest calls {name[:80]} {record['verdict']}")
         about = [each for each in record["requirements"] if each in COMMANDS[self.command]]
         self._keep(record.pop("kept", []))
-        kept = {name: value for name, value in record.items() if name not in OURS}
-        self.cases[name] = {**kept, "requirements": about}
+        self.cases[name] = {**without(record, OURS), "requirements": about}
 
     def _keep(self, documents: Sequence[str]) -> None:
         try:
@@ -153,8 +152,8 @@ class Samples:
 
     def finding(self, command: str) -> Finding | None:
         """Return what was found, held against the Model; ``command`` draws it again."""
-        record = self.cases.get("fuzz.found", {})
-        if record.get("verdict") is not Verdict.FAIL:
+        record = self.cases.get("fuzz.found")
+        if record is None or record["verdict"] is not Verdict.FAIL:
             return None
         if "found" not in record:
             raise Damaged("the guest found something, and does not say what")
@@ -173,7 +172,7 @@ class Outcome:
 
     host: Mapping[str, Any]
     run: Record
-    cases: list[Record]
+    cases: list[CaseRecord]
     end: Record
     finding: Finding | None = None
 
@@ -183,7 +182,7 @@ class Outcome:
         return Status(self.end["status"])
 
     @property
-    def records(self) -> list[Record]:
+    def records(self) -> list[Mapping[str, Any]]:
         """The records, as a run on a host leaves them."""
         return [self.run, *self.cases, self.end]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from vmm.conformance.records.saved import Saved
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import CaseRecord
 from vmm.conformance.records.status import UNTESTABLE, Status
 from vmm.conformance.records.verdict import Verdict
 from vmm.lab.machines.machine import Outcome
@@ -68,21 +68,21 @@ def _answer(question: Question, saved: Saved) -> tuple[Step, str]:
     return Step.SKIP, _why_nothing(saved, records)
 
 
-def _splats(saved: Saved, records: Sequence[Record]) -> list[list[str]]:
+def _splats(saved: Saved, records: Sequence[CaseRecord]) -> list[list[str]]:
     """Return the splats, unless a case failed by what it saw: that is evidence of its own."""
     if any("expected" in record for record in records):
         return []
     return [*saved.end["splats"], *(s for record in records for s in record.get("splats", ()))]
 
 
-def _observed(wanted: str, records: Sequence[Record]) -> tuple[Step, str]:
+def _observed(wanted: str, records: Sequence[CaseRecord]) -> tuple[Step, str]:
     seen = {str(record["observation"]) for record in records if "observation" in record}
     if not seen:
         return Step.SKIP, "nothing was observed"
     return (Step.GOOD if seen == {wanted} else Step.BAD), f"observed {', '.join(sorted(seen))}"
 
 
-def _why_nothing(saved: Saved, records: Sequence[Record]) -> str:
+def _why_nothing(saved: Saved, records: Sequence[CaseRecord]) -> str:
     console = [line for line in saved.end["lab"].get("console", ()) if line.strip()]
     unsteady = [f"{r['id']} failed once, and not again" for r in records if "first" in r]
     reasons = [*unsteady, *(record.get("reason") or record.get("error") for record in records)]
