@@ -167,7 +167,7 @@ def _check(args: argparse.Namespace) -> int:
     from vmm.conformance.judge.check import check
     from vmm.conformance.judge.recording import Options
     from vmm.conformance.judge.selection import choose
-    from vmm.conformance.report.desk import View
+    from vmm.conformance.report.view import View
 
     chosen = choose(
         CASES, args.globs, args.exclude, args.xfail, thorough=args.thorough, shard=args.shard

@@ -55,7 +55,7 @@ def _run(args: argparse.Namespace) -> int:
         return complain("--tap and --json both want stdout: give --json=FILE")
     from vmm.conformance.cases import CASES
     from vmm.conformance.judge.selection import choose
-    from vmm.conformance.report.desk import View
+    from vmm.conformance.report.view import View
     from vmm.lab.kernels import kernels
     from vmm.lab.runs.check import check
     from vmm.lab.runs.order import Inner, Order

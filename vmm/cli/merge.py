@@ -25,7 +25,8 @@ def _merge(args: argparse.Namespace) -> int:
     from vmm.conformance.records.results import Results
     from vmm.conformance.records.saved import load_all
     from vmm.conformance.records.schema import without
-    from vmm.conformance.report.desk import Desk, View
+    from vmm.conformance.report.desk import Desk
+    from vmm.conformance.report.view import View
 
     runs = load_all(args.runs)
     whole = merge(runs)

@@ -55,7 +55,7 @@ def _judge(args: argparse.Namespace) -> int:
     from vmm.conformance.judge.played import judge_trace
     from vmm.conformance.judge.recording import Options
     from vmm.conformance.judge.selection import choose
-    from vmm.conformance.report.desk import View
+    from vmm.conformance.report.view import View
 
     chosen = choose(
         CASES, args.globs, args.exclude, args.xfail, thorough=args.thorough, shard=args.shard

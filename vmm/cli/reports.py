@@ -14,10 +14,10 @@ from vmm.conformance.records.status import DONE
 
 if TYPE_CHECKING:
     from vmm.conformance.records.schema import CaseRecord
-    from vmm.conformance.report.formats import Format, Told
+    from vmm.conformance.report.formats import Told
 
 FORMAT_HELP = "html, junit, kcidb, lava, lava-results, mail, md, tap or tmt"
-Request = tuple["Format", Path]
+Request = tuple[str, Path]
 
 
 def add(commands: Any) -> None:
@@ -54,39 +54,38 @@ def then(wanted: Sequence[Request]) -> Callable[[Path], None] | None:
     """
     if not wanted:
         return None
-    told = _told([])
-    if any(format_ == "kcidb" for format_, _ in wanted):
-        from vmm.conformance.report import kcidb
+    from vmm.conformance.report import formats
 
-        kcidb.check(told.kcidb)
+    told = _told([])
+    for word, _ in wanted:
+        formats.FORMATS[word].check(told)
 
     def write(path: Path) -> None:
         from vmm.conformance.records.saved import load
-        from vmm.conformance.report import formats
 
         saved = load(path)
-        for format_, file in wanted:
-            formats.write(format_, [saved], told, file)
+        for word, file in wanted:
+            formats.write(word, [saved], told, file)
 
     return write
 
 
-def _format(word: str) -> Format:
+def _format(word: str) -> str:
     from vmm.conformance.report.formats import FORMATS
 
-    found = next((each for each in FORMATS if each == word), None)
-    if found is None:
+    if word not in FORMATS:
         raise argparse.ArgumentTypeError(f"{word!r} is not one of {', '.join(FORMATS)}")
-    return found
+    return word
 
 
 def _request(text: str) -> Request:
     word, _, file = text.partition("=")
-    format_, path = _format(word), Path(file)
+    path = Path(file)
+    _format(word)
     if not file or path.is_dir() or not path.absolute().parent.is_dir():
         why = "is no file in a directory that exists" if file else "names no file"
         raise argparse.ArgumentTypeError(f"{text!r} {why}: say {word}=FILE")
-    return format_, path
+    return word, path
 
 
 def _report(args: argparse.Namespace) -> int:

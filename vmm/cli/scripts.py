@@ -33,7 +33,7 @@ def _run(args: argparse.Namespace) -> int:
     from vmm.conformance.cases import CASES
     from vmm.conformance.judge.check import check
     from vmm.conformance.judge.recording import Options
-    from vmm.conformance.report.desk import View
+    from vmm.conformance.report.view import View
 
     return check([_one(args.case)], len(CASES), Options(), View(verbose=2, rerun="msrward run"))
 

@@ -20,9 +20,9 @@ from vmm.conformance.records.status import Status
 from vmm.conformance.records.steadiness import is_doubtful, settle, together
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report import difference, html, since
-from vmm.conformance.report.desk import View
 from vmm.conformance.report.formats import FORMATS, Told, render
 from vmm.conformance.report.table import Column
+from vmm.conformance.report.view import View
 
 GOOD, ONCE, WRONG, HANGS_ONCE, HANGS, RACY, KILLS = range(7)
 

@@ -9,7 +9,7 @@ from vmm.conformance.judge.check import check
 from vmm.conformance.judge.recording import Options
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import gp, rdmsr, returned
-from vmm.conformance.report.desk import View
+from vmm.conformance.report.view import View
 
 X = 0x5000_0000
 CASES = [

@@ -18,7 +18,7 @@ from vmm.conformance.records.results import FILE
 from vmm.conformance.records.saved import load
 from vmm.conformance.records.summary import count
 from vmm.conformance.records.verdict import Verdict
-from vmm.conformance.report.desk import View
+from vmm.conformance.report.view import View
 
 GOOD, WRONG, BROKEN, LACKING, SEEN = range(5)
 DOING = [GOOD, WRONG, GOOD, BROKEN, SEEN, LACKING, GOOD, WRONG, SEEN, GOOD] * 3

@@ -16,7 +16,8 @@ from vmm.conformance.records.status import Status
 from vmm.conformance.records.summary import end_record
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report import tap
-from vmm.conformance.report.desk import Desk, View
+from vmm.conformance.report.desk import Desk
+from vmm.conformance.report.view import View
 
 HOST = {"release": "6.1", "hostname": "box", "vendor_module": "kvm_intel"}
 RUN = {"type": "run", "started": 1.0, "cases": 1, "catalogue": 9, "resumed": 0, "jobs": 1}

@@ -12,8 +12,8 @@ from vmm.conformance.language.case import Case
 from vmm.conformance.records.baseline import Baseline
 from vmm.conformance.records.results import ResultsError
 from vmm.conformance.records.saved import load
-from vmm.conformance.report.desk import View
 from vmm.conformance.report.rerun import of_run
+from vmm.conformance.report.view import View
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import machine
 from vmm.lab.machines.machine import LabResult, Outcome

@@ -11,7 +11,7 @@ from vmm.conformance.language.case import OBSERVE, Case
 from vmm.conformance.records.saved import load
 from vmm.conformance.records.summary import end_record
 from vmm.conformance.records.verdict import Verdict
-from vmm.conformance.report.desk import View
+from vmm.conformance.report.view import View
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import machine
 from vmm.lab.machines.machine import LabResult, Outcome

@@ -10,7 +10,7 @@ from vmm.conformance.cases import CASES
 from vmm.conformance.judge.selection import Chosen
 from vmm.conformance.records.saved import load
 from vmm.conformance.records.verdict import Verdict
-from vmm.conformance.report.desk import View
+from vmm.conformance.report.view import View
 from vmm.lab.errors import LabError
 from vmm.lab.kernels import kernels
 from vmm.lab.machines import emulators

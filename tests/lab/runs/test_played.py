@@ -16,7 +16,7 @@ from vmm.conformance.judge.check import Trouble
 from vmm.conformance.judge.selection import Chosen
 from vmm.conformance.records.saved import load
 from vmm.conformance.records.verdict import Verdict
-from vmm.conformance.report.desk import View
+from vmm.conformance.report.view import View
 from vmm.lab.errors import LabError
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import machine

@@ -24,7 +24,8 @@ from vmm.conformance.records.results import Results, ResultsError
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import Status
 from vmm.conformance.records.summary import end_record
-from vmm.conformance.report.desk import Desk, Output, View
+from vmm.conformance.report.desk import Desk, Output
+from vmm.conformance.report.view import View
 
 MODPROBE = "load a KVM module (modprobe kvm_intel or kvm_amd)"
 KVM_REMEDIES = {

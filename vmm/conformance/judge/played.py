@@ -16,7 +16,8 @@ from vmm.conformance.language.case import Case
 from vmm.conformance.records.schema import Record
 from vmm.conformance.records.status import Status
 from vmm.conformance.records.summary import end_record
-from vmm.conformance.report.desk import Desk, View
+from vmm.conformance.report.desk import Desk
+from vmm.conformance.report.view import View
 
 
 def lines_of(stream: BinaryIO) -> Iterable[str]:

@@ -3,44 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from vmm.conformance.records.baseline import Baseline
-from vmm.conformance.records.causes import FAILED, causes, explains
+from vmm.conformance.records.causes import FAILED, explains
 from vmm.conformance.records.plain import plain_painted
 from vmm.conformance.records.results import Results
 from vmm.conformance.records.schema import CaseRecord, Record
 from vmm.conformance.records.unseen import unseen
-from vmm.conformance.report import closing, rerun, tap, text
+from vmm.conformance.report.live import LIVE, Run
 from vmm.conformance.report.progress import Progress
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What the user wants to see; ``json`` is None, "-" (stdout) or a path.
-
-    ``verbose`` 1 shows every case as it ends and all observations, 2 traces and tracebacks too.
-    ``rerun`` is the command that takes a case's id to run it again. ``then`` gets the path of the
-    records when the last is filed. ``baseline`` is the run by whose changes this one is judged,
-    ``known`` the entries of the history whose failures are known.
-    """
-
-    json: str | None = None
-    tap: bool = False
-    verbose: int = 0
-    quiet: bool = False
-    rerun: str = rerun.HERE
-    then: Callable[[Path], None] | None = None
-    baseline: Baseline | None = None
-    known: Sequence[str] = ()
-
-    @property
-    def is_text(self) -> bool:
-        """Whether stdout is for a person."""
-        return not self.tap and self.json != "-"
+from vmm.conformance.report.view import View
 
 
 class Output:
@@ -85,7 +58,7 @@ class Desk:
         self.results, self.host, self.ids, self.view = results, host, ids, view
         self.out = Output(sys.stdout, "stdout")
         self.json = self.out if view.json == "-" else json
-        self.paint = text.painter(sys.stdout)
+        self.format = LIVE[view.stdout](Run(host, ids, view, results.path))
         self.progress = Progress(sys.stderr, len(ids))
         self.cases: list[CaseRecord] = []
         self.firsts = {name: results.firsts[name] for name in ids if name in results.firsts}
@@ -103,10 +76,7 @@ class Desk:
     def start(self, run: Record) -> None:
         """File and show the ``run`` record, and what an earlier run had recorded of these cases."""
         self._file(run)
-        if self.view.tap:
-            self.out.lines(tap.header(len(self.ids), self.host))
-        elif self.view.is_text and not self.view.quiet:
-            self.out.lines(text.header(run, self.host))
+        self._say(self.format.start(run))
         for name in self.ids:
             if record := self.results.recorded.get(name):
                 self._show(record, self.results.line(record))
@@ -115,9 +85,7 @@ class Desk:
         """File what a case left that is judged once more."""
         self.firsts[record["id"]] = record
         self._file({**record, "type": "first"})
-        if self.view.is_text and self.view.verbose:
-            self.progress.clear()
-            self.out.lines([f"{text.case_line(record, self.paint)}; to be judged once more"])
+        self._say(self.format.first(record))
 
     def case(self, record: CaseRecord) -> None:
         """File the record of a case that has ended, with what explains it, and show it.
@@ -146,10 +114,7 @@ class Desk:
         if self.view.baseline:
             end["baseline"] = self.view.baseline.changes(self.cases)
         self.progress.clear()
-        if self.view.tap:
-            self.out.lines(tap.end_lines(end))
-        elif self.view.is_text:
-            self.out.lines(self._report(run, end))
+        self._say(self.format.end(run, end, [*self.cases, *self.firsts.values()]))
         self._file(end)
         if self.view.then:
             self.view.then(self.results.path)
@@ -164,24 +129,9 @@ class Desk:
         self.progress.case(record)
         if self.json:
             self.json.write(line)
-        if self.view.tap:
-            self.out.lines(tap.case_lines(record, len(self.cases)))
-        elif self.view.is_text and self.view.verbose:
-            self.progress.clear()
-            self.out.lines([text.case_line(record, self.paint)])
+        self._say(self.format.case(record))
 
-    def _report(self, run: Record, end: Record) -> list[str]:
-        place = {name: number for number, name in enumerate(self.ids)}
-        cases = sorted([*self.cases, *self.firsts.values()], key=lambda case: place[case["id"]])
-        verbose, lines = self.view.verbose, list[str]()
-        if not self.view.quiet:
-            bad = [case for case in cases if case["verdict"].is_bad]
-            for cause in causes(bad, self.host):
-                lines += text.cause(cause, self.paint, verbose, self.view.rerun)
-            lines += text.skips(cases, verbose)
-            lines += text.ignoring(cases, self.host)
-            lines += text.observations(cases, end["fingerprint"], verbose)
-        lines += closing.summary(cases, end, self.paint, self.host)
-        lines += closing.since(end, verbose)
-        lines += ["", f"records: {self.results.path}"] if not self.view.quiet else []
-        return [*lines, closing.verdict(run, end, self.host, self.paint)]
+    def _say(self, lines: Sequence[str]) -> None:
+        if lines:
+            self.progress.clear()
+            self.out.lines(lines)

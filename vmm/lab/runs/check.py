@@ -19,8 +19,9 @@ from vmm.conformance.records.schema import CaseRecord, Record, case_of
 from vmm.conformance.records.steadiness import is_doubtful, settle
 from vmm.conformance.records.summary import end_record
 from vmm.conformance.records.verdict import Verdict
-from vmm.conformance.report.desk import Desk, View
+from vmm.conformance.report.desk import Desk
 from vmm.conformance.report.progress import Progress
+from vmm.conformance.report.view import View
 from vmm.lab import append
 from vmm.lab.errors import LabError
 from vmm.lab.machines import machine

@@ -21,7 +21,7 @@ from vmm.conformance.records import places
 from vmm.conformance.records.plain import plain
 from vmm.conformance.records.results import FILE, ResultsError
 from vmm.conformance.records.saved import Empty, Saved, load
-from vmm.conformance.report.desk import View
+from vmm.conformance.report.view import View
 from vmm.lab import append, processes
 from vmm.lab.errors import LabError
 from vmm.lab.initramfs import archive as initramfs
