@@ -11,7 +11,9 @@ import pytest
 
 from vmm.conformance.cases import CASES
 from vmm.conformance.kernel.backend import POOLED
-from vmm.conformance.kernel.races import CONTROLLED, LONGER_CONTROLLED, Race
+from vmm.conformance.kernel.flight import CONTROLLED, LONGER_CONTROLLED, DisturbedError, Flight
+from vmm.conformance.kernel.program import Program
+from vmm.conformance.kernel.vcpus import Vcpus
 from vmm.conformance.language.races import UntilRuns
 from vmm.conformance.language.script import (
     REPLY,
@@ -215,9 +217,9 @@ class LateFault:
 @pytest.mark.parametrize(("looks", "seen"), [(1, stalled), (2, stalled), (99, blocked)])
 def test_a_fault_that_is_reported_late_is_no_block(has_kvm, looks, seen):
     late = LateFault(looks)
-    race = Race(None, lambda: late)
-    race._uffd = late
-    assert race._settle(late, 4096) == seen
+    flight = Flight(lambda: late)
+    flight._uffd = late
+    assert flight.settle(late, 4096) == seen
 
 
 def test_a_block_is_said_late_where_it_is_not_expected(backend):
@@ -251,10 +253,10 @@ class SlowSpinner:
     [(1, False, ran), (5, False, never), (5, True, ran), (60, True, never)],
 )
 def test_a_slow_vcpu_is_waited_for_where_never_is_not_expected(needs, patient, seen):
-    race = Race(None, None)
-    race.patient = patient
-    race._spinners[1] = SlowSpinner(needs)
-    assert race.until_runs(UntilRuns(1)) == seen
+    vcpus = Vcpus(None, Flight(None))
+    vcpus.flight.patient = patient
+    vcpus.spinners[1] = SlowSpinner(needs)
+    assert vcpus.until_runs(UntilRuns(1)) == seen
 
 
 class HastySpinner:
@@ -277,9 +279,9 @@ class HastySpinner:
 
 @pytest.mark.parametrize(("exits_too", "seen"), [(True, never), (False, ran)])
 def test_a_vcpu_that_goes_on_between_two_looks_does_not_seem_to_run_freely(exits_too, seen):
-    race = Race(None, None)
-    race._spinners[1] = HastySpinner(exits_too)
-    assert race.until_runs(UntilRuns(1)) == seen
+    vcpus = Vcpus(None, Flight(None))
+    vcpus.spinners[1] = HastySpinner(exits_too)
+    assert vcpus.until_runs(UntilRuns(1)) == seen
 
 
 def test_after_the_whole_catalogue_nothing_is_left(has_kvm):
@@ -302,9 +304,7 @@ def test_after_the_whole_catalogue_nothing_is_left(has_kvm):
 
 def test_a_signal_that_takes_a_parked_vcpu_out_makes_the_race_anew(backend, monkeypatch):
     """SIGSTOP and SIGCONT interrupt KVM_RUN in a page fault: no install waits for it then."""
-    from vmm.conformance.kernel import races
-
-    enter, disturbed = races.Program.enter, []
+    enter, disturbed = Program.enter, []
 
     def enter_or_not(self):
         if not disturbed:
@@ -312,15 +312,13 @@ def test_a_signal_that_takes_a_parked_vcpu_out_makes_the_race_anew(backend, monk
             return -errno.EINTR
         return enter(self)
 
-    monkeypatch.setattr(races.Program, "enter", enter_or_not)
+    monkeypatch.setattr(Program, "enter", enter_or_not)
     script = (park(1), release(1))
     assert backend.run(script) == (parked, released)
     assert len(disturbed) == 1
 
 
 def test_a_race_that_is_disturbed_every_time_is_an_error_and_no_trace(backend, monkeypatch):
-    from vmm.conformance.kernel import races
-
-    monkeypatch.setattr(races.Program, "enter", lambda self: -errno.EINTR)
-    with pytest.raises(races.DisturbedError, match="EINTR"):
+    monkeypatch.setattr(Program, "enter", lambda self: -errno.EINTR)
+    with pytest.raises(DisturbedError, match="EINTR"):
         backend.run((park(1), release(1)))

@@ -15,8 +15,8 @@ from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.host.told import told_lacks
 from vmm.conformance.kernel.effects import counter_of
 from vmm.conformance.kernel.execution import Execution
+from vmm.conformance.kernel.flight import DisturbedError
 from vmm.conformance.kernel.pool import PooledVm
-from vmm.conformance.kernel.races import DisturbedError
 from vmm.conformance.language.lasting import needs_its_own_vm
 from vmm.conformance.language.script import (
     Access,
@@ -82,10 +82,10 @@ class KvmBackend:
         must not look like a kernel that is wrong.
 
         A signal from outside that takes a parked vCPU out of the kernel (SIGSTOP, the freezer)
-        makes the race another one: it is run anew, and ``races.DisturbedError`` says that it was
+        makes the race another one: it is run anew, and ``flight.DisturbedError`` says that it was
         disturbed ``TRIES`` times.
 
-        A thread that does not come back from the kernel is ``races.StuckError``: the VM and the
+        A thread that does not come back from the kernel is ``flight.StuckError``: the VM and the
         thread are left as they are, and the process is not fit for more.
         """
         for _ in range(TRIES - 1):
@@ -102,7 +102,7 @@ class KvmBackend:
                 trace = tuple(execution.events())
             finally:
                 execution.close()
-            execution.race.must_be_undisturbed()
+            execution.race.flight.must_be_undisturbed()
             kept = execution.restore()
         finally:
             if kept:

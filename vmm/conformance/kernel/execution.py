@@ -67,7 +67,9 @@ class Execution:
         while at < len(self.script) and not self.lost:
             action = self.script[at]
             batch = self._batch(at)
-            self.race.patient = at < len(self.expected) and self.expected[at][-1] not in NOT_YET
+            self.race.flight.patient = (
+                at < len(self.expected) and self.expected[at][-1] not in NOT_YET
+            )
             if isinstance(action, words.Access):
                 seen = self._accesses(batch)
             elif isinstance(action, words.Execute):
@@ -80,7 +82,7 @@ class Execution:
             at += len(batch) or 1
 
     def close(self) -> None:
-        """Release what the script still has in flight (``races.StuckError``)."""
+        """Release what the script still has in flight (``flight.StuckError``)."""
         self.left_in_flight = self.race.in_flight
         self.race.close()
         self.calls.close()
