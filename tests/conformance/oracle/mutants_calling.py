@@ -10,9 +10,8 @@ from mutant import mutant
 
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.filters import NO_FILTER
-from vmm.conformance.oracle.installs import InstallRules
+from vmm.conformance.oracle.installs import NATIVE, InstallRules
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.oracle.races import NATIVE
 from vmm.conformance.oracle.state import VmState
 from vmm.filter import MsrFilter, MsrRange, bitmap_size
 

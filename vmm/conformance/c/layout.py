@@ -111,14 +111,7 @@ def _begin_install(action: s.BeginInstall) -> Iterator[bytes]:
     slot = action.stall_at
     is_there = slot is not None and slot < len(action.filter.ranges)
     yield text(action.name) + bytes([slot if is_there and slot is not None else NO_SLOT])
-    yield from _install(install_of(action))
-
-
-def install_of(action: s.BeginInstall) -> s.Install:
-    """Return the install that a thread begins."""
-    if action.caller == "compat":
-        return s.install_compat(action.filter)
-    return s.Install(action.filter, caller=action.caller)
+    yield from _install(action.install)
 
 
 def _set_cpuid(action: s.SetCpuid) -> Iterator[bytes]:

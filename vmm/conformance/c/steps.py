@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from vmm.conformance.c.layout import install_of, registers
+from vmm.conformance.c.layout import registers
 from vmm.conformance.c.text import c_number
 from vmm.conformance.language import script as s
 from vmm.filter import AtEdge, Pointer
@@ -47,7 +47,7 @@ def thread_work(action: s.Action, at: At) -> list[str]:
         case s.Meanwhile():
             body = calls(action.action, at)
         case s.BeginInstall():
-            body = [_send(install_of(action), at.number)]
+            body = [_send(action.install, at.number)]
         case _:
             return []
     head = f"static void step_{at.number}(const void *unused)"
@@ -60,7 +60,7 @@ def installs(action: s.Action) -> s.Install | None:
         case s.Install():
             return action
         case s.BeginInstall():
-            return install_of(action)
+            return action.install
         case s.Meanwhile():
             return installs(action.action)
         case _:
@@ -272,8 +272,7 @@ def _rows(head: str, rows: list[str], end: str) -> Iterator[str]:
 
 
 def _begin_install(action: s.BeginInstall, at: At) -> Iterable[str]:
-    install = install_of(action)
-    yield from bitmaps(install, at.number)
+    yield from bitmaps(action.install, at.number)
     slot = action.stall_at
     if slot is not None and slot < len(action.filter.ranges):
         has_bits = isinstance(action.filter.ranges[slot].bitmap, bytes)

@@ -17,8 +17,6 @@ from vmm.conformance.kernel.sweeps import run_sweep
 from vmm.conformance.kernel.threads import rejected
 from vmm.conformance.language import script as words
 from vmm.conformance.language.script import (
-    KVM_X86_SET_MSR_FILTER,
-    KVM_X86_SET_MSR_FILTER_COMPAT,
     Event,
     Lost,
     Script,
@@ -136,17 +134,12 @@ class Execution:
     def _race(self, action: words.RaceAction) -> Event:
         match action:
             case words.BeginInstall():
-                return self._begin_install(action)
+                send, install = self.calls.send, action.install
+                return self.race.begin_install(action, lambda missing: send(install, missing))
             case words.Meanwhile():
                 return self.race.meanwhile(action, lambda: self.do(action.action))
             case _:
                 return self.race.do(action)
-
-    def _begin_install(self, action: words.BeginInstall) -> Event:
-        is_compat = action.caller == "compat"
-        number = KVM_X86_SET_MSR_FILTER_COMPAT if is_compat else KVM_X86_SET_MSR_FILTER
-        install = words.Install(action.filter, number, caller=action.caller)
-        return self.race.begin_install(action, lambda missing: self.calls.send(install, missing))
 
     def _host(self, action: words.HostAction) -> Event:  # noqa: PLR0911, PLR0912 - one a word
         match action:

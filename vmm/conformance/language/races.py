@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from vmm.bits import Bits
-from vmm.conformance.language.actions import Access, CreateIrqchip, CreateVcpu, EnableCap, Install
+from vmm.conformance.language.actions import (
+    Access,
+    CreateIrqchip,
+    CreateVcpu,
+    EnableCap,
+    Install,
+    install_compat,
+)
 from vmm.conformance.language.domains import Caller, ThreadName, VcpuId
 from vmm.conformance.language.word import Word
 from vmm.filter import MsrFilter
@@ -63,6 +70,13 @@ class BeginInstall(Word):
     stall_at: Slot | None = None
     name: ThreadName = "a"
     caller: Caller = "self"
+
+    @property
+    def install(self) -> Install:
+        """The install that the thread does."""
+        if self.caller == "compat":
+            return install_compat(self.filter)
+        return Install(self.filter, caller=self.caller)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

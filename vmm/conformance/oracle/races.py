@@ -14,7 +14,7 @@ from vmm.conformance.language import script as s
 from vmm.conformance.oracle import accesses
 from vmm.conformance.oracle.accesses import AccessRules
 from vmm.conformance.oracle.filters import NO_ERRORS, QUIRK, Errors, Installed
-from vmm.conformance.oracle.installs import COMPAT, NATIVE, InstallRules
+from vmm.conformance.oracle.installs import InstallRules
 from vmm.conformance.oracle.state import (
     IDLE,
     U32,
@@ -108,8 +108,7 @@ class RaceRules:
         """R13: what comes before the stalled bitmap is judged at once, the rest later."""
         if self.is_in_flight(vm, action.name):
             return self.mixed_up(vm)
-        number = COMPAT if action.caller == "compat" else NATIVE
-        plain = s.Install(action.filter, number, caller=action.caller)
+        plain = action.install
         new = model.installs.argument(plain)
         if action.stall_at is None or model.installs.is_foreign(plain):
             return self.in_thread(model, vm, action.name, plain)
