@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from vmm.bits import Bits
+from vmm.conformance.language.accesses import Access
 from vmm.conformance.language.actions import (
-    Access,
     CreateIrqchip,
     CreateVcpu,
     EnableCap,

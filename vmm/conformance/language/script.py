@@ -4,13 +4,15 @@ Both are tuples of frozen values that print as the code that makes them. An acce
 userspace leaves two events, the exit and the outcome; every other action leaves one. Nothing here
 runs anything: ``kernel`` and ``oracle`` give a script its meaning.
 
-This module is the whole language: ``actions``, ``events``, and the modules it takes words from.
+This module is the whole language: ``accesses``, ``actions``, ``events``, and the modules it takes
+words from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from vmm.conformance.language.accesses import *
 from vmm.conformance.language.actions import *
 from vmm.conformance.language.effects import *
 from vmm.conformance.language.events import *
