@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from vmm.conformance.c.layout import registers
+from vmm.conformance.c import accesses, levels
 from vmm.conformance.c.text import c_number
 from vmm.conformance.language import script as s
 from vmm.filter import AtEdge, Pointer
@@ -65,101 +65,6 @@ def installs(action: s.Action) -> s.Install | None:
             return installs(action.action)
         case _:
             return None
-
-
-# --- accesses ---------------------------------------------------------------------------------
-
-
-def _access(action: s.Access, _: At) -> Iterable[str]:
-    return [_access_call("do_access", action, action.reply)]
-
-
-def _begin(action: s.Begin, _: At) -> Iterable[str]:
-    return [_access_call("begin", action.access, None)]
-
-
-def _spin(action: s.Spin, _: At) -> Iterable[str]:
-    return [f"\tspin({action.access.vcpu}, {_struct(action.access, s.Reply())});"]
-
-
-def _access_call(word: str, access: s.Access, reply: s.Reply | None) -> str:
-    what = _struct(access, reply)
-    if access.after != "nothing":
-        what = f"behind({access.after.upper()}, {what})"
-    if access.form != "register":
-        what = f"by_{access.form}({what})"
-    if access.mode == "long" and access.after == "nothing":
-        return f"\t{word}({access.vcpu}, {what});"
-    if access.mode == "smm":
-        return f"\t{word}_in_smm({access.vcpu}, {what});"
-    return f"\t{word}_in(&{access.mode}_mode, {access.vcpu}, {what});"
-
-
-def _struct(access: s.Access, reply: s.Reply | None) -> str:
-    fields = [f"\t\t.rip = {_at(access)},"]
-    if reply is not None:
-        fields.append(f"\t\t.reply = {_reply(reply)},")
-    return "\n".join(["(struct access){", *fields, "\t}"])
-
-
-def _at(access: s.Access) -> str:
-    is_write = isinstance(access, s.Wrmsr)
-    flags = [".rflags = TF"] if access.single_step else []
-    named = zip(("rcx", "rax", "rdx"), registers(access), strict=True)
-    shown = [f".{name} = {c_number(content)}" for name, content in named if content]
-    where = ("WRMSR" if is_write else "RDMSR") + " | PREFIXED" * access.emulated
-    return ", ".join([where, *shown, *flags])
-
-
-def _reply(reply: s.Reply) -> str:
-    odd = [f".error = {c_number(reply.error)}"] if reply.error else []
-    odd += [".scribble = 1"] if reply.scribble else []
-    return f"{{ {', '.join([f'.data = {c_number(reply.value)}', *odd])} }}"
-
-
-def _answer(action: s.Complete | s.Finish) -> list[str]:
-    if action.reply is None:
-        return []
-    return [f"\tanswer({action.vcpu}, (struct reply){_reply(action.reply)});"]
-
-
-def _complete(action: s.Complete, _: At) -> Iterable[str]:
-    return [*_answer(action), f"\tcomplete_by_{action.by}({action.vcpu});"]
-
-
-def _finish(action: s.Finish, _: At) -> Iterable[str]:
-    return [*_answer(action), f"\tfinish({action.vcpu});"]
-
-
-def _set_regs(action: s.SetRegs, _: At) -> Iterable[str]:
-    yield f"\t{{\n\t\tstruct kvm_regs regs = read_regs({action.vcpu});\n"
-    for name in ("rax", "rdx", "rcx"):
-        if getattr(action, name) is not None:
-            yield f"\t\tregs.{name} = {c_number(getattr(action, name))};"
-    yield f"\t\tregs.rip += {action.rip};"
-    yield f"\t\t{'sync' if action.via == 'sync' else 'set'}_regs({action.vcpu}, regs);\n\t}}"
-
-
-def _sweep(action: s.Sweep, _: At) -> Iterable[str]:
-    value = f", .value = {c_number(action.value)}" if action.value else ""
-    yield f"\tsweep({action.vcpu}, (struct sweep){{"
-    yield f"\t\t.rip = SWEEP_{action.access.upper()}, .first = {c_number(action.first)},"
-    yield f"\t\t.count = {c_number(action.count)}, .stride = {c_number(action.stride)}{value},"
-    yield f"\t\t.reply = {c_number(s.REPLY)},\n\t}});"
-
-
-def _execute(action: s.Execute, _: At) -> Iterable[str]:
-    value = c_number(action.value)
-    if action.instruction == "rsm":
-        yield f"\texecute_rsm({action.vcpu}, {value});"
-        return
-    word = "execute_emulated" if action.emulated else "execute"
-    yield f"\t{word}({action.vcpu}, &{action.instruction}_effect, {value});"
-
-
-def _rewrite(action: s.Rewrite, _: At) -> Iterable[str]:
-    name = action.what.upper()
-    yield f"\trewrite({action.vcpu}, KVM_GET_{name}, KVM_SET_{name});"
 
 
 # --- the VM -----------------------------------------------------------------------------------
@@ -233,41 +138,6 @@ def _scribble(_: s.ScribbleBitmaps, at: At) -> Iterable[str]:
     yield '\tsaw("done");'
 
 
-# --- levels -----------------------------------------------------------------------------------
-
-THROUGH = {"read": "READS", "write": "WRITES", "both": "READS | WRITES"}
-
-
-def _enter_l2(action: s.EnterL2, _: At) -> Iterable[str]:
-    fields = [*_l2_fields(action)]
-    yield f"\tenter_l2({action.vcpu}, (struct l2){{{'' if fields else ' 0 });'}"
-    if fields:
-        yield from (f"\t\t{each}" for each in fields)
-        yield "\t});"
-
-
-def _l2_fields(action: s.EnterL2) -> Iterator[str]:
-    yield from [".passes_all = 1,"] * (action.passes == "all")
-    yield from [".no_bitmap = 1,"] * (not action.bitmap)
-    if isinstance(action.passes, tuple) and action.passes:
-        rows = [f"{{ {c_number(each.index)}, {THROUGH[each.access]} }}" for each in action.passes]
-        yield f".n_through = {len(rows)},"
-        yield from _rows(".through = (struct through[]){", rows, "},")
-    for name in ("entry_load", "exit_store", "exit_load"):
-        if msrs := getattr(action, name):
-            rows = [f"{{ {c_number(each.index)}, 0, {c_number(each.value)} }}" for each in msrs]
-            yield from _rows(f".{name} = {{ {len(msrs)}, (struct listed[]){{", rows, "} },")
-    yield from [".fields = 1,"] * action.fields
-    yield from [".clean = 1,"] * action.clean
-
-
-def _rows(head: str, rows: list[str], end: str) -> Iterator[str]:
-    yield head
-    for at in range(0, len(rows), 3):
-        yield "\t" + " ".join(f"{each}," for each in rows[at : at + 3])
-    yield end
-
-
 # --- races ------------------------------------------------------------------------------------
 
 
@@ -288,17 +158,17 @@ def _meanwhile(action: s.Meanwhile, at: At) -> Iterable[str]:
 
 
 CALLS: dict[type, Callable[[Any, At], Iterable[str]]] = {
-    s.Rdmsr: _access,
-    s.Wrmsr: _access,
-    s.Begin: _begin,
-    s.Complete: _complete,
-    s.Finish: _finish,
-    s.SetRegs: _set_regs,
+    s.Rdmsr: accesses.access,
+    s.Wrmsr: accesses.access,
+    s.Begin: accesses.begin,
+    s.Complete: accesses.complete,
+    s.Finish: accesses.finish,
+    s.SetRegs: accesses.set_regs,
     s.EnableCap: _enable_cap,
     s.Install: _install,
     s.ScribbleBitmaps: _scribble,
     s.SetCpuid: _set_cpuid,
-    s.Sweep: _sweep,
+    s.Sweep: accesses.sweep,
     s.GetRegs: lambda each, _: [f"\tget_regs({each.vcpu});"],
     s.GetMsr: _msr,
     s.SetMsr: _msr,
@@ -317,20 +187,20 @@ CALLS: dict[type, Callable[[Any, At], Iterable[str]]] = {
     s.AwaitMeanwhile: lambda each, _: [f'\tawait_task("{each.name}");'],
     s.Park: lambda each, _: [f"\tpark({each.vcpu});"],
     s.Release: lambda each, _: [f"\trelease({each.vcpu});"],
-    s.Spin: _spin,
+    s.Spin: accesses.spin,
     s.UntilExits: lambda each, _: [f"\tuntil_exits({each.vcpu});"],
     s.UntilRuns: lambda each, _: [f"\tuntil_runs({each.vcpu});"],
     s.StopSpin: lambda each, _: [f"\tstop_spin({each.vcpu});"],
-    s.EnterL2: _enter_l2,
+    s.EnterL2: levels.enter_l2,
     s.LeaveL2: lambda each, _: [f"\tleave_l2({each.vcpu});"],
     s.SaveNested: lambda each, _: [f"\tsave_nested({each.vcpu});"],
     s.RestoreNested: lambda each, _: [f"\trestore_nested({each.vcpu});"],
     s.LeaveNested: lambda each, _: [f"\tleave_nested({each.vcpu});"],
     s.FreshVm: lambda _, __: ["\tfresh_vm();"],
     s.WeighBitmaps: lambda _, __: ["\tweigh_bitmaps();"],
-    s.Execute: _execute,
+    s.Execute: accesses.execute,
     s.GetVcpuEvents: lambda each, _: [f"\tget_vcpu_events({each.vcpu});"],
-    s.Rewrite: _rewrite,
+    s.Rewrite: accesses.rewrite,
     s.Inject: lambda each, _: [f"\tinject_{each.kind}({each.vcpu});"],
     s.GetTaken: lambda each, _: [f"\tget_taken({each.vcpu});"],
     s.CloseVm: lambda _, __: ["\tclose_vm();"],
