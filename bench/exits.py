@@ -9,12 +9,13 @@ from bench.bare import BareC, read_forever
 from bench.line import Line, take_turns
 from vmm._native import ffi, lib
 from vmm.conformance.kernel.wire import EXIT
+from vmm.decode import MSR, RDMSR
 from vmm.exits import RdmsrExit
 from vmm.filter import default_allow
 from vmm.guest import Guest
 from vmm.kvm import Kvm
 from vmm.msr import FILTER
-from vmm.vcpu import MSR, RDMSR, Vcpu
+from vmm.vcpu import Vcpu
 
 DENIED, ANSWER = 0x474F4F00, 0x1122334455667788
 

@@ -14,26 +14,13 @@ from typing import Any
 
 from vmm._entry import BUSY, GONE, NOT_PENDING, Entry
 from vmm._native import ffi, lib
+from vmm.decode import EXITS, MSR, RDMSR, WRMSR
 from vmm.errors import Busy, KvmError
-from vmm.exits import (
-    DebugExit,
-    Exit,
-    FailEntryExit,
-    HltExit,
-    InternalErrorExit,
-    IoExit,
-    MmioExit,
-    OtherExit,
-    RdmsrExit,
-    ShutdownExit,
-    WrmsrExit,
-)
+from vmm.exits import Exit, OtherExit, RdmsrExit, WrmsrExit
 from vmm.ioctl import KvmFile, fits, struct_of
 from vmm.msr import MsrExitReason
 
 KICK = signal.SIGUSR1
-RDMSR, WRMSR = lib.KVM_EXIT_X86_RDMSR, lib.KVM_EXIT_X86_WRMSR
-IO = lib.KVM_EXIT_IO
 ONE_REG_MSR = 0x2030_0002_0000_0000
 """``KVM_X86_REG_MSR(0)``: KVM_REG_X86, 64 bits, the type of MSRs; older headers do not have it."""
 KVM_GET_NESTED_STATE, KVM_SET_NESTED_STATE = 0xC080AEBE, 0x4080AEBF
@@ -41,8 +28,6 @@ NESTED_STATE = struct.Struct("<HHI")
 """The head of ``struct kvm_nested_state``: flags, format, size."""
 MOST_NESTED_STATE = 0x80 + 0x2000
 """Its 128 bytes, and a VMCS with its shadow; a VMCB is smaller."""
-MSR = struct.Struct("<QIIQ")
-"""``kvm_run.msr``, at byte 32 (words 4 to 6): error and pad, reason, index, data."""
 
 
 class Vcpu(Entry, KvmFile):
@@ -342,34 +327,6 @@ class Vcpu(Entry, KvmFile):
 
     def _other(self, run: Any) -> Exit:
         return OtherExit(run.exit_reason)
-
-
-def _io(run: Any) -> Exit:
-    is_write = run.io.direction == lib.KVM_EXIT_IO_OUT
-    at = ffi.cast("uint8_t *", run) + run.io.data_offset
-    data = int.from_bytes(ffi.buffer(at, run.io.size), "little") if is_write else 0
-    return IoExit(run.io.port, run.io.size, is_write, data)
-
-
-def _mmio(run: Any) -> Exit:
-    mmio = run.mmio
-    data = int.from_bytes(bytes(mmio.data)[: mmio.len], "little") if mmio.is_write else 0
-    return MmioExit(mmio.phys_addr, mmio.len, bool(mmio.is_write), data)
-
-
-EXITS: dict[int, Callable[[Any], Exit]] = {
-    lib.KVM_EXIT_HLT: lambda run: HltExit(),
-    IO: _io,
-    lib.KVM_EXIT_MMIO: _mmio,
-    lib.KVM_EXIT_SHUTDOWN: lambda run: ShutdownExit(),
-    lib.KVM_EXIT_FAIL_ENTRY: lambda run: FailEntryExit(
-        run.fail_entry.hardware_entry_failure_reason
-    ),
-    lib.KVM_EXIT_INTERNAL_ERROR: lambda run: InternalErrorExit(run.internal.suberror),
-    lib.KVM_EXIT_DEBUG: lambda run: DebugExit(
-        run.debug.arch.exception, run.debug.arch.pc, run.debug.arch.dr6
-    ),
-}
 
 
 def msr_table(values: dict[int, int]) -> Any:

@@ -12,12 +12,12 @@ from vmm.conformance.kernel.program import Program
 from vmm.conformance.kernel.wire import LOW
 from vmm.conformance.language import script as words
 from vmm.conformance.language.script import Event, Lost, done, entered, shutdown
+from vmm.decode import EXITS
 from vmm.errors import KvmError
 from vmm.nested import svm, vmx
 from vmm.nested.area import L1_FAILED_PORT, L1_PORT, L2_PORT, READ, WRITE, Entry, Left, Passed
 from vmm.nested.l1 import L1, vendor_of
 from vmm.nested.state import Snapshot, is_in_l2, rebuild_mmu, without_l2
-from vmm.vcpu import EXITS
 
 KINDS = {"read": (READ,), "write": (WRITE,), "both": (READ, WRITE)}
 AT_ITS_INSTRUCTION = ("rdmsr", "wrmsr")

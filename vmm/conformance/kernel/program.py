@@ -26,10 +26,11 @@ from vmm.conformance.kernel.wire import (
     step_words,
 )
 from vmm.conformance.language.script import Access, Event, Lost
+from vmm.decode import EXITS
 from vmm.exits import IoExit
 from vmm.guest import Guest, start_registers
 from vmm.memory import GuestMemory
-from vmm.vcpu import EXITS, Vcpu
+from vmm.vcpu import Vcpu
 
 STEP_SIZE = STEP.size
 MAX_STEPS = x86.PROGRAM_SIZE // STEP_SIZE - 1

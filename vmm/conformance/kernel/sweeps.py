@@ -8,9 +8,9 @@ from vmm._native import ffi, lib
 from vmm.conformance.host.limits import raise_if_exhausted
 from vmm.conformance.kernel.program import Program
 from vmm.conformance.language.script import REPLY, Ended, Event, Lost, Sweep, runs_of
+from vmm.decode import RDMSR, WRMSR
 from vmm.errors import KvmError
 from vmm.msr import MsrExitReason
-from vmm.vcpu import RDMSR, WRMSR
 
 CHUNK = 0x8000
 """Accesses at a time: each has a byte in the vCPU's program area, after the program."""

@@ -23,10 +23,10 @@ from vmm.conformance.language.script import (
     gp,
     wrote,
 )
+from vmm.decode import IO, RDMSR, WRMSR
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.guest import Guest
 from vmm.msr import MsrExitReason
-from vmm.vcpu import IO, RDMSR, WRMSR
 
 STEP, RESULT = struct.Struct("<8Q"), struct.Struct("<4Q")
 _RESULTS = struct.Struct(f"{RESULT.size}s")

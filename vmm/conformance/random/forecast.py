@@ -38,12 +38,12 @@ from vmm.conformance.language.script import (
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import VcpuState, VmState
 from vmm.conformance.random.chunks import DEFAULTS, RANGES, STORAGE, Chunk, Chunks, RandomCase
+from vmm.decode import IO
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import MsrFilter, MsrRange
 from vmm.guest import Guest
 from vmm.msr import KVM_MSR_FILTER_MAX_RANGES, MsrExitReason
 from vmm.placed import NATIVE
-from vmm.vcpu import IO
 
 LANES = 2
 """VMs in turns: an install right after another of the same VM waits 4-20 ms (docs/design.md)."""
