@@ -6,7 +6,8 @@ import pytest
 
 from vmm.conformance.contract.difference import Difference
 from vmm.conformance.contract.history import HISTORY
-from vmm.conformance.contract.signatures import SIGNATURES, SVM, UNSIGNED, VMX
+from vmm.conformance.contract.signature import SVM, VMX
+from vmm.conformance.contract.signatures import SIGNATURES, UNSIGNED
 
 A, FILTER, UNKNOWN = (
     "0x474f4f00",

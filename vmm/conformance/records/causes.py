@@ -8,7 +8,8 @@ from typing import Any
 
 from vmm.conformance.contract.difference import Difference
 from vmm.conformance.contract.history import HISTORY
-from vmm.conformance.contract.signatures import SIGNATURES, Signature
+from vmm.conformance.contract.signature import Signature
+from vmm.conformance.contract.signatures import SIGNATURES
 from vmm.conformance.records.schema import CaseRecord
 from vmm.conformance.records.verdict import Verdict
 
