@@ -12,7 +12,7 @@ VALUES = ["errors", "bits", "msr", "filter", "exits"]
 
 ROOMS = [
     *VALUES,
-    "ioctl kvm decode vcpu memory placed uffd x86 modes guest nested",
+    "closing ioctl kvm decode vcpu memory placed uffd x86 modes guest nested",
     "conformance.contract",
     "conformance.language",
     "conformance.cases",

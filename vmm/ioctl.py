@@ -8,10 +8,10 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from vmm._native import ffi, lib
+from vmm.closing import Closing
 from vmm.errors import Closed, KvmError
 
 GATE = threading.RLock()
@@ -24,7 +24,7 @@ NOT_THE_KERNELS = (errno.EBADF, errno.ENOTTY, errno.EINTR)
 """What a call gets because its file was closed meanwhile: no KVM file any more, or a kick."""
 
 
-class KvmFile:
+class KvmFile(Closing):
     """An open KVM file descriptor: ``fd`` is -1 once closed, and all else then is ``Closed``.
 
     ``close`` may come from any thread: an ioctl that is under way ends as the kernel says, and
@@ -65,17 +65,6 @@ class KvmFile:
         if others:
             self._interrupt()
         self._let_go()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         """Close what nobody closed, and say so."""

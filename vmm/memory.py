@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import errno
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from vmm._native import ffi, lib
+from vmm.closing import Closing
 from vmm.errors import Closed, KvmError
 
 PAGE = 4096
 
 
-class Mapping:
+class Mapping(Closing):
     """Anonymous memory of ``size`` bytes (whole pages), unmapped by ``close``.
 
     ``low`` places it below 4 GiB, where a 32-bit caller can point. ``KvmError`` names mmap.
@@ -59,17 +59,6 @@ class Mapping:
         is_open, self.size, self.buffer = self.size > 0, 0, b""
         if is_open:
             lib.mw_blank(self._at, self._mapped)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class GuestMemory(Mapping):

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
+from vmm.closing import Closing
 from vmm.conformance.host import containers
 
 MAX_LINES = 256  # of one splat; what follows is dropped
@@ -132,7 +133,7 @@ def kernel_message(record: str) -> tuple[int, str] | None:
     return None
 
 
-class KernelLog:
+class KernelLog(Closing):
     """The kernel log from the moment of opening on; a context manager.
 
     `lost` counts the records that the kernel overwrote before they were read: at least that many.
@@ -165,12 +166,6 @@ class KernelLog:
                 log.close()
             return f"{path}: {error.strerror}{_HINTS.get(error.errno or 0, '')}"
         return log
-
-    def __enter__(self) -> "KernelLog":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the log; harmless when closed already."""

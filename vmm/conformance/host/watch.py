@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Self
 
+from vmm.closing import Closing
 from vmm.conformance.host.facts import taint_letters
 from vmm.conformance.host.foreign import Ours, foreign_taint, why_foreign
 from vmm.conformance.host.klog import KernelLog, Splat
@@ -13,7 +13,7 @@ from vmm.conformance.host.klog import KernelLog, Splat
 TAINTED = Path("/proc/sys/kernel/tainted")
 
 
-class Watch:
+class Watch(Closing):
     """A context manager; ``complaints`` tells what came up since it was entered.
 
     ``blind`` is "" or why the log cannot be watched here; ``foreign`` has what came up of other
@@ -29,12 +29,6 @@ class Watch:
         self.foreign: list[str] = []
         self._tainted, self._theirs = tainted, ""
         self._before = self._taint()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def complaints(self) -> tuple[str, ...]:
         """Return each new splat as the kernel's lines, and one line for new taint bits.

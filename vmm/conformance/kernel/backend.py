@@ -6,10 +6,9 @@ import errno
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
 
 from vmm._native import lib
+from vmm.closing import Closing
 from vmm.conformance.host.needs import PROBES, no_nested_svm
 from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.host.told import told_lacks
@@ -48,7 +47,7 @@ POOLED = 2
 """VMs in turns: an install right after another of the same VM waits 4-20 ms (docs/design.md)."""
 
 
-class KvmBackend:
+class KvmBackend(Closing):
     """Runs scripts on this host's kernel, in pooled VMs. ``KvmError`` when it cannot be opened."""
 
     def __init__(self, path: str = "/dev/kvm") -> None:
@@ -118,17 +117,6 @@ class KvmBackend:
         if self._control:
             self._control.close()
         self.kvm.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _take(self, script: Script) -> PooledVm:
         own = needs_its_own_vm(script)

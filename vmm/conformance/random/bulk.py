@@ -16,10 +16,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from vmm._native import ffi, lib
+from vmm.closing import Closing
 from vmm.conformance.kernel.pool import PooledVm
 from vmm.conformance.kernel.program import MAX_STEPS
 from vmm.conformance.kernel.wire import SPARE_EXITS, first_change, handlers, read_case
@@ -128,7 +128,7 @@ class _Call(NamedTuple):
     kept: tuple[Any, ...]
 
 
-class Sweep:
+class Sweep(Closing):
     """Two VMs and the cases of a seed; ``run`` goes on where the last one ended."""
 
     def __init__(self, kvm: Kvm, seed: int, accesses: int = 4, model: Model | None = None) -> None:
@@ -184,17 +184,6 @@ class Sweep:
         """Destroy the VMs."""
         for vm in self._vms:
             vm.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _prepare(self, vm: PooledVm, lane: Any) -> None:
         program = vm.program(0)

@@ -11,8 +11,9 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
+from vmm.closing import Closing
 from vmm.conformance.records import places
 from vmm.conformance.records.jsonl import decode, encoder
 from vmm.conformance.records.schema import CaseRecord, Record, case_of
@@ -38,7 +39,7 @@ def default_directory() -> Path:
     return Path(state).expanduser() / "msrward" / "latest"
 
 
-class Results:
+class Results(Closing):
     """The open results of one run; a context manager.
 
     ``recorded`` has the case records of the run that this one continues, by case id; ``firsts``
@@ -73,12 +74,6 @@ class Results:
             if resume:
                 raise
         return cls(directory.with_name(f"{directory.name}-{os.getpid()}"), host)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def write(self, record: Mapping[str, Any]) -> str:
         """Append the record as one line, at once, and return the line."""
