@@ -9,7 +9,7 @@ import pytest
 
 from vmm.conformance.host import foreign
 from vmm.conformance.host.foreign import Ours, foreign_taint, why_foreign
-from vmm.conformance.host.klog import find_splats
+from vmm.conformance.host.splats import find_splats
 from vmm.conformance.host.watch import Watch
 
 ROOT, WORKER, THREAD, QEMU, VCPU, KWORKER, ORPHAN = 100, 101, 102, 900, 901, 30, 103

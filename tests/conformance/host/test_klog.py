@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from kernel_lines import BAR, CUT, END, HEALTHY, SPLATS, TRACE
 
-from vmm.conformance.host import klog
-from vmm.conformance.host.klog import MAX_LINES, Splat, find_splats
+from vmm.conformance.host import splats
+from vmm.conformance.host.splats import MAX_LINES, Splat, find_splats
 
 
 @pytest.mark.parametrize("name", SPLATS)
@@ -32,7 +32,7 @@ def test_a_healthy_line_is_no_splat(line: str) -> None:
     assert find_splats([line]) == []
 
 
-@pytest.mark.parametrize(("kind", "pattern", "file"), klog._HEADERS)
+@pytest.mark.parametrize(("kind", "pattern", "file"), splats._HEADERS)
 def test_each_pattern_stands_in_the_source_that_prints_it(kind: str, pattern: str, file: str):
     source = Path(os.environ.get("MSRWARD_LINUX_SOURCE", ""), file)
     if not source.is_absolute():

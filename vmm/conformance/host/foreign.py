@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmm.conformance.host.klog import MSR_ACCESS, Splat
+from vmm.conformance.host.splats import MSR_ACCESS, Splat
 
 INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h
 KERNEL_THREAD = 0x00200000  # PF_KTHREAD of include/linux/sched.h

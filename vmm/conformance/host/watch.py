@@ -8,7 +8,8 @@ from pathlib import Path
 from vmm.closing import Closing
 from vmm.conformance.host.facts import taint_letters
 from vmm.conformance.host.foreign import Ours, foreign_taint, why_foreign
-from vmm.conformance.host.klog import KernelLog, Splat
+from vmm.conformance.host.klog import KernelLog
+from vmm.conformance.host.splats import Splat
 
 TAINTED = Path("/proc/sys/kernel/tainted")
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from vmm.conformance.host.klog import KernelLog, Splat
+from vmm.conformance.host.klog import KernelLog
+from vmm.conformance.host.splats import Splat
 from vmm.conformance.judge import runner
 from vmm.conformance.judge.judging import BackendFactory
 from vmm.conformance.judge.recording import Options

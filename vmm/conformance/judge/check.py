@@ -13,8 +13,9 @@ from typing import Any
 
 from vmm.conformance.host import facts as host_facts
 from vmm.conformance.host import parameters
-from vmm.conformance.host.klog import KernelLog, Splat
+from vmm.conformance.host.klog import KernelLog
 from vmm.conformance.host.limits import limit_of
+from vmm.conformance.host.splats import Splat
 from vmm.conformance.judge import again
 from vmm.conformance.judge.judging import BackendFactory
 from vmm.conformance.judge.recording import Options

@@ -7,21 +7,16 @@ from typing import Any
 
 from vmm.conformance.c.notation import read_events
 from vmm.conformance.c.tape import VERSION
+from vmm.conformance.host.klog import unescaped
 from vmm.conformance.language.script import Step, Trace
 
 MOST_LINE, MOST_BYTES = 1 << 18, 1 << 26
 MOST_TEXTS = 1 << 14
-ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
 STEPS = re.compile(r"(\d{1,5})(?:\*(\d{1,5}))?")
 
 
 class TraceError(ValueError):
     """It is no trace of the tape that was to be played; the text is one line that says why."""
-
-
-def unescaped(text: str) -> str:
-    r"""Return a text with its ``\xNN`` as the characters that they stand for."""
-    return ESCAPED.sub(lambda match: chr(int(match[1], 16)), text)
 
 
 def shown(text: str) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vmm.conformance.host import facts as host_facts
-from vmm.conformance.judge.lines import TraceError, shown, unescaped
+from vmm.conformance.host.klog import unescaped
+from vmm.conformance.judge.lines import TraceError, shown
 
 MOST_FACT = 1 << 15
 FACT = re.compile(r"/(?:proc/(?:sys/)?|sys/)[A-Za-z0-9_./-]{1,200}")

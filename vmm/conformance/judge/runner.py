@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Protocol
 
 from vmm.conformance.host.foreign import Ours, why_foreign
-from vmm.conformance.host.klog import KernelLog, Splat
+from vmm.conformance.host.klog import KernelLog
+from vmm.conformance.host.splats import Splat
 from vmm.conformance.judge.judging import BackendFactory
 from vmm.conformance.judge.recording import Options, case_record
 from vmm.conformance.judge.worker import Worker, spawn

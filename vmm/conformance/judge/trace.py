@@ -24,7 +24,8 @@ from dataclasses import replace
 from typing import Any
 
 from vmm.conformance.c.tape import Alone, crc_of, entries, tape
-from vmm.conformance.host.klog import find_splats, kernel_message
+from vmm.conformance.host.klog import kernel_message, unescaped
+from vmm.conformance.host.splats import find_splats
 from vmm.conformance.judge.lines import (
     MOST_BYTES,
     MOST_LINE,
@@ -32,7 +33,6 @@ from vmm.conformance.judge.lines import (
     TraceError,
     greet,
     shown,
-    unescaped,
 )
 from vmm.conformance.judge.machine import Machine
 from vmm.conformance.judge.recording import Options, case_record
