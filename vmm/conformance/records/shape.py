@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from vmm.conformance.records import values
 from vmm.conformance.records.plain import plain, plain_lines
 from vmm.conformance.records.schema import Record
-from vmm.conformance.records.status import Status
 from vmm.conformance.records.verdict import Verdict
 
 LINE = 4 << 20
@@ -25,150 +25,74 @@ HOST = 2_000
 """Values in the facts of a host."""
 FACTS = 64 << 10
 """Characters in the facts of a host: every record of a run repeats them."""
-BUCKETS = 64
-"""Counts of a histogram, at most."""
-MOST = float(1 << 53)
-"""What no number of a record reaches: further, JSON's numbers are not exact."""
-
-Check = Callable[[Any], bool]
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _maybe_text(value: Any) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < MOST
-
-
-def _number(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value < MOST
-
-
-def _maybe_number(value: Any) -> bool:
-    return value is None or _number(value)
-
-
-def _flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_text, value))
-
-
-def _blocks(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_texts, value))
-
-
-def _changes(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and value.keys() == {"path", "failing", "passing", "skipped"}
-        and _text(value["path"])
-        and all(_texts(ids) for word, ids in value.items() if word != "path")
-    )
-
-
-def _series(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(points, list)
-        and all(
-            isinstance(each, list) and len(each) == 2 and all(map(_number, each)) for each in points
-        )
-        for points in value.values()
-    )
-
-
-def _histograms(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(counts, list) and len(counts) <= BUCKETS and all(map(_count, counts))
-        for counts in value.values()
-    )
-
-
-def _found(value: Any) -> bool:
-    checks = {"case": _text, "seed": _whole, "examples": _count, "bulk": _flag, "steady": _flag}
-    return (
-        isinstance(value, dict)
-        and value.keys() == checks.keys()
-        and all(check(value[name]) for name, check in checks.items())
-    )
-
-
-def _whole(value: Any) -> bool:
-    return type(value) is int and -MOST < value < MOST
-
-
-def _verdict(value: Any) -> bool:
-    return isinstance(value, str) and value in set(Verdict)
-
-
-def _status(value: Any) -> bool:
-    return type(value) is int and value in set(Status)
-
-
-def _counts(value: Any) -> bool:
-    columns = {*Verdict, "observed", "refused"}
-    return isinstance(value, dict) and value.keys() <= columns and all(map(_count, value.values()))
-
-
-def _repeats(value: Any) -> bool:
-    return _counts(value) and value.keys() <= set(Verdict)
-
-
-def _parameters(value: Any) -> bool:
-    return value is None or (
-        isinstance(value, dict) and all(isinstance(each, dict) for each in value.values())
-    )
-
-
-Fields = Mapping[str, Check]
+Fields = Mapping[str, Callable[[Any], bool]]
 _MUST: Mapping[str, Fields] = MappingProxyType(
     {
-        "run": {"cases": _count, "catalogue": _count, "resumed": _count, "kernel_log": _text},
+        "run": {
+            "cases": values.count,
+            "catalogue": values.count,
+            "resumed": values.count,
+            "kernel_log": values.text,
+        },
         "case": {
-            **{"id": _text, "sentence": _text, "requirements": _texts},
-            **{"verdict": _verdict, "ms": _number},
+            **{"id": values.text, "sentence": values.text, "requirements": values.texts},
+            **{"verdict": values.verdict, "ms": values.number},
         },
         "end": {
-            **{"counts": _counts, "seconds": _number, "interrupted": _flag, "status": _status},
-            **{"fingerprint": _text, "splats": _blocks, "lost": _count},
+            **{
+                "counts": values.counts,
+                "seconds": values.number,
+                "interrupted": values.flag,
+                "status": values.status,
+            },
+            **{"fingerprint": values.text, "splats": values.blocks, "lost": values.count},
         },
-        "lab": {"vendor": _text, "emulator": _text},
+        "lab": {"vendor": values.text, "emulator": values.text},
     }
 )
-_DIFFERENCE: Fields = {"step": _count, "action": _text, "expected": _texts, "seen": _texts}
+_DIFFERENCE: Fields = {
+    "step": values.count,
+    "action": values.text,
+    "expected": values.texts,
+    "seen": values.texts,
+}
 _MAY: Mapping[str, Fields] = MappingProxyType(
     {
         "run": {
-            **{"started": _number, "jobs": _count, "timeout": _number},
-            **{"shard": _text, "merged": _count, "repeat": _count},
+            **{"started": values.number, "jobs": values.count, "timeout": values.number},
+            **{"shard": values.text, "merged": values.count, "repeat": values.count},
         },
         "case": {
             **_DIFFERENCE,
-            **dict.fromkeys(("script", "trace", "varied", "kept"), _texts),
+            **dict.fromkeys(("script", "trace", "varied", "kept"), values.texts),
             **dict.fromkeys(
-                (*("observation", "reason", "need", "error", "traceback", "file"), "cause"), _text
+                (*("observation", "reason", "need", "error", "traceback", "file"), "cause"),
+                values.text,
             ),
-            **{"splats": _blocks, "ignore_msrs": _flag, "first": _verdict, "series": _series},
-            **{"histograms": _histograms, "found": _found, "repeats": _repeats},
+            **{
+                "splats": values.blocks,
+                "ignore_msrs": values.flag,
+                "first": values.verdict,
+                "series": values.series,
+            },
+            **{"histograms": values.histograms, "found": values.found, "repeats": values.repeats},
         },
         "end": {
-            **dict.fromkeys(("foreign", "broken", "unseen", "report"), _texts),
-            "baseline": _changes,
+            **dict.fromkeys(("foreign", "broken", "unseen", "report"), values.texts),
+            "baseline": values.changes,
         },
         "ended": {
-            **{"outcome": _text, "reason": _text, "attempts": _count, "console": _texts},
-            **{f"{name}_seconds": _maybe_number for name in ("boot", "suite", "total")},
+            **{
+                "outcome": values.text,
+                "reason": values.text,
+                "attempts": values.count,
+                "console": values.texts,
+            },
+            **{f"{name}_seconds": values.maybe_number for name in ("boot", "suite", "total")},
         },
         "lab": {
-            **dict.fromkeys(("kernel", "append", "cpu"), _text),
-            **{"boot_seconds": _maybe_number, "machines": _count},
+            **dict.fromkeys(("kernel", "append", "cpu"), values.text),
+            **{"boot_seconds": values.maybe_number, "machines": values.count},
         },
         "host": {
             **dict.fromkeys(
@@ -176,9 +100,9 @@ _MAY: Mapping[str, Fields] = MappingProxyType(
                     *("release", "version", "hostname", "vendor_module", "cpu_model", "platform"),
                     "msrward",
                 ),
-                _maybe_text,
+                values.maybe_text,
             ),
-            "parameters": _parameters,
+            "parameters": values.parameters,
         },
     }
 )
@@ -229,7 +153,7 @@ def _has(record: Record, must: Fields, may: Fields, where: str) -> None:
             _is(record, name, check, where)
 
 
-def _is(record: Record, name: str, check: Check, where: str) -> None:
+def _is(record: Record, name: str, check: Callable[[Any], bool], where: str) -> None:
     if not check(record[name]):
         raise ValueError(f"{where}{name} is {_shown(record[name])}")
 
@@ -250,7 +174,9 @@ def _case(case: Record) -> None:
     _difference(case, "")
     if "again" in case:
         _object(case["again"], "again")
-        _has(case["again"], {"verdict": _verdict, "ms": _number}, _MAY["case"], "again.")
+        _has(
+            case["again"], {"verdict": values.verdict, "ms": values.number}, _MAY["case"], "again."
+        )
     also = case.get("also", [])
     if not isinstance(also, list):
         raise ValueError(f"also is {_shown(also)}")
