@@ -41,7 +41,7 @@ from vmm.conformance.language.script import (
     Wrote,
     steps,
 )
-from vmm.conformance.oracle.state import STORABLE
+from vmm.conformance.oracle.msrs import STORABLE
 from vmm.msr import Msr
 
 NESTED_STATE = script.SaveNested | script.RestoreNested | script.LeaveNested

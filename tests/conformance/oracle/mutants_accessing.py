@@ -9,7 +9,8 @@ from mutant import mutant
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.accesses import AccessRules
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.oracle.state import Reason, VcpuState, VmState, is_unknown_to_kvm
+from vmm.conformance.oracle.msrs import is_unknown_to_kvm
+from vmm.conformance.oracle.state import Reason, VcpuState, VmState
 from vmm.msr import (
     FILTER,
     INVAL,

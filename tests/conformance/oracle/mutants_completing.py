@@ -10,7 +10,8 @@ from mutants_exiting import sign_extended, swapped
 
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.exits import ExitRules
-from vmm.conformance.oracle.state import U32, regs_before
+from vmm.conformance.oracle.msrs import U32
+from vmm.conformance.oracle.state import regs_before
 
 
 def _error_ignored(kind: type) -> Any:

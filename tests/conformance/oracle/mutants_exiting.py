@@ -9,7 +9,7 @@ from mutant import mutant
 
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.exits import ExitRules
-from vmm.conformance.oracle.state import U32, U64
+from vmm.conformance.oracle.msrs import U32, U64
 
 
 def swapped(value: int) -> int:

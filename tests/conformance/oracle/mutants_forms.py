@@ -13,7 +13,8 @@ from vmm.conformance.language import script as s
 from vmm.conformance.oracle.accesses import AccessRules
 from vmm.conformance.oracle.exits import ExitRules
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.oracle.state import U32, VcpuState, VmState, regs_before
+from vmm.conformance.oracle.msrs import U32
+from vmm.conformance.oracle.state import VcpuState, VmState, regs_before
 from vmm.msr import Msr
 
 

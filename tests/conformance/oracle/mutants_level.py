@@ -15,8 +15,9 @@ from vmm.conformance.oracle.accesses import AccessRules
 from vmm.conformance.oracle.installs import InstallRules
 from vmm.conformance.oracle.levels import LevelRules
 from vmm.conformance.oracle.model import Model
+from vmm.conformance.oracle.msrs import U32
 from vmm.conformance.oracle.races import RaceRules
-from vmm.conformance.oracle.state import U32, VcpuState, VmState
+from vmm.conformance.oracle.state import VcpuState, VmState
 from vmm.msr import Msr, MsrExitReason
 
 _BASES = (Msr.FS_BASE, Msr.GS_BASE, Msr.KERNEL_GS_BASE)

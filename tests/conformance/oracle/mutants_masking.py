@@ -9,7 +9,8 @@ from mutant import mutant
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.masks import MaskRules
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.oracle.state import U64, VmState
+from vmm.conformance.oracle.msrs import U64
+from vmm.conformance.oracle.state import VmState
 from vmm.msr import (
     FILTER,
     KVM_CAP_X86_MSR_FILTER,

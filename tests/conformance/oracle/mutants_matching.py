@@ -9,7 +9,7 @@ from typing import Any
 from mutant import mutant
 
 from vmm.conformance.oracle.filters import FilterRules, Held, Installed
-from vmm.conformance.oracle.state import U32
+from vmm.conformance.oracle.msrs import U32
 from vmm.filter import READ, WRITE
 
 

@@ -9,7 +9,8 @@ from mutant import mutant
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.exits import ExitRules
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.oracle.state import U32, Stage, VcpuState, VmState, regs_before
+from vmm.conformance.oracle.msrs import U32
+from vmm.conformance.oracle.state import Stage, VcpuState, VmState, regs_before
 from vmm.msr import FILTER
 
 

@@ -11,7 +11,7 @@ from mutant import mutant
 from mutants_matching import lenient_bit, signed
 
 from vmm.conformance.oracle.filters import NO_ERRORS, FilterRules, Held, Installed
-from vmm.conformance.oracle.state import U32
+from vmm.conformance.oracle.msrs import U32
 from vmm.filter import READ_WRITE, AtEdge, Pointer, bitmap_size
 from vmm.msr import MAX_NMSRS
 

@@ -33,7 +33,8 @@ from vmm.conformance.language.script import (
     wrmsr,
     wrote,
 )
-from vmm.conformance.oracle.state import STORABLE, VcpuState, fitting, is_unknown_to_kvm
+from vmm.conformance.oracle.msrs import STORABLE, fitting, is_unknown_to_kvm
+from vmm.conformance.oracle.state import VcpuState
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import default_allow, default_deny
 from vmm.msr import FILTER, INVAL, UNKNOWN, Msr

@@ -38,7 +38,7 @@ from vmm.conformance.language.script import (
 )
 from vmm.conformance.language.soundness import is_sound
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.oracle.state import EFER_RESERVED, STORABLE, is_unknown_to_kvm
+from vmm.conformance.oracle.msrs import EFER_RESERVED, STORABLE, is_unknown_to_kvm
 from vmm.conformance.random.finding import Finding, code
 from vmm.conformance.random.fuzz import compare, fuzz, run, shrunk
 from vmm.conformance.random.gate import LONGEST, Gate

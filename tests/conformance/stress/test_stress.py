@@ -18,7 +18,7 @@ from vmm.conformance.language.script import (
 )
 from vmm.conformance.oracle.filters import FilterRules
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.oracle.state import STORABLE
+from vmm.conformance.oracle.msrs import STORABLE
 from vmm.conformance.stress import stress as racing
 from vmm.conformance.stress.plan import (
     COMPLETED,

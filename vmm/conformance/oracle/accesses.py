@@ -14,22 +14,16 @@ from vmm.conformance.oracle.exits import ExitRules
 from vmm.conformance.oracle.filters import FilterRules, Installed
 from vmm.conformance.oracle.levels import LevelRules
 from vmm.conformance.oracle.masks import MaskRules
-from vmm.conformance.oracle.shadows import ShadowRules
-from vmm.conformance.oracle.state import (
+from vmm.conformance.oracle.msrs import (
     EFER_RESERVED,
-    IDLE,
     LBR_MSRS,
-    NO_REGS,
     SMM_OWN,
     U32,
     U64,
-    Reason,
-    Stage,
-    Unsure,
-    VcpuState,
-    VmState,
     is_unknown_to_kvm,
 )
+from vmm.conformance.oracle.shadows import ShadowRules
+from vmm.conformance.oracle.state import IDLE, NO_REGS, Reason, Stage, Unsure, VcpuState, VmState
 from vmm.filter import READ, WRITE
 from vmm.msr import FILTER, INVAL, UNKNOWN, Msr, MsrExitReason
 

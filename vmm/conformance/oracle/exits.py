@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from vmm.conformance.language import script as s
-from vmm.conformance.oracle.state import NO_REGS, U32, U64, Stage, VcpuState, regs_before
+from vmm.conformance.oracle.msrs import U32, U64
+from vmm.conformance.oracle.state import NO_REGS, Stage, VcpuState, regs_before
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.msr import INVAL, UNKNOWN, MsrExitReason
 

@@ -9,15 +9,8 @@ from errno import EEXIST, EINVAL, EMFILE
 from typing import Protocol
 
 from vmm.conformance.language import script as s
-from vmm.conformance.oracle.state import (
-    APIC_BASES,
-    IDLE,
-    U64,
-    Stage,
-    VcpuState,
-    VmState,
-    is_unknown_to_kvm,
-)
+from vmm.conformance.oracle.msrs import APIC_BASES, U64, is_unknown_to_kvm
+from vmm.conformance.oracle.state import IDLE, Stage, VcpuState, VmState
 from vmm.msr import Msr
 
 RUNNABLE, INIT_RECEIVED = 0, 2

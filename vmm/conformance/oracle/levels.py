@@ -10,16 +10,8 @@ from dataclasses import replace
 from typing import Protocol
 
 from vmm.conformance.language import script as s
-from vmm.conformance.oracle.state import (
-    IDLE,
-    NO_REGS,
-    STORABLE,
-    U32,
-    U64,
-    Stage,
-    VcpuState,
-    VmState,
-)
+from vmm.conformance.oracle.msrs import STORABLE, U32, U64
+from vmm.conformance.oracle.state import IDLE, NO_REGS, Stage, VcpuState, VmState
 from vmm.msr import X2APIC_FIRST, X2APIC_LAST, Msr
 
 SPANS = (0, 0xC000_0000)

@@ -15,16 +15,8 @@ from vmm.conformance.oracle import accesses
 from vmm.conformance.oracle.accesses import AccessRules
 from vmm.conformance.oracle.filters import NO_ERRORS, QUIRK, Errors, Installed
 from vmm.conformance.oracle.installs import InstallRules
-from vmm.conformance.oracle.state import (
-    IDLE,
-    U32,
-    Stage,
-    Stall,
-    Unsure,
-    VmState,
-    Wait,
-    is_unknown_to_kvm,
-)
+from vmm.conformance.oracle.msrs import U32, is_unknown_to_kvm
+from vmm.conformance.oracle.state import IDLE, Stage, Stall, Unsure, VmState, Wait
 from vmm.filter import READ, WRITE, MsrFilter, MsrRange
 from vmm.msr import INVAL, UNKNOWN, MsrExitReason
 

@@ -17,7 +17,7 @@ from vmm.conformance.language.script import (
     steps,
     unfiltered,
 )
-from vmm.conformance.oracle.state import is_unknown_to_kvm
+from vmm.conformance.oracle.msrs import is_unknown_to_kvm
 from vmm.msr import FILTER
 
 PASSED_THROUGH = "R72"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from vmm.conformance.language.script import Access, Rdmsr, Reply, Wrmsr
-from vmm.conformance.oracle.state import STORABLE, fitting
+from vmm.conformance.oracle.msrs import STORABLE, fitting
 from vmm.filter import READ, READ_WRITE, WRITE, MsrFilter, MsrRange, bitmap_size
 from vmm.msr import KVM_MSR_FILTER_DEFAULT_ALLOW, KVM_MSR_FILTER_DEFAULT_DENY
 

@@ -18,7 +18,7 @@ from vmm.conformance.language import script as s
 from vmm.conformance.language.case import OBSERVE, Case
 from vmm.conformance.language.vocabulary import word_of
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.oracle.state import STORABLE, is_unknown_to_kvm
+from vmm.conformance.oracle.msrs import STORABLE, is_unknown_to_kvm
 from vmm.conformance.records import places
 from vmm.conformance.records.results import default_directory
 from vmm.msr import X2APIC_FIRST, X2APIC_LAST

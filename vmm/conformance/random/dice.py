@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from vmm.conformance.language import script as s
-from vmm.conformance.oracle.state import fitting
+from vmm.conformance.oracle.msrs import fitting
 from vmm.filter import (
     EMPTY_SLOT,
     READ,

@@ -14,12 +14,7 @@ from vmm.conformance.language.effects import CARRIED
 from vmm.conformance.language.needs import needs_of
 from vmm.conformance.language.soundness import is_sound
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.oracle.state import (
-    EFER_RESERVED,
-    STORABLE,
-    fitting,
-    is_unknown_to_kvm,
-)
+from vmm.conformance.oracle.msrs import EFER_RESERVED, STORABLE, fitting, is_unknown_to_kvm
 from vmm.conformance.random.levels import IS_HYPER_V, LOADED, Levels, Standing
 from vmm.conformance.random.opening import OPENING, may_come
 from vmm.conformance.random.scripts import (

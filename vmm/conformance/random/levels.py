@@ -13,7 +13,8 @@ from typing import Literal, Protocol, TypeVar
 from vmm.conformance.language import script as s
 from vmm.conformance.language.domains import choices
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.oracle.state import STORABLE, Stage
+from vmm.conformance.oracle.msrs import STORABLE
+from vmm.conformance.oracle.state import Stage
 from vmm.msr import Msr
 
 T = TypeVar("T")

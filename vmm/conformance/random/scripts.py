@@ -15,12 +15,7 @@ from vmm.conformance.language.effects import CARRIED
 from vmm.conformance.language.needs import LOW_MSRS
 from vmm.conformance.language.soundness import is_sound
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.oracle.state import (
-    EFER_RESERVED,
-    READABLE,
-    STORABLE,
-    is_unknown_to_kvm,
-)
+from vmm.conformance.oracle.msrs import EFER_RESERVED, READABLE, STORABLE, is_unknown_to_kvm
 from vmm.conformance.random.dice import A, Dice
 from vmm.conformance.random.levels import LOADED, Ladder, Levels
 from vmm.conformance.random.opening import OPENING, may_come

@@ -24,7 +24,7 @@ from vmm.conformance.language.script import (
 )
 from vmm.conformance.oracle.installs import REPORTED
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.oracle.state import STORABLE, is_unknown_to_kvm
+from vmm.conformance.oracle.msrs import STORABLE, is_unknown_to_kvm
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import (
     READ,
