@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from vmm.cli import main
-from vmm.conformance.churn import churn
 from vmm.conformance.churn.leak import UNRECLAIMABLE, Slope
+from vmm.conformance.churn.result import ChurnResult, as_cases
 from vmm.conformance.language.script import gp, rdmsr, returned
 from vmm.conformance.random.finding import Finding, as_case
 from vmm.conformance.records.saved import load
@@ -20,7 +20,7 @@ from vmm.msr import Msr
 
 HAPPENED = stress.Progress(2.0, 100, 0, (5, 0, 0, 0, 0))
 STRESSED = stress.StressResult(1, 2, 2, 2, HAPPENED, 0, 9, 0, None, (), "")
-CHURNED = churn.ChurnResult(1, 2.0, {"VM first": 3}, {"by SIGKILL": "no fork"}, (), "", (), "")
+CHURNED = ChurnResult(1, 2.0, {"VM first": 3}, {"by SIGKILL": "no fork"}, (), "", (), "")
 FOUND = Finding((rdmsr(Msr.STAR),), (returned(1),), (gp,), 0, "msrward fuzz --seed 1")
 
 
@@ -41,7 +41,7 @@ def test_a_stress_is_one_case_with_its_rates_over_time():
 def test_a_churn_is_a_case_an_ending_and_a_measurement():
     steady = Slope("installs", 100, 9, {UNRECLAIMABLE: 1.0}, (0.0, 1.0))
     leaky = Slope("VMs", 100, 9, {UNRECLAIMABLE: 999.0}, (900.0, 999.0))
-    cases = churn.as_cases(replace(CHURNED, slopes=(steady, leaky), failure="x: it hangs"))
+    cases = as_cases(replace(CHURNED, slopes=(steady, leaky), failure="x: it hangs"))
     assert {each["id"]: str(each["verdict"]) for each in cases} == {
         **{"churn.ended.VM_first": "PASS", "churn.ended.by_SIGKILL": "SKIP"},
         **{"churn.memory.installs": "PASS", "churn.memory.VMs": "FAIL", "churn.stuck": "FAIL"},

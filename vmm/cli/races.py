@@ -100,6 +100,7 @@ def _stress(args: argparse.Namespace) -> int:
 
 def _churn(args: argparse.Namespace) -> int:
     from vmm.conformance.churn import churn
+    from vmm.conformance.churn.result import as_cases, render
     from vmm.errors import KvmError
 
     telling = Telling(as_json=args.json)
@@ -107,9 +108,9 @@ def _churn(args: argparse.Namespace) -> int:
         result = churn.run(args.rounds, args.installs, args.vms, args.seed, telling.live)
     except (KvmError, ValueError) as error:
         return complain(str(error))
-    report = churn.render(result)
+    report = render(result)
     telling.report(report)
-    _keep(args, telling, churn.as_cases(result), result.seconds, result, report)
+    _keep(args, telling, as_cases(result), result.seconds, result, report)
     return Status.of(not result.conforms)
 
 

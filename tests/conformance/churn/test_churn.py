@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from vmm.conformance.churn import leak
+from vmm.conformance.churn import result as churned
 from vmm.conformance.churn.leak import SAMPLES, UNRECLAIMABLE, measure, slope_of
 from vmm.conformance.host.watch import Watch
 from vmm.errors import KvmError
@@ -45,9 +46,9 @@ def test_installs_that_fail_are_measured_and_must_fail(churn, kvm, monkeypatch, 
 def test_every_ending_leaves_nothing(churn, has_userfaultfd, nothing_left):
     lines = []
     result = churn.run(8, 0, 0, seed=1, on_progress=lines.append)
-    assert result.conforms, churn.render(result)
+    assert result.conforms, churned.render(result)
     assert set(result.ended.values()) == {8} and not result.skipped
-    assert "8 ended by SIGKILL" in churn.render(result)
+    assert "8 ended by SIGKILL" in churned.render(result)
 
 
 def test_without_userfaultfd_one_ending_is_skipped_and_told(churn, monkeypatch, nothing_left):
@@ -59,7 +60,7 @@ def test_without_userfaultfd_one_ending_is_skipped_and_told(churn, monkeypatch, 
     monkeypatch.setattr(endings, "Userfaultfd", refuse)
     result = churn.run(2, 0, 0)
     assert list(result.skipped) == ["during a stalled install"]
-    assert result.conforms and "SKIP ended during a stalled install" in churn.render(result)
+    assert result.conforms and "SKIP ended during a stalled install" in churned.render(result)
 
 
 def test_a_vcpu_that_never_exits_is_stuck_and_released(churn, endings, monkeypatch, nothing_left):
@@ -67,7 +68,7 @@ def test_a_vcpu_that_never_exits_is_stuck_and_released(churn, endings, monkeypat
     monkeypatch.setattr(endings, "A", 0x474F4F00 - 1)  # not denied: #GP without an IDT
     result = churn.run(1, 0, 0)
     assert not result.conforms
-    assert "STUCK" in churn.render(result), churn.render(result)
+    assert "STUCK" in churned.render(result), churned.render(result)
 
 
 def test_an_install_that_stays_stalled_is_stuck(
@@ -143,7 +144,7 @@ def test_without_counters_there_is_no_leak(tmp_path):
 def test_this_kernel_frees_what_it_replaces_and_what_its_vms_held(churn, nothing_left):
     result = churn.run(0, 500, 50)
     assert [each.operations for each in result.slopes] == [480, 480, 48]
-    assert not result.failure and not any(each.leaks for each in result.slopes), churn.render(
+    assert not result.failure and not any(each.leaks for each in result.slopes), churned.render(
         result
     )
 
@@ -191,7 +192,7 @@ def test_a_complaint_fails_churn_and_stress(churn, monkeypatch):
 
     monkeypatch.setattr(Watch, "complaints", lambda self: ("BUG: here",))
     for result, render in (
-        (churn.run(1, 0, 0), churn.render),
+        (churn.run(1, 0, 0), churned.render),
         (stress.run(0.1, 1, 1, 1), stress.render),
     ):
         assert not result.conforms and "the kernel: BUG: here" in render(result)
@@ -206,7 +207,7 @@ def test_what_is_foreign_is_told_by_churn_and_stress_and_fails_neither(churn, mo
 
     monkeypatch.setattr(Watch, "complaints", nothing_of_ours)
     for result, render in (
-        (churn.run(1, 0, 0), churn.render),
+        (churn.run(1, 0, 0), churned.render),
         (stress.run(0.1, 1, 1, 1), stress.render),
     ):
         assert result.conforms and "foreign, and no matter here: it names qemu" in render(result)
