@@ -17,6 +17,7 @@ from vmm.conformance.oracle.levels import LevelRules
 from vmm.conformance.oracle.masks import MaskRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.races import RaceRules
+from vmm.conformance.oracle.running import RunningRules
 from vmm.conformance.oracle.shadows import ShadowRules
 from vmm.conformance.oracle.sweeps import SweepRules
 
@@ -28,6 +29,7 @@ PARTS: dict[type[Any], str] = {
     ExitRules: "exits",
     HostRules: "host",
     RaceRules: "races",
+    RunningRules: "running",
     SweepRules: "sweeps",
     EffectRules: "effects",
     LevelRules: "levels",
@@ -36,13 +38,16 @@ PARTS: dict[type[Any], str] = {
 """The parts of a Model, each with the name under which the Model holds it."""
 WHOLE = (Model, MaskRules, InstallRules, AccessRules, HostRules)
 """Where a rule of a mutant of the Model as a whole may stand; no two have one of the same name."""
+RACES = (RaceRules, RunningRules)
+"""The same for a mutant of the rules of races."""
 
 
 @dataclass(frozen=True)
 class Mutant:
     """One mistake: ``part`` with the attributes of ``changes`` in place of its own.
 
-    Where ``part`` is the Model, each change is of the one of ``WHOLE`` that has a rule so named.
+    Where ``part`` is the Model, each change is of the one of ``WHOLE`` that has a rule so named;
+    where it is the rules of races, of the one of ``RACES``.
     """
 
     name: str
@@ -63,10 +68,11 @@ class Mutant:
     def _by_owner(self) -> dict[type[Any], dict[str, Any]]:
         """Return the changes of each part; "_name" is no rule, but what another change calls."""
         found: dict[type[Any], dict[str, Any]] = {}
+        parts = {Model: WHOLE, RaceRules: RACES}.get(self.part, (self.part,))
         for name, change in self.changes.items():
             owners = [
                 each
-                for each in (WHOLE if self.part is Model else (self.part,))
+                for each in parts
                 if name in vars(each) or (name.startswith("_") and each is self.part)
             ]
             assert len(owners) == 1, f"{self.name}: no rule {name}, or more than one"

@@ -12,13 +12,14 @@ from vmm.conformance.language import script as s
 from vmm.conformance.oracle.installs import InstallRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.races import RaceRules
+from vmm.conformance.oracle.running import RunningRules
 from vmm.conformance.oracle.state import VmState
 
 
-def _spin_noting(self: RaceRules, model: Model, vm: VmState, action: s.Spin) -> s.Step:
+def _spin_noting(self: RunningRules, model: Model, vm: VmState, action: s.Spin) -> s.Step:
     vcpu = action.access.vcpu
-    notes_of(vm, "at_spin")[vcpu] = self.allowed(model, vm, action.access), vm.mask
-    return RaceRules.spin(self, model, vm, action)
+    notes_of(vm, "at_spin")[vcpu] = model.allowed(vm, action.access), vm.mask
+    return RunningRules.spin(self, model, vm, action)
 
 
 def _stuck(allowed: bool, of: Callable[[s.Access], bool] = lambda access: True) -> dict[str, Any]:
@@ -37,10 +38,10 @@ def _stuck(allowed: bool, of: Callable[[s.Access], bool] = lambda access: True) 
     return {"spin": _spin_noting, "allowed": rule}
 
 
-def _old_mask(self: RaceRules, model: Model, vm: VmState, number: int) -> s.Event | None:
+def _old_mask(self: RunningRules, model: Model, vm: VmState, number: int) -> s.Event | None:
     mask = vm.mask
     vm.mask = notes_of(vm, "at_spin").get(number, (None, mask))[1]
-    exit_ = RaceRules.exit_of(self, model, vm, number)
+    exit_ = RunningRules.exit_of(self, model, vm, number)
     vm.mask = mask
     return exit_
 

@@ -10,6 +10,7 @@ from vmm.conformance.oracle.filters import Installed
 from vmm.conformance.oracle.installs import InstallRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.races import RaceRules
+from vmm.conformance.oracle.running import RunningRules
 from vmm.conformance.oracle.state import VmState, Wait
 
 
@@ -51,15 +52,15 @@ def _first_free(self: InstallRules, vm: VmState, wait: Wait) -> bool:
     return bool(wait.readers) and wait.readers <= set(vm.parked.values())
 
 
-def _park_noting(self: RaceRules, model: Model, vm: VmState, action: s.Park) -> s.Step:
+def _park_noting(self: RunningRules, model: Model, vm: VmState, action: s.Park) -> s.Step:
     notes_of(vm, "stale").pop(action.vcpu, None)
     notes_of(vm, "at_park")[action.vcpu] = vm.filter
-    return RaceRules.park(self, model, vm, action)
+    return RunningRules.park(self, model, vm, action)
 
 
-def _release_stale(self: RaceRules, model: Model, vm: VmState, action: s.Release) -> s.Step:
+def _release_stale(self: RunningRules, model: Model, vm: VmState, action: s.Release) -> s.Step:
     notes_of(vm, "stale")[action.vcpu] = notes_of(vm, "at_park").get(action.vcpu, vm.filter)
-    return RaceRules.release(self, model, vm, action)
+    return RunningRules.release(self, model, vm, action)
 
 
 def _mask_waits(self: RaceRules, vm: VmState, action: s.Action, events: s.Step) -> s.Step:

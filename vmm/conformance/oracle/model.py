@@ -18,6 +18,7 @@ from vmm.conformance.oracle.installs import InstallRules
 from vmm.conformance.oracle.levels import LevelRules
 from vmm.conformance.oracle.masks import MaskRules
 from vmm.conformance.oracle.races import CLOSED, RaceRules
+from vmm.conformance.oracle.running import RunningRules
 from vmm.conformance.oracle.shadows import ShadowRules
 from vmm.conformance.oracle.state import VmState
 from vmm.conformance.oracle.sweeps import SweepRules
@@ -39,6 +40,7 @@ class Model:
     exits = ExitRules()
     host = HostRules()
     races = RaceRules()
+    running = RunningRules()
     sweeps = SweepRules()
     levels = LevelRules()
     effects = EffectRules()

@@ -1,4 +1,4 @@
-"""What the contract says of races: installs in flight, vCPUs on their own, callers from elsewhere.
+"""What the contract says of races: installs in flight, and what goes on meanwhile.
 
 One rule is one small method, as in ``filters``. ``RaceRules`` holds no state of its own and
 knows nothing of filters and exits: for those it asks the ``Rest`` of the Model.
@@ -11,29 +11,28 @@ from errno import EBADF, EFAULT
 from typing import Protocol, assert_never
 
 from vmm.conformance.language import script as s
-from vmm.conformance.oracle import accesses
-from vmm.conformance.oracle.accesses import AccessRules
+from vmm.conformance.oracle import running
 from vmm.conformance.oracle.filters import NO_ERRORS, QUIRK, Errors, Installed
 from vmm.conformance.oracle.installs import InstallRules
 from vmm.conformance.oracle.msrs import U32, is_unknown_to_kvm
-from vmm.conformance.oracle.state import IDLE, Stage, Stall, Unsure, VmState, Wait
+from vmm.conformance.oracle.running import RunningRules
+from vmm.conformance.oracle.state import Stage, Stall, VmState, Wait
 from vmm.filter import READ, WRITE, MsrFilter, MsrRange
-from vmm.msr import INVAL, UNKNOWN, MsrExitReason
 
 MEANWHILE = "meanwhile "
 """In front of the names of ``meanwhile``, which are not those of installs."""
 
 
-class Rest(accesses.Rest, Protocol):
+class Rest(running.Rest, Protocol):
     """What races ask of the rest of the Model: steps, filters, and what is in force."""
-
-    @property
-    def accesses(self) -> AccessRules:
-        """Why accesses fail."""
 
     @property
     def installs(self) -> InstallRules:
         """Who installs what."""
+
+    @property
+    def running(self) -> RunningRules:
+        """What vCPUs in threads of their own do."""
 
     def step(self, vm: VmState, action: s.Action) -> s.Step:
         """Return what an action leaves."""
@@ -56,17 +55,17 @@ class RaceRules:
             case s.AwaitMeanwhile():
                 return self.await_meanwhile(model, vm, action)
             case s.Park():
-                return self.park(model, vm, action)
+                return model.running.park(model, vm, action)
             case s.Release():
-                return self.release(model, vm, action)
+                return model.running.release(model, vm, action)
             case s.Spin():
-                return self.spin(model, vm, action)
+                return model.running.spin(model, vm, action)
             case s.UntilExits():
-                return self.until_exits(model, vm, action)
+                return model.running.until_exits(model, vm, action)
             case s.UntilRuns():
-                return self.until_runs(model, vm, action)
+                return model.running.until_runs(model, vm, action)
             case s.StopSpin():
-                return self.stop_spin(model, vm, action)
+                return model.running.stop_spin(model, vm, action)
             case s.CloseVm():
                 return self.close_vm(model, vm, action)
             case s.CloseVcpu():
@@ -219,68 +218,6 @@ class RaceRules:
         if isinstance(action, s.CreateVcpu | s.CreateIrqchip) and vm.waits:
             return (s.whatever,)
         return events
-
-    # --- vCPUs in threads of their own ---------------------------------------------------------
-
-    def park(self, model: Rest, vm: VmState, action: s.Park) -> s.Step:
-        """R74: inside the kernel's read side until it is released."""
-        if vm.vcpu(action.vcpu).stage is not IDLE:
-            return (s.whatever,)
-        vm.vcpu(action.vcpu).stage, vm.vcpu(action.vcpu).has_run = Stage.AWAY, True
-        vm.parks += 1
-        vm.parked[action.vcpu] = vm.parks
-        return (s.parked,)
-
-    def release(self, model: Rest, vm: VmState, action: s.Release) -> s.Step:
-        """R74."""
-        if vm.parked.pop(action.vcpu, None) is None:
-            return (s.whatever,)
-        vm.vcpu(action.vcpu).stage = IDLE
-        return (s.released,)
-
-    def spin(self, model: Rest, vm: VmState, action: s.Spin) -> s.Step:
-        """R72: a loop whose accesses obey each filter and each mask, soon after it is there."""
-        vcpu, access = vm.vcpu(action.access.vcpu), action.access
-        if vcpu.stage is not IDLE:
-            return (s.whatever,)
-        passes = vcpu.l2 and model.levels.intercepts(vcpu.l2, access) is False
-        if vcpu.l2 and (vcpu.is_misled or not passes):
-            return model.levels.unsure(vcpu)  # the first round ends L2, and the loop
-        vcpu.stage, vcpu.has_run, vm.spins[access.vcpu] = Stage.AWAY, True, access
-        return (s.spinning,)
-
-    def stop_spin(self, model: Rest, vm: VmState, action: s.StopSpin) -> s.Step:
-        """R28: nobody knows which accesses of the loop were the last that were allowed."""
-        access = vm.spins.pop(action.vcpu, None)
-        if access is None:
-            return (s.whatever,)
-        vcpu = vm.vcpu(action.vcpu)
-        vcpu.stage = IDLE
-        if isinstance(access, s.Wrmsr):
-            vcpu.forget(access.index & U32)
-        return (s.stopped,)
-
-    def until_exits(self, model: Rest, vm: VmState, action: s.UntilExits) -> s.Step:
-        """R72, R50: the exit of a spinning vCPU's accesses, if they are to exit now."""
-        return (self.exit_of(model, vm, action.vcpu) or s.never,)
-
-    def until_runs(self, model: Rest, vm: VmState, action: s.UntilRuns) -> s.Step:
-        """R72, R50: a denied access that nobody is told of is #GP, and the loop goes on."""
-        exit_ = self.exit_of(model, vm, action.vcpu)
-        return (exit_ if exit_ == s.whatever else s.never if exit_ else s.ran,)
-
-    def exit_of(self, model: Rest, vm: VmState, number: int) -> s.Event | None:
-        """R72: the exit that a spinning vCPU's accesses take now, or ``whatever`` if unsure."""
-        access = vm.spins.get(number)
-        if access is None:
-            return s.whatever
-        reason = model.accesses.reason(model, vm, vm.vcpu(number), access)
-        if isinstance(reason, MsrExitReason):
-            return (
-                model.exits.exit(access, reason) if model.masks.is_told(vm.mask, reason) else None
-            )
-        is_unsure = reason is Unsure.WHATEVER or (reason and vm.mask & (INVAL | UNKNOWN))
-        return s.whatever if is_unsure else None
 
 
 CLOSED: s.Step = (s.rejected(EBADF),)
