@@ -158,6 +158,12 @@ def test_a_baseline_that_is_none_is_named_in_one_line(tmp_path):
         assert why in judged.stderr
 
 
+def test_two_reports_that_both_want_stdout_are_refused():
+    judged = run("msrward", "judge", "-", "--tap", "--json")
+    assert (judged.returncode, judged.stdout) == (2, b"")
+    assert b"--tap and --json both want stdout" in judged.stderr
+
+
 def test_a_worker_that_is_stopped_at_the_end_holds_nobody_up(has_kvm, has_userfaultfd, tmp_path):
     """It is stopped when it has done its last case, while the supervisor is stopped too."""
     player = BIN / "msrward-player"

@@ -11,7 +11,6 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NoReturn
 
 from vmm.cli import listing, options, reports
@@ -98,10 +97,8 @@ def _is_expected(error: Exception) -> bool:
 
 
 def _command(argv: list[str]) -> int:
-    if argv[:1] == ["check"] or argv[:2] == [
-        "lab",
-        "run",
-    ]:  # a bare --json is stdout; argparse takes a GLOB for FILE
+    if argv[:1] in (["check"], ["judge"]) or argv[:2] == ["lab", "run"]:
+        # A bare --json is stdout; argparse takes a GLOB for FILE.
         argv = ["--json=-" if word == "--json" else word for word in argv]
     if odd := [word for word in argv if word.startswith("--") and word.endswith("=--")]:
         return complain(f"{odd[0]} names nothing; a file of that name is ./--")
@@ -156,27 +153,22 @@ def command_line() -> argparse.ArgumentParser:
 def _check(args: argparse.Namespace) -> int:
     if args.list:
         return listing.listed(args)
-    if args.tap and args.json == "-":
-        return complain("--tap and --json both want stdout: give --json=FILE")
+    if why := options.clash(args):
+        return complain(why)
     gc.disable()  # the catalogue stays: to look through it for garbage is a fifth of its time
-    from vmm.conformance.cases import CASES
-
-    gc.freeze()
-    gc.enable()
+    try:
+        chosen = options.chosen(args)
+    finally:
+        gc.freeze()
+        gc.enable()
     from vmm.conformance.host.cpus import default_jobs
     from vmm.conformance.judge.check import check
     from vmm.conformance.judge.recording import Options
-    from vmm.conformance.judge.selection import choose
-    from vmm.conformance.report.view import View
 
-    chosen = choose(
-        CASES, args.globs, args.exclude, args.xfail, thorough=args.thorough, shard=args.shard
-    )
     jobs = min(args.jobs or default_jobs(), len(chosen.cases) * args.repeat)
     part = str(args.shard or "")
     how = Options(jobs, args.timeout, tuple(args.xfail), args.known, shard=part, repeat=args.repeat)
-    view = View(args.json, args.tap, args.verbose, args.quiet, then=reports.then(args.report))
-    view = replace(view, baseline=options.baseline(args, chosen), known=args.known)
+    view = options.view(args, chosen, reports.then(args.report))
     where = {"directory": args.output, "resume": args.resume}
     if not args.both:
         return check(chosen.cases, chosen.of, how, view, **where)

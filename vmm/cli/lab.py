@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from typing import Any
 
 from vmm.cli import listing, matrix, options, reports, sampled
@@ -51,18 +50,13 @@ def _command(commands: Any, name: str, call: Call, text: str) -> argparse.Argume
 def _run(args: argparse.Namespace) -> int:
     if args.list:
         return listing.listed(args)
-    if args.tap and args.json == "-":
-        return complain("--tap and --json both want stdout: give --json=FILE")
-    from vmm.conformance.cases import CASES
-    from vmm.conformance.judge.selection import choose
-    from vmm.conformance.report.view import View
+    if why := options.clash(args):
+        return complain(why)
     from vmm.lab.kernels import kernels
     from vmm.lab.runs.check import check
     from vmm.lab.runs.order import Inner, Order
 
-    chosen = choose(
-        CASES, args.globs, args.exclude, args.xfail, thorough=args.thorough, shard=args.shard
-    )
+    chosen = options.chosen(args)
     inner = Inner(
         *(tuple(args.xfail), tuple(args.known), args.jobs, args.timeout, str(args.shard or "")),
         repeat=args.repeat,
@@ -70,8 +64,7 @@ def _run(args: argparse.Namespace) -> int:
     kernel = kernels.resolve(args.kernel)
     where = (args.limit, args.append, args.executor)
     order = Order(kernel, args.vendor, chosen, inner, *where, cpu=args.cpu, machines=args.machines)
-    view = View(args.json, args.tap, args.verbose, args.quiet, then=reports.then(args.report))
-    view = replace(view, baseline=options.baseline(args, chosen), known=args.known)
+    view = options.view(args, chosen, reports.then(args.report))
     return check(order, view, args.output, resume=args.resume)
 
 

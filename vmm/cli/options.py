@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vmm.conformance.judge.selection import Chosen
     from vmm.conformance.records.baseline import Baseline
+    from vmm.conformance.report.view import View
 
 GLOB_HELP = (
     "a case id or requirement, wildcards allowed: 'matching.*', R14; or a saved case: FILE.json"
@@ -66,7 +68,32 @@ def viewing(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def baseline(args: argparse.Namespace, chosen: Chosen) -> Baseline | None:
+def clash(args: argparse.Namespace) -> str:
+    """Return why what is to be shown cannot be, in one line, or ""."""
+    both = args.tap and args.json == "-"
+    return "--tap and --json both want stdout: give --json=FILE" if both else ""
+
+
+def chosen(args: argparse.Namespace) -> Chosen:
+    """Return the cases that are chosen; UnknownCase says what is not known."""
+    from vmm.conformance.cases import CASES
+    from vmm.conformance.judge.selection import choose
+
+    how = {"thorough": args.thorough, "shard": args.shard}
+    return choose(CASES, args.globs, args.exclude, args.xfail, **how)
+
+
+def view(
+    args: argparse.Namespace, chosen: Chosen, then: Callable[[Path], None] | None = None
+) -> View:
+    """Return what is to be shown of the cases; ``then`` gets the records when all is filed."""
+    from vmm.conformance.report.view import View
+
+    shown = (args.json, args.tap, args.verbose, args.quiet)
+    return View(*shown, then=then, baseline=_baseline(args, chosen), known=args.known)
+
+
+def _baseline(args: argparse.Namespace, chosen: Chosen) -> Baseline | None:
     """Return the run that ``--baseline`` names; ResultsError says why it is none for the cases."""
     if args.baseline is None:
         return None

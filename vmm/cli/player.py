@@ -50,21 +50,16 @@ def _tape(args: argparse.Namespace) -> int:
 
 
 def _judge(args: argparse.Namespace) -> int:
+    if why := options.clash(args):
+        return complain(why)
     from vmm.conformance.c.tape import is_playable
-    from vmm.conformance.cases import CASES
     from vmm.conformance.judge.played import judge_trace
     from vmm.conformance.judge.recording import Options
-    from vmm.conformance.judge.selection import choose
-    from vmm.conformance.report.view import View
 
-    chosen = choose(
-        CASES, args.globs, args.exclude, args.xfail, thorough=args.thorough, shard=args.shard
-    )
+    chosen = options.chosen(args)
     cases = [case for case in chosen.cases if is_playable(case)]
     how = Options(1, args.timeout, tuple(args.xfail), args.known, shard=str(args.shard or ""))
-    since = options.baseline(args, chosen)
-    view = View(args.json, args.tap, args.verbose, args.quiet, baseline=since, known=args.known)
-    what = (cases, chosen.of, how, view)
+    what = (cases, chosen.of, how, options.view(args, chosen))
     if args.trace == "-":
         return judge_trace(sys.stdin.buffer, *what, directory=args.output)
     with Path(args.trace).open("rb") as stream:
