@@ -7,11 +7,11 @@ import threading
 import time
 from contextlib import ExitStack, closing
 from errno import EINTR, EIO, ENOMEM
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from vmm import x86
 from vmm._native import ffi, lib
+from vmm.closing import Closing
 from vmm.conformance.language.script import Access, Rdmsr
 from vmm.conformance.stress.plan import OUTCOMES, REPLY, STORED, Plan, groups
 from vmm.conformance.stress.violation import (
@@ -40,7 +40,7 @@ ABANDONED: list[Arena] = []
 """What threads that never came back from the kernel still use: it must stay as it is."""
 
 
-class Arena:
+class Arena(Closing):
     """A context manager; ``start`` lets the threads race, ``stop`` ends them whatever happened."""
 
     def __init__(self, plan: Plan, vcpus: int, installers: int, vms: int) -> None:
@@ -56,15 +56,8 @@ class Arena:
             self._make(stack, vms)
             self._stack = stack.pop_all()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Give everything back, but what a thread that never came back still uses."""
         if any(thread.is_alive() for thread, _ in self._threads):
             ABANDONED.append(self)
         else:
