@@ -61,6 +61,7 @@ BOTH = {
     "KVM_GET_MSR_INDEX_LIST": (0x02, "kvm_msr_list"),
     "KVM_GET_SUPPORTED_CPUID": (0x05, "kvm_cpuid2"),
     "KVM_GET_MSRS": (0x88, "kvm_msrs"),
+    "KVM_GET_CPUID2": (0x91, "kvm_cpuid2"),
 }
 FILTER_STRUCT = placed.NATIVE.size
 

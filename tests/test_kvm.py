@@ -53,6 +53,7 @@ VCPU_CALLS = {
     "get_msrs": lambda vcpu: vcpu.get_msrs([Msr.STAR]),
     "set_msrs": lambda vcpu: vcpu.set_msrs({Msr.STAR: 0}),
     "set_cpuid2": lambda vcpu: vcpu.set_cpuid2(ffi.new("struct kvm_cpuid2 *", {"entries": 0})),
+    "get_cpuid2": lambda vcpu: vcpu.get_cpuid2(),
     "set_guest_debug": lambda vcpu: vcpu.set_guest_debug(0),
     "get_debugregs": lambda vcpu: vcpu.get_debugregs(),
     "set_debugregs": lambda vcpu: vcpu.set_debugregs(ffi.new("struct kvm_debugregs *")),
@@ -343,6 +344,11 @@ def test_state_can_be_read_and_set_back(vm):
     assert sregs.cs.l == 1 and sregs.efer & 0x400
     vcpu.set_sregs(sregs)
     vcpu.set_vcpu_events(vcpu.get_vcpu_events())
+    cpuid = vcpu.get_cpuid2()
+    leaves = {each.function for each in cpuid.entries[0 : cpuid.nent]}
+    assert {0, 1, 0x80000001} <= leaves and 0xFFFFFFFF not in leaves
+    vcpu.set_cpuid2(cpuid)
+    assert vcpu.get_cpuid2().nent == cpuid.nent
     assert vcpu.set_msrs({Msr.STAR: 0x5566}) == 1
     assert vcpu.get_msrs([Msr.STAR]) == {Msr.STAR: 0x5566}
     assert vcpu.get_msrs([0xDEADBEEF]) == {}

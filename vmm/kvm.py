@@ -17,9 +17,8 @@ from vmm.ioctl import KvmFile, fits
 from vmm.memory import GuestMemory
 from vmm.msr import KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X86_USER_SPACE_MSR
 from vmm.placed import PlacedFilter
-from vmm.vcpu import Vcpu
+from vmm.vcpu import MAX_CPUID_ENTRIES, Vcpu
 
-MAX_CPUID_ENTRIES = 512
 IOAPIC_PINS = 24
 SMM_ADDRESS_SPACE = 1 << 16
 

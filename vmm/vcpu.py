@@ -28,6 +28,8 @@ NESTED_STATE = struct.Struct("<HHI")
 """The head of ``struct kvm_nested_state``: flags, format, size."""
 MOST_NESTED_STATE = 0x80 + 0x2000
 """Its 128 bytes, and a VMCS with its shadow; a VMCB is smaller."""
+MAX_CPUID_ENTRIES = 512
+NO_LEAF = 0xFFFF_FFFF
 
 
 class Vcpu(Entry, KvmFile):
@@ -200,6 +202,18 @@ class Vcpu(Entry, KvmFile):
         if cpuid.nent * ffi.sizeof("struct kvm_cpuid_entry2") > room:
             raise ValueError(f"KVM_SET_CPUID2: nent is {cpuid.nent}, more than it has entries")
         self.pointed(lib.KVM_SET_CPUID2, cpuid, "KVM_SET_CPUID2")
+
+    def get_cpuid2(self) -> Any:
+        """Return the guest's CPUID (``struct kvm_cpuid2``)."""
+        cpuid = ffi.new("struct kvm_cpuid2 *", {"entries": MAX_CPUID_ENTRIES})
+        size = ffi.sizeof(cpuid[0])
+        ffi.buffer(cpuid, size)[:] = b"\xff" * size
+        cpuid.nent = MAX_CPUID_ENTRIES
+        self.pointed(lib.KVM_GET_CPUID2, cpuid, "KVM_GET_CPUID2")
+        # Some kernels leave the number as it was asked: what they have filled in counts.
+        free = (at for at in range(cpuid.nent) if cpuid.entries[at].function == NO_LEAF)
+        cpuid.nent = next(free, cpuid.nent)
+        return cpuid
 
     def set_guest_debug(self, control: int) -> None:
         """Set ``KVM_GUESTDBG_*``; 0 turns guest debugging off."""
