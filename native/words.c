@@ -28,6 +28,7 @@
 #include "words/l1.c"
 #include "words/vmcb.c"
 #include "words/vmcs.c"
+#include "words/evmcs.c"
 #include "words/l1_exit.c"
 #include "words/levels.c"
 #include "words/modes.c"

@@ -2,12 +2,6 @@
  * The words for levels: L1 enters L2, and L2 leaves; and what they need.
  */
 
-static void need_msr(int id, __u32 index, __u64 data)
-{
-	if (write_msr(id, index, data) != 1)
-		die("KVM_SET_MSRS");
-}
-
 /* Switch the extensions on, which a vCPU has off until it is an L1. */
 static void become_l1(int id)
 {
@@ -32,6 +26,9 @@ static void become_l1(int id)
 		need_msr(id, 0x3a, 5);	/* FEAT_CTL: locked, with VMX outside of SMX */
 	}
 	write_sregs(id, &sregs);
+	levels[id].has_evmcs = !is_svm && offers_evmcs(id);
+	if (levels[id].has_evmcs)
+		start_evmcs(id);
 }
 
 /* Run L1's stub or L2's call to where it ends. */
@@ -58,19 +55,34 @@ static void run_level(int id, __u64 rip)
 		saw("Lost('exit reason %u')", run->exit_reason);
 }
 
+/* Write what L1 is to enter, and return where its stub for that starts. */
+static __u64 prepare_l2(int id, const struct l2 *l2)
+{
+	int has_lists = l2->entry_load.count || l2->exit_store.count || l2->exit_load.count;
+
+	if (is_svm) {
+		write_vmcb(id, l2);
+		return L1_SVM;
+	}
+	if (levels[id].has_evmcs && !has_lists)	/* which such a structure has not */
+		return write_evmcs(id, l2);
+	write_vmcs(id, l2);
+	return levels[id].has_evmcs ? L1_EVMCS_OFF : L1_VMX;
+}
+
 /* L1 enters L2; from L2 that is an exit that L1 gets. */
 static void enter_l2(int id, struct l2 l2)
 {
+	__u64 start;
+
 	become_l1(id);
+	start = is_svm ? L1_SVM : L1_VMX;
 	if (!levels[id].is_in_l2) {
 		levels[id].is_in_l2 = 1;
 		levels[id].n_stored = l2.exit_store.count;
-		if (is_svm)
-			write_vmcb(id, &l2);
-		else
-			write_vmcs(id, &l2);
+		start = prepare_l2(id, &l2);
 	}
-	run_level(id, is_svm ? L1_SVM : L1_VMX);
+	run_level(id, start);
 }
 
 /* L2 calls L1, which ends it; in L1 it is a call that KVM answers. */
@@ -90,26 +102,38 @@ static const char *lacks_nested_svm(void)
 	return extensions() == 's' ? NULL : "guests have no SVM here";
 }
 
-/* KVM takes L1's word for it that its bitmap is as it was: here L1 lies, and MSRs pass that it no
- * longer lets through. */
+/* KVM takes L1's word for it that its bitmap is as it was: here L1 lies, and an MSR passes that it
+ * no longer lets through. */
+static const char *what_clean_means(void)
+{
+	enter_l2(0, (struct l2){ .passes_all = 1 });
+	leave_l2(0);
+	seen[0] = 0;
+	enter_l2(0, (struct l2){ .clean = 1 });
+	if (strcmp(seen, "entered"))
+		return "a guest of Hyper-V cannot enter an L2 here";
+	seen[0] = 0;
+	do_access(0, (struct access){ .rip = RDMSR, .rcx = 0xc0000102 });	/* KERNEL_GS_BASE */
+	if (!strncmp(seen, "returned(", 9))
+		return NULL;
+	return "KVM does not ask a Hyper-V guest which bitmap of MSRs is clean";
+}
+
 static const char *lacks_clean_bitmap(void)
 {
-	const char *why = lacks_nested_svm();
+	const char *why = lacks_nested();
 
 	if (why)
 		return why;
+	if (extensions() == 'v' && ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_HYPERV_ENLIGHTENED_VMCS) < 1)
+		return "KVM has no enlightened VMCS";
 	open_vm();
 	need_vcpu(0);
 	set_cpuid_bits(0, 0x40000001, 0, EAX, 0xffffffff, 0);
 	set_cpuid_bits(0, 0x40000001, 0, EAX, 0x31237648, 1);			/* "Hv#1" */
+	set_cpuid_bits(0, 0x4000000a, 0, EAX, 0x80101, 1);			/* for an L1 */
 	do_access(0, (struct access){ .rip = WRMSR, .rcx = 0x40000000, .rax = 1 });	/* GUEST_OS_ID */
-	enter_l2(0, (struct l2){ .passes_all = 1 });
-	leave_l2(0);
-	enter_l2(0, (struct l2){ .clean = 1 });
-	seen[0] = 0;
-	do_access(0, (struct access){ .rip = RDMSR, .rcx = 0xc0000081 });		/* STAR */
-	if (strncmp(seen, "returned(", 9))
-		why = "KVM does not ask a Hyper-V guest which bitmap of MSRs is clean";
+	why = what_clean_means();
 	seen[0] = 0;
 	drop_vm();
 	return why;

@@ -103,6 +103,8 @@ static void leave_nested(int id)
 	memset(&nested[2], 0, NESTED_HEAD - 16);
 	nested[2] = nowhere;		/* hdr.vmx.vmcs12_pa */
 	levels[id].is_in_l2 = 0;
+	if (levels[id].has_evmcs)
+		*(__u8 *)l1_memory(id, ASSIST + ENLIGHTEN) = 0;	/* L1's next entry is a first one */
 	result = ioctl(vm.vcpus[id].fd, KVM_SET_NESTED_STATE, nested);
 	saw_result(result);
 	if (!result)

@@ -155,7 +155,7 @@ static void write_vmcs(int id, const struct l2 *l2)
 static void write_regions(int id)
 {
 	__u32 revision = msr_of(id, 0x480) & 0x7fffffff;
-	const __u64 regions[] = { l1_area(id) + VMCS, l1_area(id) + HOST };
+	const __u64 regions[] = { l1_area(id) + VMCS, l1_area(id) + HOST, l1_area(id) + EVMCS };
 
 	memcpy(l1_memory(id, VMCS), &revision, sizeof(revision));
 	memcpy(l1_memory(id, HOST), &revision, sizeof(revision));

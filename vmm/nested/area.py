@@ -51,7 +51,7 @@ class Area:
 
     @property
     def fields(self) -> int:
-        """VMX: fields and values to write, up to a field 0."""
+        """VMX: fields and values to write, up to a field 0; or an enlightened VMCS."""
         return self.base + 0x4000
 
     @property
@@ -62,13 +62,23 @@ class Area:
 
     @property
     def pointers(self) -> int:
-        """VMX: the addresses of the VMCS and the VMXON region, as operands."""
+        """VMX: the addresses of VMCS, VMXON region and enlightened VMCS, as operands."""
         return self.base + 0x5800
 
     @property
     def seen(self) -> int:
         """What L1 leaves of an exit: ``SEEN``."""
         return self.base + 0x5F00
+
+    @property
+    def evmcs(self) -> int:
+        """VMX: the enlightened VMCS, which L1's stub copies from ``fields``."""
+        return self.base + 0x6000
+
+    @property
+    def assist(self) -> int:
+        """VMX: the page that a Hyper-V guest shares with its hypervisor."""
+        return self.base + 0x7000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,8 @@ class Entry:
 
     ``passes`` None is every MSR that the bitmap has a bit for. Without a ``bitmap`` L1 intercepts
     no MSR at all (SVM) or every one (VMX). A list is of (index, value). ``fields`` has what else
-    can be switched of MSRs by the VMCB or VMCS switched too. ``clean`` is for SVM alone.
+    can be switched of MSRs by the VMCB or VMCS switched too. With ``clean`` L1 says that the bitmap
+    is as at the last entry, where KVM asks it: on VMX by an enlightened VMCS.
     """
 
     rip: int
@@ -90,6 +101,11 @@ class Entry:
     exit_load: tuple[tuple[int, int], ...] = ()
     fields: bool = False
     clean: bool = False
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether L1 has any list for it."""
+        return bool(self.entry_load or self.exit_store or self.exit_load)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any, Literal
 
+from vmm.errors import KvmError
 from vmm.guest import Guest, start_registers
 from vmm.kvm import Kvm
 from vmm.memory import GuestMemory
-from vmm.nested import svm, vmx
+from vmm.nested import evmcs, svm, vmx
 from vmm.nested.area import Area, Entry, Left, read_list
 from vmm.vcpu import Vcpu
 
@@ -30,11 +32,15 @@ def vendor_of(kvm: Kvm) -> Vendor | None:
 class L1:
     """The nested area of one vCPU in L1, running a guest that has the stubs (``access``)."""
 
-    def __init__(self, vcpu: Vcpu, guest: Guest, memory: GuestMemory, vendor: Vendor) -> None:
-        """Switch the extensions on; ``KvmError`` where KVM does not take it."""
+    def __init__(self, kvm: Kvm, vcpu: Vcpu, guest: Guest, memory: GuestMemory) -> None:
+        """Switch the extensions on; ``KvmError`` where there are none, or KVM does not take it."""
+        vendor = vendor_of(kvm)
+        if vendor is None:
+            raise KvmError(errno.ENOTSUP, "KVM_GET_SUPPORTED_CPUID", "no nested guests here")
         self.vcpu, self.guest, self.memory, self.vendor = vcpu, guest, memory, vendor
         self._area = Area.of(vcpu.vcpu_id)
         self._fields: dict[int, int] = {}
+        self._has_evmcs = vendor == "vmx" and evmcs.is_offered(kvm, vcpu)
         sregs = vcpu.get_sregs()
         if vendor == "svm":
             sregs.efer |= svm.EFER_SVME
@@ -45,21 +51,35 @@ class L1:
             self._capabilities = self._read_capabilities()
             vmx.start(memory, vcpu.vcpu_id, self._capabilities)
         vcpu.set_sregs(sregs)
+        if self._has_evmcs:
+            evmcs.start(vcpu, memory)
 
     def prepare(self, entry: Entry) -> None:
         """Write the entry down and set the vCPU to the stub; the next run enters L2."""
         symbols = self.guest.symbols
         if self.vendor == "svm":
             svm.write(self.memory, entry)
+            self._start_at(symbols["l1_svm"])
+        elif self._has_evmcs and not entry.has_lists:  # which such a structure has not
+            can = evmcs.capabilities(self._capabilities)
+            table = vmx.fields(entry, self._area, symbols["l1_evmcs_exit"], can)
+            again = evmcs.write(self.memory, entry, table)
+            self.forget_entry()  # KVM writes back no VMCS that was current until then
+            self._start_at(symbols["l1_evmcs_again" if again else "l1_evmcs"])
         else:
             table = vmx.fields(entry, self._area, symbols["l1_vmx_exit"], self._capabilities)
             vmx.write(self.memory, entry, table, self._fields)
             self._fields = table
-        self._start_at(symbols[f"l1_{self.vendor}"])
+            self._start_at(symbols["l1_evmcs_off" if self._has_evmcs else "l1_vmx"])
 
     def forget_entry(self) -> None:
         """Have the next entry write all its fields: the host has changed what they are."""
         self._fields = {}
+
+    def forget_launch(self) -> None:
+        """Have the next entry be a first one: the host has taken the VMCS away."""
+        if self._has_evmcs:
+            evmcs.forget(self.memory, self.vcpu.vcpu_id)
 
     def prepare_call(self) -> None:
         """Set the vCPU, in L2, to the call that L1 always gets."""

@@ -147,7 +147,6 @@ def write(
     words = [each for pair in changed.items() for each in pair]
     memory.write(area.bitmap, msr_bitmap(entry.passes))
     memory.write(area.fields, struct.pack(f"<{len(words) + 1}Q", *words, 0))
-    memory.write(area.pointers, struct.pack("<2Q", area.control, area.host))
     for at, msrs in zip(
         area.lists, (entry.entry_load, entry.exit_store, entry.exit_load), strict=True
     ):
@@ -170,5 +169,6 @@ def has_bit(index: int) -> bool:
 def start(memory: GuestMemory, vcpu_id: int, capabilities: Mapping[int, int]) -> None:
     """Write the revision of VMCS and VMXON region, which are what they are from then on."""
     area = Area.of(vcpu_id)
+    memory.write(area.pointers, struct.pack("<3Q", area.control, area.host, area.evmcs))
     for region in (area.control, area.host):
         memory.write(region, struct.pack("<I", capabilities[BASIC] & 0x7FFFFFFF))

@@ -10,11 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from vmm import x86
 from vmm.conformance.c.notation import read_events
 from vmm.conformance.c.steps import At, calls
 from vmm.conformance.kernel import levels
 from vmm.conformance.language import script as s
-from vmm.nested import svm, vmx
+from vmm.memory import GuestMemory
+from vmm.nested import evmcs, svm, vmx
 from vmm.nested.area import Area, Entry, Left
 
 VENDORS = ("svm", "vmx")
@@ -101,6 +103,49 @@ def test_a_vmcs_in_c_is_that_of_python(area, name):
     for at, msrs in zip((0x5000, 0x5200, 0x5400), lists, strict=True):
         shown = [struct.unpack_from("<IIQ", area, at + 16 * each) for each in range(len(msrs))]
         assert shown == [(each.index, 0, each.value) for each in msrs]
+
+
+def evmcs_in_python(entry, before):
+    """Return what L1's stub copies into the structure; ``before`` is what that holds."""
+    with GuestMemory(0, x86.MEMORY_SIZE) as memory:
+        table = vmx.fields(entry, Area.of(2), 0, dict.fromkeys(vmx.CAPABILITIES, 0))
+        memory.write(Area.of(2).evmcs, before)
+        evmcs.write(memory, entry, table)
+        return memory.read(Area.of(2).fields, evmcs.SIZE)
+
+
+def evmcs_in_c(name, is_again):
+    """Return what shows the area of vCPU 2 and where L1 starts, once or for a second entry."""
+    call = "\n".join(calls(SETS[name], At(1, ()))).replace("enter_l2(0, ", "at = write_evmcs(2, &")
+    copy = f"\tmemcpy(l1_memory(2, EVMCS), l1_memory(2, FIELDS), {evmcs.SIZE});\n"
+    show = "\tfwrite(l1_memory(2, 0), L1_SIZE, 1, stdout);\n\tfwrite(&at, 8, 1, stdout);"
+    return f"{MEMORY}\t__u64 at;\n\n{call}\n{(copy + call) * is_again}\n{show}"
+
+
+WITHOUT_LISTS = [each for each in SETS if each not in ("amd", "lists")]
+
+
+@pytest.fixture(scope="module")
+def enlightened(build_many):
+    """What C writes for an enlightened VMCS, by the name of the entry and whether it is a first."""
+    every = itertools.product(WITHOUT_LISTS, (False, True))
+    return build_many({each: evmcs_in_c(*each) for each in every})
+
+
+@pytest.mark.parametrize("is_again", [False, True])
+@pytest.mark.parametrize("name", WITHOUT_LISTS)
+def test_an_enlightened_vmcs_in_c_is_that_of_python(enlightened, name, is_again):
+    area = enlightened((name, is_again))
+    entry = entry_of(SETS[name])
+    before = evmcs_in_python(entry, bytes(evmcs.SIZE)) if is_again else bytes(evmcs.SIZE)
+    image = evmcs_in_python(entry, before)
+    otherwise = {
+        at + each for at, size in map(evmcs.PLACES.get, VMCS_OTHERWISE) for each in range(size)
+    }
+    assert {each for each in range(evmcs.SIZE) if area[0x4000 + each] != image[each]} <= otherwise
+    assert area[0x2000:0x3000] == vmx.msr_bitmap(entry.passes)
+    assert area[0x7028] == 1
+    assert int.from_bytes(area[0x8000:], "little") == (0x12180 if is_again else 0x12140)
 
 
 LEFT = {

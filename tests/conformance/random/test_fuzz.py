@@ -168,10 +168,11 @@ def test_random_levels_can_be_run_and_each_has_a_meaning(levels):
     assert needs & {"nested_svm", "nested_vmx"} == {f"nested_{levels}"}
 
 
-def test_an_l1_that_calls_its_bitmap_clean_tells_the_truth():
+@pytest.mark.parametrize("levels", ("svm", "vmx"))
+def test_an_l1_that_calls_its_bitmap_clean_tells_the_truth(levels):
     draw = Random(3).randrange
-    written = [random_script(draw, levels="svm", clean=True) for _ in range(300)]
-    gate = Gate(2, "svm", lambda _: None)
+    written = [random_script(draw, levels=levels, clean=True) for _ in range(300)]
+    gate = Gate(2, levels, lambda _: None)
     assert all(map(gate.lets, filter(lambda each: len(each) <= LONGEST, written)))
     clean = [each for each in written if any(getattr(a, "clean", False) for a in each)]
     assert len(clean) > 20 and all(IS_HYPER_V in each for each in clean)

@@ -1,7 +1,8 @@
-"""An L1 that says its bitmap is clean, as Hyper-V does on SVM: R36, R81, R72.
+"""An L1 that says its bitmap is clean, as Hyper-V does: R36, R81, R72.
 
-KVM may keep the bitmap that it merged for L2's last entry. But that is of L1's bitmap and of the
-filter, of which L1 knows nothing: after an install KVM merges anew, whatever L1 says.
+On SVM it says so in the VMCB, on VMX in an enlightened VMCS. KVM may keep the bitmap that it merged
+for L2's last entry. But that is of L1's bitmap and of the filter, of which L1 knows nothing: after
+an install KVM merges anew, whatever L1 says.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from vmm.conformance.language.script import (
     fresh_vm,
     l1_exit,
     leave_l2,
+    listed,
     park,
     parked,
     rdmsr,
@@ -121,9 +123,16 @@ def _by_msr(msr: Msr, one: int, two: int) -> tuple[Case, ...]:
 _SOME = (through(_GS), through(_STAR, "read"))
 _SOME_PASS: Row = (enter_l2(passes=_SOME), entered)
 _SOME_CLEAN: Row = (enter_l2(passes=_SOME, clean=True), entered)
+_NO_GS: Row = (enter_l2(passes=(through(_STAR),)), entered)
+_NO_GS_CLEAN: Row = (enter_l2(passes=(through(_STAR),), clean=True), entered)
 _DENY_GS = done_install(default_allow().deny(_GS))
 _CALLED = l1_exit("hypercall")
 _FAILS = bad_install(MsrFilter(2), EINVAL)
+
+
+def _loads(value: int) -> Row:
+    """Return an entry with a list, which an L1 on VMX has for a VMCS alone."""
+    return (enter_l2(entry_load=(listed(_GS, value),)), entered)
 
 
 def _half(kind: int, msr: int) -> tuple[Row, Row]:
@@ -165,6 +174,27 @@ CASES = (
             *(*START, ENTERS, passes(_LSTAR), CALLS, CLEAN, passes(_LSTAR), CALLS),
             *(_SOME_PASS, to_l1(_LSTAR), _SOME_CLEAN, to_l1(_LSTAR), ENTERS, passes(_LSTAR)),
             *(_DENY_GS, CALLS, CLEAN, denied(_GS), CALLS, _SOME_PASS, denied(_GS), to_l1(_LSTAR)),
+        ),
+    ),
+    Case(
+        "clean.bitmap_of_hardware_that_is_not",
+        "An L1 that no longer passes what hardware passed, and does not say clean, gets it.",
+        "R36",
+        *play(
+            *(*START, ENTERS, *let(_GS, 1, 2), CALLS, _NO_GS, to_l1(_GS), _NO_GS_CLEAN),
+            *(write_to_l1(_GS, 3), ENTERS, *let(_GS, 4, 5), CALLS, CLEAN, *let(_GS, 6, 7), CALLS),
+            *(_DENY_GS, _NO_GS, to_l1(_GS), ENTERS, denied(_GS), CALLS, CLEAN, denied(_GS), CALLS),
+        ),
+    ),
+    Case(
+        "clean.after_a_list",
+        "An entry with a list, for which L1 has a VMCS, keeps no filter from a later clean one.",
+        "R36 R37 R72",
+        *play(
+            *(*START, ENTERS, *let(_GS, 1, 2), CALLS, _loads(7), (rdmsr(_GS), returned(7))),
+            *(_DENY_GS, CALLS, CLEAN, denied(_GS), passes(_STAR), CALLS, CLEAN, denied(_GS), CALLS),
+            *(PASSES_ALL, _loads(9), CALLS, CLEAN, (rdmsr(_GS), returned(9)), *let(_GS, 3, 4)),
+            *(CALLS, _loads(5), CALLS, _DENY_GS, CLEAN, denied(_GS), CALLS),
         ),
     ),
     *(

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from vmm._native import lib
 from vmm.closing import Closing
-from vmm.conformance.host.needs import PROBES, no_nested_svm
+from vmm.conformance.host.needs import PROBES, no_nested
 from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.host.told import told_lacks
 from vmm.conformance.kernel.effects import counter_of
@@ -27,9 +27,11 @@ from vmm.conformance.language.script import (
     as_hyper_v,
     create_vcpu,
     enter_l2,
+    entered,
     execute,
     executed,
     gp,
+    l1_exit,
     leave_l2,
     makes_vcpus,
     rdmsr,
@@ -38,6 +40,8 @@ from vmm.conformance.language.script import (
 from vmm.errors import KvmError
 from vmm.kvm import Kvm, Vm
 from vmm.msr import Msr
+from vmm.nested.evmcs import KVM_CAP_HYPERV_ENLIGHTENED_VMCS
+from vmm.nested.l1 import vendor_of
 
 TRIES = 5
 NOBODYS = 0x474F4F00
@@ -183,17 +187,23 @@ def _no_put_off_debug(backend: KvmBackend) -> str | None:
 
 def _no_clean_bitmap(backend: KvmBackend) -> str | None:
     """Have an L1 lie: where KVM takes its word, an MSR passes that L1 no longer lets through."""
-    if lack := no_nested_svm(backend.kvm):
+    if lack := no_nested(backend.kvm) or _no_evmcs(backend.kvm):
         return lack
-    seen = backend.run(
-        (
-            *(create_vcpu(0), *as_hyper_v(), wrmsr(Msr.HV_GUEST_OS_ID, 1)),
-            *(enter_l2(), leave_l2(), enter_l2(passes="none", clean=True), rdmsr(Msr.STAR)),
-        )
+    script = (
+        *(create_vcpu(0), *as_hyper_v(), wrmsr(Msr.HV_GUEST_OS_ID, 1), enter_l2(), leave_l2()),
+        *(enter_l2(passes="none", clean=True), rdmsr(Msr.KERNEL_GS_BASE)),
     )
-    if isinstance(seen[-1], Returned):
+    seen = backend.run(script)
+    if seen[-2] == entered and isinstance(seen[-1], Returned):
         return None
-    return "clean_bitmap: KVM does not ask a Hyper-V guest which bitmap of MSRs is clean"
+    if seen[-1] == l1_exit("rdmsr", Msr.KERNEL_GS_BASE):
+        return "clean_bitmap: KVM does not ask a Hyper-V guest which bitmap of MSRs is clean"
+    return f"clean_bitmap: a Hyper-V guest cannot be an L1 here: {seen!r}"
+
+
+def _no_evmcs(kvm: Kvm) -> str | None:
+    has = vendor_of(kvm) == "svm" or kvm.check_extension(KVM_CAP_HYPERV_ENLIGHTENED_VMCS)
+    return None if has else "clean_bitmap: KVM has no enlightened VMCS"
 
 
 def _no_form(access: Access, name: str) -> Callable[[KvmBackend], str | None]:

@@ -13,10 +13,9 @@ from vmm.conformance.kernel.wire import LOW
 from vmm.conformance.language import script as words
 from vmm.conformance.language.script import Event, Lost, done, entered, shutdown
 from vmm.decode import EXITS
-from vmm.errors import KvmError
 from vmm.nested import svm, vmx
 from vmm.nested.area import L1_FAILED_PORT, L1_PORT, L2_PORT, READ, WRITE, Entry, Left, Passed
-from vmm.nested.l1 import L1, vendor_of
+from vmm.nested.l1 import L1
 from vmm.nested.state import Snapshot, is_in_l2, rebuild_mmu, without_l2
 
 KINDS = {"read": (READ,), "write": (WRITE,), "both": (READ, WRITE)}
@@ -75,7 +74,10 @@ class Levels:
         vcpu = self.vm.vcpu(action.vcpu)
         vcpu.set_nested_state(without_l2(vcpu.get_nested_state()))
         rebuild_mmu(vcpu)
-        self._is_at(action.vcpu, self._l1.get(action.vcpu), None)
+        l1 = self._l1.get(action.vcpu)
+        self._is_at(action.vcpu, l1, None)
+        if l1:
+            l1.forget_launch()
         return done
 
     def _is_at(self, vcpu_id: int, l1: L1 | None, l2: words.EnterL2 | None) -> None:
@@ -114,10 +116,8 @@ class Levels:
 
     def _l1_of(self, vcpu_id: int) -> L1:
         if vcpu_id not in self._l1:
-            program, vendor = self.vm.program(vcpu_id), vendor_of(self.vm.vm.kvm)
-            if vendor is None:
-                raise KvmError(errno.ENOTSUP, "KVM_GET_SUPPORTED_CPUID", "no nested guests here")
-            self._l1[vcpu_id] = L1(program.vcpu, program.guest, self.vm.memory, vendor)
+            program, kvm = self.vm.program(vcpu_id), self.vm.vm.kvm
+            self._l1[vcpu_id] = L1(kvm, program.vcpu, program.guest, self.vm.memory)
             program.left = lambda reason: self._left(vcpu_id, reason)
         return self._l1[vcpu_id]
 

@@ -46,8 +46,9 @@ class EnterL2(Word):
     ``passes`` is what L1 does not intercept of the MSRs that its bitmap has bits for; all others
     are L1's. Without a ``bitmap`` L1 intercepts no MSR at all ("all", on SVM) or every one
     ("none", on VMX). The lists are VMX's. ``fields`` has the VMCB or VMCS switch every MSR it can.
-    With ``clean`` an L1 on SVM says, as Hyper-V does, that its bitmap is as at its last entry: to a
-    vCPU whose CPUID has Hyper-V's interface and that has told who it is.
+    With ``clean`` L1 says, as Hyper-V does, that its bitmap is as at its last entry: to a vCPU
+    whose CPUID has Hyper-V's interface and that has told who it is. On VMX such an L1 has an
+    enlightened VMCS, and for lists, which that has not, a VMCS.
     """
 
     positional = 0
@@ -64,6 +65,8 @@ class EnterL2(Word):
         """Refuse a set of MSRs that nothing could tell from others."""
         if not self.bitmap and not isinstance(self.passes, str):
             raise ValueError("without a bitmap L1 passes 'all' or 'none'")
+        if self.clean and (self.entry_load or self.exit_store or self.exit_load):
+            raise ValueError("an L1 that calls its bitmap clean has no lists")
 
 
 @dataclass(frozen=True, slots=True, repr=False)

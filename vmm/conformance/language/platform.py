@@ -82,11 +82,17 @@ HV_INTERFACE, HV_SIGNATURE = 0x4000_0001, int.from_bytes(b"Hv#1", "little")
 """The CPUID leaf whose EAX says that a hypervisor has Hyper-V's interface (TLFS, chapter 2)."""
 
 
-def as_hyper_v(vcpu: int = 0) -> tuple[SetCpuidBits, SetCpuidBits]:
+HV_NESTED, HV_NESTED_FEATURES = 0x4000_000A, 1 << 19 | 1 << 8 | 1
+"""What Hyper-V offers an L1: bitmaps of MSRs that it can call clean, and on VMX an enlightened VMCS
+of version 1, the lowest and the highest there is."""
+
+
+def as_hyper_v(vcpu: int = 0) -> tuple[SetCpuidBits, SetCpuidBits, SetCpuidBits]:
     """Return the words that have a vCPU's CPUID offer Hyper-V's interface, in place of KVM's."""
     return (
         SetCpuidBits(HV_INTERFACE, "eax", (1 << 32) - 1, on=False, vcpu=vcpu),
         SetCpuidBits(HV_INTERFACE, "eax", HV_SIGNATURE, vcpu=vcpu),
+        SetCpuidBits(HV_NESTED, "eax", HV_NESTED_FEATURES, vcpu=vcpu),
     )
 
 

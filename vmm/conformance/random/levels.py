@@ -135,7 +135,7 @@ class Ladder:
         if clean and state.entered:  # what an L1 gets that lies is nobody's promise
             passes, bitmap = state.entered.passes, state.entered.bitmap
         clean = clean and bitmap and not state.is_misled
-        load, store, back = (self._list() for _ in range(3))
+        load, store, back = ((), (), ()) if clean else (self._list() for _ in range(3))
         fields = self._dice.one_in(4)
         return s.EnterL2(passes, bitmap, load, store, back, fields, clean, vcpu)
 
