@@ -189,16 +189,21 @@ def _no_clean_bitmap(backend: KvmBackend) -> str | None:
     """Have an L1 lie: where KVM takes its word, an MSR passes that L1 no longer lets through."""
     if lack := no_nested(backend.kvm) or _no_evmcs(backend.kvm):
         return lack
-    script = (
-        *(create_vcpu(0), *as_hyper_v(), wrmsr(Msr.HV_GUEST_OS_ID, 1), enter_l2(), leave_l2()),
-        *(enter_l2(passes="none", clean=True), rdmsr(Msr.KERNEL_GS_BASE)),
+    seen = backend.run(
+        (
+            *(create_vcpu(0), *as_hyper_v(), wrmsr(Msr.HV_GUEST_OS_ID, 1)),
+            *(enter_l2(), leave_l2(), enter_l2(passes="none"), rdmsr(Msr.KERNEL_GS_BASE)),
+            *(enter_l2(), leave_l2(), enter_l2(passes="none", clean=True)),
+            rdmsr(Msr.KERNEL_GS_BASE),
+        )
     )
-    seen = backend.run(script)
-    if seen[-2] == entered and isinstance(seen[-1], Returned):
+    honest, _, _, entry, lying = (None, None, None, None, None, *seen)[-5:]
+    is_l1s = l1_exit("rdmsr", Msr.KERNEL_GS_BASE)
+    if honest == is_l1s and entry == entered and isinstance(lying, Returned):
         return None
-    if seen[-1] == l1_exit("rdmsr", Msr.KERNEL_GS_BASE):
+    if honest == lying == is_l1s:
         return "clean_bitmap: KVM does not ask a Hyper-V guest which bitmap of MSRs is clean"
-    return f"clean_bitmap: a Hyper-V guest cannot be an L1 here: {seen!r}"
+    return f"clean_bitmap: a Hyper-V guest that lies is as one that does not: {seen!r}"
 
 
 def _no_evmcs(kvm: Kvm) -> str | None:
