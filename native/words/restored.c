@@ -56,25 +56,10 @@ static void save_nested(int id)
 		saw("got(0)");
 }
 
-/* All of it, the nested state last: registers are L2's by then. */
-static void restore_nested(int id)
-{
-	const struct snapshot *from = snapshots[id];
-
-	become_l1(id);
-	memcpy(l1_memory(id, 0), from->area, L1_SIZE);
-	write_sregs(id, &from->sregs);
-	write_regs(id, &from->regs);
-	vm.vcpus[id].access = from->access;
-	levels[id].is_in_l2 = from->is_in_l2;
-	levels[id].n_stored = from->n_stored;
-	saw_result(ioctl(vm.vcpus[id].fd, KVM_SET_NESTED_STATE, from->nested));
-}
-
 /*
  * Have KVM build anew how the vCPU's memory is mapped: a change of CR4, and back again. A host that takes
- * a vCPU out of L2 sets its registers besides. Without that, SVM of 5.10 goes on under L1's old root and
- * maps in L2's: what L1 had not touched faults without end.
+ * a vCPU out of L2 sets its registers besides. Without that, SVM of 5.10 and 6.1 goes on under L1's old
+ * root and maps in L2's: what L1 had not touched faults without end.
  */
 static void rebuild_mmu(int id)
 {
@@ -84,6 +69,25 @@ static void rebuild_mmu(int id)
 		sregs.cr4 ^= CR4_PGE;
 		write_sregs(id, &sregs);
 	}
+}
+
+/* All of it, the nested state last: registers are L2's by then. */
+static void restore_nested(int id)
+{
+	const struct snapshot *from = snapshots[id];
+	int result;
+
+	become_l1(id);
+	memcpy(l1_memory(id, 0), from->area, L1_SIZE);
+	write_sregs(id, &from->sregs);
+	write_regs(id, &from->regs);
+	vm.vcpus[id].access = from->access;
+	levels[id].is_in_l2 = from->is_in_l2;
+	levels[id].n_stored = from->n_stored;
+	result = ioctl(vm.vcpus[id].fd, KVM_SET_NESTED_STATE, from->nested);
+	saw_result(result);
+	if (!result && !from->is_in_l2)
+		rebuild_mmu(id);
 }
 
 /* The host takes the vCPU out of L2: SVM and VMX are on as they were, and L1 gets no exit. */

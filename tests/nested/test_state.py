@@ -48,6 +48,14 @@ class Watched:
 
     def __init__(self, there):
         self.there, self.written = there, []
+        self.vcpu_id, self.nested = 0, None
+
+    def set_regs(self, regs):
+        self.there.set_regs(regs)
+
+    def set_nested_state(self, nested):
+        """Only note it: this host may have no nesting."""
+        self.nested, self.before = nested, len(self.written)
 
     def get_sregs(self):
         return self.there.get_sregs()
@@ -64,3 +72,16 @@ def test_rebuilding_the_mmu_changes_cr4_and_leaves_it_as_it_was(vm):
     assert bytes(ffi.buffer(watched.get_sregs())) == before
     assert len(watched.written) == 2
     assert watched.written[0] ^ watched.written[1] == state.CR4_PGE
+
+
+@pytest.mark.parametrize(("flags", "rebuilt"), [(0, 2), (state.GUEST_MODE, 0)])
+def test_a_vcpu_that_is_restored_in_l1_has_its_mmu_built_anew(vm, flags, rebuilt):
+    class Memory:
+        def write(self, at, data):
+            pass
+
+    watched = Watched(vm.create_vcpu(0))
+    nested = made(flags, state.FORMAT_SVM)
+    saved = state.Snapshot(nested, watched.there.get_regs(), watched.get_sregs(), b"")
+    saved.restore(watched, Memory())
+    assert watched.nested == nested and len(watched.written) - watched.before == rebuilt

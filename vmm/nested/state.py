@@ -36,8 +36,8 @@ def without_l2(state: bytes) -> bytes:
 def rebuild_mmu(vcpu: Vcpu) -> None:
     """Have KVM build anew how the vCPU's memory is mapped: a change of CR4, and back again.
 
-    A host that takes a vCPU out of L2 sets its registers besides. Without that, SVM of 5.10 goes on
-    under L1's old root and maps in L2's: what L1 had not touched faults without end.
+    A host that takes a vCPU out of L2 sets its registers besides. Without that, SVM of 5.10 and 6.1
+    goes on under L1's old root and maps in L2's: what L1 had not touched faults without end.
     """
     sregs = vcpu.get_sregs()
     for _ in range(2):
@@ -67,3 +67,5 @@ class Snapshot:
         vcpu.set_sregs(self.sregs)
         vcpu.set_regs(self.regs)
         vcpu.set_nested_state(self.nested)
+        if not is_in_l2(self.nested):
+            rebuild_mmu(vcpu)
