@@ -33,7 +33,7 @@ static void park(int id)
 		watch(vm.park_area, PARK_SIZE);
 	}
 	set_up(id, (struct access){ .rip = TOUCH, .rcx = PARK_AREA + page });
-	task = parked[id].task = start("", run_parked, &ids[id]);
+	task = parked[id].task = start_task("", run_parked, &ids[id]);
 	parked[id].page = vm.park_area + page;
 	n_parked++;
 	while (!has_ended(task, 0) && is_left(&patience)) {

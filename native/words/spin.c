@@ -82,7 +82,7 @@ static void spin(int id, struct access access)
 	spinner->rounds = (__u64 *)(vm.memory + COUNTERS + 8 * id);
 	*spinner->rounds = 0;
 	sigaction(SIGUSR1, &action, NULL);
-	spinner->task = start("", run_spinning, spinner);
+	spinner->task = start_task("", run_spinning, spinner);
 	while (!*spinner->rounds && !has_ended(spinner->task, GLANCE) && is_left(&patience))
 		;
 	saw(*spinner->rounds ? "spinning" : "never");

@@ -38,7 +38,7 @@ static void begin_install(const char *name, void (*work)(const void *), const vo
 {
 	struct stall *stall = find_stall(name);
 
-	settle(start(name, work, argument), stall ? stall->page : NULL);
+	settle(start_task(name, work, argument), stall ? stall->page : NULL);
 }
 
 /* Give a stalled install its bitmap, or make the bitmap unreadable for good. */
@@ -58,7 +58,7 @@ static void resume_install(const char *name, int fails)
 /* Do a step in a thread: what it leaves, or blocked. */
 static void meanwhile(const char *name, void (*work)(const void *), const void *argument)
 {
-	settle(start(name, work, argument), NULL);
+	settle(start_task(name, work, argument), NULL);
 }
 
 /* Wait for an install or another step that was blocked. */

@@ -118,21 +118,21 @@ static void saw_swept(void)
 }
 
 /* The guest executes the access of count MSRs: first, first + stride, and so on. */
-static void sweep(int id, struct sweep sweep)
+static void sweep(int id, struct sweep what)
 {
 	struct kvm_regs regs = {
-		.rip = sweep.rip, .rcx = sweep.first, .rax = (__u32)sweep.value,
-		.rdx = sweep.value >> 32, .rbp = sweep.count, .rsi = sweep.stride,
+		.rip = what.rip, .rcx = what.first, .rax = (__u32)what.value,
+		.rdx = what.value >> 32, .rbp = what.count, .rsi = what.stride,
 		.rsp = STACKS + PAGE * (id + 1), .rflags = 2,
 	};
 	const char *why;
 
 	free(sweep_ended);
-	sweep_ended = calloc(sweep.count, 1);
+	sweep_ended = calloc(what.count, 1);
 	if (!sweep_ended)
 		die("calloc");
-	sweep_done = sweep;
-	vm.vcpus[id].access = (struct access){ .rip = sweep.rip };
+	sweep_done = what;
+	vm.vcpus[id].access = (struct access){ .rip = what.rip };
 	write_regs(id, &regs);
 	why = run_sweep(id);
 	if (!why)

@@ -74,7 +74,7 @@ static void *do_task(void *argument)
 	return NULL;
 }
 
-static struct task *start(const char *name, void (*work)(const void *), const void *argument)
+static struct task *start_task(const char *name, void (*work)(const void *), const void *argument)
 {
 	struct task *task = &tasks[n_tasks];
 

@@ -306,3 +306,20 @@ def test_values_of_the_host_may_be_any(has_kvm, build):
     script = (get_msr(0x10), wrmsr(0xC0000102, 5), rdmsr(0xC0000102))
     case = Case("a.b", "", "", script, (got(ANY), unfiltered, returned(5)))
     assert played(build(c_source(case)))[0] == 0
+
+
+TYPE = r"(?:int|char|long|double|__u\d+|s?size_t|struct \w+)"
+DECLARES = rf"\b{TYPE} \**(?:\w+(?: = [^;]*?)?, )*(\w+)(?= *[=;,)\[])"
+
+
+def test_no_variable_has_the_name_of_a_function():
+    """Which names a piece uses is read without scopes: such a one would drag the function in."""
+    code = [words.SPOKEN.sub('""', words.COMMENT.sub("", each)).strip() for each in words.pieces()]
+    functions = {name for piece in code for name in words.DECLARED[0].findall(piece)}
+    assert len(functions) > 250 and "start_task" in functions
+    for piece in code:
+        assert not functions & set(re.findall(DECLARES, piece)), piece
+    assert re.findall(DECLARES, "\t__u64 start;\n\tint times = 1, begun = now();") == [
+        "start",
+        "begun",
+    ]
