@@ -52,6 +52,27 @@ def test_the_kernels_that_first_showed_and_lost_a_cause_stand_in_their_order():
     assert not vmx.causes
 
 
+@pytest.mark.parametrize(
+    ("runs", "told"),
+    [
+        ([run("6.1", case("a.x"))], ["nothing is wrong on any kernel"]),
+        (
+            [run("6.1", case("a.x")), run("6.2", case("a.x"), ended=False)],
+            [
+                "nothing that was judged is wrong on any kernel",
+                "6.2: no verdict: the run did not get to its end",
+            ],
+        ),
+        ([run("6.1", case("a.x", "SKIP"), status=4)], ["nothing was judged"]),
+    ],
+)
+def test_what_was_not_judged_is_not_called_good(runs, told):
+    machines = history.history(runs)
+    assert [line.strip() for line in history.lines(machines)[1:]] == told
+    (shown,) = json.loads(history.as_json(machines))
+    assert list(shown["troubles"]) == [each.host["release"] for each in runs if not each.end]
+
+
 def test_what_nothing_explains_is_a_line_of_its_own_before_the_known():
     (machine,) = history.history([run("6.1", failed("a.x", "B12"), failed("z.y"))])
     assert [line.name for line in machine.causes] == ["z.y", "B12"]

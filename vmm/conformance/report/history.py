@@ -48,12 +48,24 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What one vendor's machine says, its kernels from old to new."""
+    """What one vendor's machine says, its kernels from old to new.
+
+    ``troubles`` has, by kernel, why a run is no verdict; ``judged`` is whether any case passed.
+    """
 
     name: str
     kernels: tuple[str, ...]
     causes: tuple[Line, ...]
     observations: tuple[Line, ...]
+    troubles: tuple[tuple[str, str], ...] = ()
+    judged: bool = True
+
+    @property
+    def clean(self) -> str:
+        """What is to be said where nothing is wrong: no more than what the runs can tell."""
+        if not self.judged:
+            return "nothing was judged"
+        return f"nothing {'that was judged is' if self.troubles else 'is'} wrong on any kernel"
 
 
 def history(runs: Sequence[Saved]) -> list[Machine]:
@@ -90,7 +102,8 @@ def lines(machines: Sequence[Machine]) -> list[str]:
         out += [f"  {line.strip}  {line.name}: {told(line)}" for line in seen]
         steady = len(machine.observations) - len(seen)
         out += [f"  {steady} observations are the same on every kernel"] if steady else []
-        out += [] if machine.causes else ["  nothing is wrong on any kernel"]
+        out += [] if machine.causes else [f"  {machine.clean}"]
+        out += [f"  {kernel}: no verdict: {why}" for kernel, why in machine.troubles]
     return out[1:]
 
 
@@ -124,7 +137,10 @@ def _machine(name: str, columns: Sequence[Column]) -> Machine:
     observed = [
         _line(row.name, row.sentence, row.words, kernels) for row in table.observations(columns)
     ]
-    return Machine(name, kernels, tuple(cause_lines), tuple(observed))
+    troubles = tuple((column.name, column.trouble) for column in columns if column.trouble)
+    verdicts = {case["verdict"] for column in columns for case in column.cases.values()}
+    judged = bool(verdicts & {Verdict.PASS, Verdict.XPASS, *FAILS})
+    return Machine(name, kernels, tuple(cause_lines), tuple(observed), troubles, judged)
 
 
 def _found(column: Column) -> Mapping[str, set[str]]:
@@ -186,4 +202,5 @@ def _object(machine: Machine) -> dict[str, Any]:
     return {
         **{"machine": machine.name, "kernels": list(machine.kernels)},
         **{"causes": rows(machine.causes), "observations": rows(machine.observations)},
+        "troubles": dict(machine.troubles),
     }
