@@ -24,7 +24,17 @@ static void bury(struct worker *worker)
 	worker->pid = 0;
 }
 
-static void assign(struct worker *worker, __u32 number)
+/* Who plays it is told where the kernel's log has the same number for him: not in a PID namespace. */
+static void say_begin(const struct worker *worker, __u32 number, int is_own)
+{
+	if (is_own)
+		say("begin %u %d", number, worker->pid);
+	else
+		say("begin %u", number);
+	flush();
+}
+
+static void assign(struct worker *worker, __u32 number, int is_own)
 {
 	if (!worker->pid)
 		hire(worker);
@@ -33,8 +43,7 @@ static void assign(struct worker *worker, __u32 number)
 	worker->patience = patience_of(records[number].kind == CASE ? records[number].deadline : DEADLINE);
 	worker->noted = worker->last_text = worker->times = 0;
 	worker->steps[0] = 0;
-	say("begin %u", number);
-	flush();
+	say_begin(worker, number, is_own);
 	if (write(worker->commands, &number, sizeof(number)) != sizeof(number))
 		return;	/* it is dead: bury() says so */
 }
@@ -141,7 +150,7 @@ static void play_all(int jobs, int is_own)
 			say("without %u %s", next, record->needs[needs_what_lacks(record) - 1]);
 			next++;
 		} else if (record->kind == CASE || !wait_for_workers(jobs)) {
-			assign(&workers[idle], next++);
+			assign(&workers[idle], next++, is_own);
 		}
 	}
 	dismiss(jobs);

@@ -134,7 +134,26 @@ def test_a_splat_fails_the_cases_that_ran():
     assert records["a.two"]["verdict"] is Verdict.PASS
 
 
+@pytest.mark.parametrize(
+    ("pids", "blamed"),
+    [
+        ((" 8", " 9"), ["a.two"]),
+        ((" 9", " 8"), ["a.one"]),
+        ((" 7", " 8"), ["a.one", "a.two"]),
+        (("", ""), ["a.one", "a.two"]),
+        (("", " 9"), ["a.two"]),
+    ],
+)
+def test_a_splat_is_of_the_case_whose_worker_it_names(pids, blamed):
+    log = r"log 4,77,5,-;WARNING: CPU: 0 PID: 9 at arch/x86/kvm/x86.c:1 kvm_msr+0x1/0x2"
+    begins = [f"begin {number}{pid}" for number, pid in enumerate(pids)]
+    dones = [played(number)[1] for number in range(2)]
+    records = read([*HEAD, *begins, log, *dones, "over 2"])[1]
+    assert [each["id"] for each in records if "splats" in each] == blamed
+
+
 BAD = {
+    "a worker that is no process": [*HEAD, "begin 0 x"],
     "nothing of a player": ["Linux version 6.99"],
     "another version": [f"msrward-player 00000002 {CRC:08x} 2"],
     "another tape": [f"msrward-player {VERSION:08x} 00000000 2"],

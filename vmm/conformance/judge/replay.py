@@ -24,6 +24,7 @@ class Played:
     how: str = "ok"
     ms: float = 0.0
     steps: str = ""
+    pid: int | None = None
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,15 @@ its events alone. One line a thing::
 
     msrward-player VERSION CRC RECORDS   fact PATH TEXT        module NAME     capability NAME N
     text M EVENTS        what a step left, from now on called M: 1, 2, 3 ...
-    begin N              done N MS HOW STEPS   HOW: ok, timeout, stuck, died-SIGNAL, exited-STATUS
+    begin N PID          done N MS HOW STEPS   HOW: ok, timeout, stuck, died-SIGNAL, exited-STATUS
     lacks N NEED WHY     without N NEED
     log RECORD           lost                  taint N               parameter NAME VALUE
     said N TEXT          beat                  over RECORDS          unwatched WHY
 
-N is the number of a record of the tape, from 0; STEPS are numbers of texts, "4*3" for three in a
-row. Texts have what is no printable character as \xNN. A case that asks what an access does alone
-has its record when those on the tape have ended: they come first, but workers overtake each other.
+N is the number of a record of the tape, from 0; PID is who plays it as the kernel's log calls him,
+or left out; STEPS are numbers of texts, "4*3" for three in a row. Texts have what is no printable
+character as \xNN. A case that asks what an access does alone has its record when those on the tape
+have ended: they come first, but workers overtake each other.
 """
 
 from __future__ import annotations
@@ -116,12 +117,17 @@ class Reading:
         return number
 
     def _begin(self, rest: str) -> None:
-        number = self._number(rest)
+        text, _, pid = rest.partition(" ")
+        number = self._number(text)
         self.machine.know()
         entry = self.entries[number]
         if number in self._playing or isinstance(entry, tuple):
             raise TraceError(f"what begins twice, or never: {shown(rest)}")
+        if pid and not re.fullmatch(r"\d{1,9}", pid):
+            raise TraceError(f"a worker that is no process: {shown(rest)}")
         played = Played(entry, self.machine.ignoring) if isinstance(entry, Case) else None
+        if played and pid:
+            played.pid = int(pid)
         self._playing[number] = played
 
     def _lacks(self, rest: str) -> None:
@@ -190,9 +196,10 @@ class Reading:
         self.lost += 1
 
     def _attribute(self) -> None:
-        """Give what the kernel said to the cases that ran: one of them, or all, may be why."""
+        """Give what the kernel said to the case whose worker it names, or to all that ran."""
+        running = [played for played in self._playing.values() if played]
         for splat in find_splats(self._log):
-            owners = [played for played in self._playing.values() if played]
+            owners = [played for played in running if played.pid in splat.pids] or running
             for played in owners:
                 played.splats.append(list(splat.lines))
             if not owners:
