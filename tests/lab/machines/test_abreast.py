@@ -1,6 +1,7 @@
 """Machines side by side: what stands for a boot here is a function that tells its listener."""
 
 import threading
+import time
 
 import pytest
 
@@ -18,17 +19,19 @@ def result(name):
 
 
 def until_ended(ended):
-    """Return a boot that goes on until its listener ends it."""
+    """Return a boot that goes on until its listener ends it, or as long as anybody waits."""
 
     def boot(listener):
         listener.line("begun")
+        patience = time.monotonic() + PATIENCE
         try:
-            while True:
+            while time.monotonic() < patience:
                 listener.tick()
                 ended.begun.set()
         except BaseException:
             ended.ended.set()
             raise
+        return result("never ended")
 
     return boot
 
