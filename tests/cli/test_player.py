@@ -133,6 +133,20 @@ def test_the_player_needs_no_library_and_is_small():
     assert b"/lib64/ld-linux" not in player.read_bytes()
 
 
+@pytest.mark.parametrize("own", [["--own"], []])
+def test_who_plays_a_case_is_told_where_the_kernel_calls_him_so(has_kvm, tmp_path, own):
+    if not (BIN / "msrward-player").exists():
+        pytest.skip("no msrward-player: there was no static libc to link it with")
+    run("msrward", "tape", "matching.*", "-o", tmp_path / "some.tape")
+    said = run("msrward-player", *own, tmp_path / "some.tape").stdout.decode().splitlines()
+    begun = [line.split()[2:] for line in said if line.startswith("begin ")]
+    assert len(begun) > 40
+    if own:
+        assert 0 < len({int(pid) for (pid,) in begun}) < len(begun) / 2, "a worker plays many"
+    else:
+        assert begun == [[]] * len(begun)
+
+
 def test_a_baseline_makes_the_verdict_one_on_what_changed(trace, tmp_path):
     bad = trace.replace(b" stalled\n", b" blocked\n")
     for name, data in (("good", trace), ("bad", bad)):
