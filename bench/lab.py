@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import tempfile
@@ -44,6 +45,6 @@ def _measure(line: Line, kernel: str, vendor: str, executor: str, cases: list[st
         if ran.returncode not in (0, 1):
             line.skipped = ran.stderr.strip().rpartition("\n")[2] or f"status {ran.returncode}"
             return
-        took = load(Path(place)).end["lab"]
-    line.c.append(took["boot_seconds"])
-    line.python.append(took["total_seconds"])
+        took = load(Path(place)).lab
+    line.c.append(took.get("boot_seconds") or math.nan)
+    line.python.append(took.get("total_seconds") or math.nan)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from vmm.cli.output import say
-from vmm.conformance.records.schema import CaseRecord, Record
+from vmm.conformance.records.schema import CaseRecord, Record, run_of
 
 LIVE_SECONDS = 2.0
 """Seconds from one live line to the next in JSON: a guest of the lab sends them byte by byte."""
 
-Run = tuple[Mapping[str, Any], list[Mapping[str, Any]]]
+Run = tuple[Mapping[str, Any], list[Record]]
 """The facts of the host, and the records of a run that has ended."""
 
 
@@ -89,17 +89,13 @@ def recorded(
     from vmm.conformance.records.summary import end_record
 
     here = {"hostname": os.uname().nodename, "capabilities": kvm_capabilities()}
-    number = len(cases)
-    run: Record = {"type": "run", "started": round(time.time() - seconds, 3), "cases": number}
-    run |= {
-        "catalogue": number + len(CASES),
-        "resumed": 0,
-        "jobs": 1,
-        "kernel_log": blind or "watched",
-    }
+    counts = (len(cases), len(cases) + len(CASES))
+    run = run_of(*counts, kernel_log=blind or "watched")
+    run |= {"started": round(time.time() - seconds, 3), "jobs": 1}
     splats = [text.splitlines() for text in complaints]
     end = end_record(cases, seconds, splats=splats, foreign=foreign)
-    return {**facts(), **here}, [run, *cases, {**end, "report": report.splitlines()}]
+    end["report"] = report.splitlines()
+    return {**facts(), **here}, [run, *cases, end]
 
 
 def keep(directory: Path, run: Run) -> None:

@@ -61,8 +61,8 @@ def test_resume_of_nothing_starts_anew(tmp_path):
         (b"not json\n", "line 2"),
         (b"\xff\xfe\n", "line 2"),
         (b'{"schema": 9, "type": "case"}\n', "schema '9'"),
-        (b'{"schema": 1, "type": "case", "host": {}}\n', "id is missing"),
-        (b'{"schema": 1, "type": "end"}\n', "counts is missing"),
+        (b'{"schema": 1, "type": "case", "host": {}}\n', "verdict is missing"),
+        (b'{"schema": 1, "type": "end"}\n', "seconds is missing"),
         (b"[]\n", "not a record"),
     ],
 )

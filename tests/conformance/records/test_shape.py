@@ -3,6 +3,7 @@
 import json
 import random
 from html.parser import HTMLParser
+from typing import Required, get_origin, get_type_hints, is_typeddict
 
 import pytest
 
@@ -10,7 +11,9 @@ from vmm.conformance.records.jsonl import decode, encoder
 from vmm.conformance.records.plain import plain, plain_lines, plain_painted
 from vmm.conformance.records.results import ResultsError
 from vmm.conformance.records.saved import load
-from vmm.conformance.records.schema import CaseRecord
+from vmm.conformance.records.shape import KINDS
+from vmm.conformance.records.status import Status
+from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report import formats, history, html, since, table, tap
 from vmm.conformance.report.difference import lines
 
@@ -99,14 +102,49 @@ def test_the_records_these_tests_start_from_are_good(tmp_path):
     assert [*run.cases] == ["a.b", "a.c", "a.d"] and run.end["status"] == 1
 
 
+WHOLE = {"run": RUN, "case": {**CASE, "id": "a.c", **FAILED}, "end": END}
+
+
+def fields(type_, place=()):
+    """Every field that a type has, and those of the types in it, as the keys that lead to it."""
+    for name, hint in get_type_hints(type_).items():
+        yield (*place, name)
+        yield from fields(hint, (*place, name)) if is_typeddict(hint) else ()
+
+
 @pytest.mark.parametrize(
-    "field", sorted(CaseRecord.__required_keys__ | CaseRecord.__optional_keys__)
+    "path",
+    [(kind, *path) for kind in WHOLE for path in fields(KINDS[kind])],
+    ids=lambda path: ".".join(path),
 )
-def test_a_field_that_the_type_has_is_checked_when_it_is_read(field):
-    record = json.loads(encoder(HOST)({**CASE, "id": "a.c", **FAILED}))
+def test_a_field_that_the_type_has_is_checked_when_it_is_read(path):
+    kind, *where, last = path
+    record = json.loads(encoder(HOST)(WHOLE[kind]))
     decode(json.dumps(record))
+    holder = record
+    for name in where:
+        holder = holder.setdefault(name, {})
+    holder[last] = -1 if last != "seed" else 0.5
     with pytest.raises(ValueError):
-        decode(json.dumps({**record, field: -1}))
+        decode(json.dumps(record))
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_field_that_must_be_there_is_missed(kind):
+    record = json.loads(encoder(HOST)(WHOLE[kind]))
+    hints = get_type_hints(KINDS[kind], include_extras=True).items()
+    must = {name for name, hint in hints if get_origin(hint) is Required}
+    assert must >= {"type"} and must <= record.keys()
+    for name in must:
+        with pytest.raises(ValueError):
+            decode(json.dumps({key: each for key, each in record.items() if key != name}))
+
+
+def test_what_was_read_is_of_its_type():
+    case, end = (decode(encoder(HOST)(WHOLE[kind])) for kind in ("case", "end"))
+    assert (case["verdict"], case["again"]["verdict"]) == (Verdict.FAIL, Verdict.FAIL)
+    assert isinstance(case["verdict"], Verdict) and isinstance(case["again"]["verdict"], Verdict)
+    assert isinstance(end["status"], Status)
 
 
 def places(value, path=()):

@@ -289,7 +289,7 @@ def documented():
 
 LATE = {"type": "first", "verdict": Verdict.ERROR, "first": Verdict.FAIL}
 NAMED = {
-    "PASS that observes": {"verdict": Verdict.PASS, "observation": "x"},
+    "PASS that observes": {"type": "case", "verdict": Verdict.PASS, "observation": "x"},
     "failed, and not judged again": LATE,
 }
 
@@ -298,7 +298,7 @@ def test_the_page_says_what_each_verdict_is_called():
     rows = documented()
     assert {name for name in rows if name in set(Verdict)} == set(Verdict)
     for name, said in rows.items():
-        record = NAMED.get(name) or {"verdict": Verdict(name)}
+        record = NAMED.get(name) or {"type": "case", "verdict": Verdict(name)}
         kind = {"failures": "failure", "errors": "error", "skipped": "skipped", "": "passed"}
         called = [
             *(kind[junit.kind(record["verdict"])], kcidb.status(record).name),

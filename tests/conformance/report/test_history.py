@@ -15,7 +15,7 @@ from vmm.conformance.report import history, since
 def run(release, *cases, vendor="svm", status=0, ended=True):
     host = {"release": release, "lab": {"vendor": vendor, "emulator": "qemu"}}
     end = {"type": "end", "status": status, "interrupted": False, "splats": []}
-    return Saved(Path(release), host, {each["id"]: each for each in cases}, end if ended else {})
+    return Saved(Path(release), host, {each["id"]: each for each in cases}, end if ended else None)
 
 
 @pytest.fixture(autouse=True)

@@ -77,7 +77,7 @@ def test_the_status_is_that_of_the_worst_column():
 
 def test_a_debian_kernel_is_called_by_its_upstream_version():
     host = {"version": "#1 SMP Debian 5.10.262-1 (2026-07-31)"}
-    assert table.Column("5.10.0-46", "svm", Saved(Path("r"), host, {}, {})).version == "5.10.262"
+    assert table.Column("5.10.0-46", "svm", Saved(Path("r"), host, {}, None)).version == "5.10.262"
     assert table.Column("6.17.13+deb13", "svm", None).version == "6.17.13"
 
 

@@ -104,7 +104,7 @@ def test_an_honest_run_is_believed():
         ([RUN, *GOOD, ended(GOOD, status=77)], "status is 77"),
         ([RUN, case("a", "XFAIL")], "no failure was known"),
         ([RUN, case("q")], "saw nothing"),
-        ([RUN, {"type": "case"}], "id is missing"),
+        ([RUN, {"type": "case"}], "verdict is missing"),
     ],
 )
 def test_a_lie_is_no_verdict(records, why):

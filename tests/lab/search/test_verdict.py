@@ -83,7 +83,7 @@ def test_nothing_observed_cannot_be_tested():
 
 
 def test_a_run_that_was_cut_short_is_lost():
-    cut = Saved(Path("results.jsonl"), {}, {}, {})
+    cut = Saved(Path("results.jsonl"), {}, {}, None)
     assert judge(Question("match.*", lost=Step.BAD), cut).step is Step.BAD
 
 

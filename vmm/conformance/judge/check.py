@@ -18,12 +18,11 @@ from vmm.conformance.host.limits import limit_of
 from vmm.conformance.host.splats import Splat
 from vmm.conformance.judge import again
 from vmm.conformance.judge.judging import BackendFactory
-from vmm.conformance.judge.recording import Options
+from vmm.conformance.judge.recording import Options, run_record
 from vmm.conformance.language.case import Case
 from vmm.conformance.oracle import spoiled
 from vmm.conformance.records.results import Results, ResultsError
-from vmm.conformance.records.schema import Record
-from vmm.conformance.records.status import Status
+from vmm.conformance.records.schema import EndRecord, RunRecord
 from vmm.conformance.records.summary import end_record
 from vmm.conformance.report.desk import Desk, Output
 from vmm.conformance.report.view import View
@@ -133,7 +132,9 @@ def _judge(
 ) -> int:
     began, ending = time.monotonic(), dict[str, Any]()
     todo = [case for case in cases if case.id not in desk.results.recorded]
-    first = _run_record(len(cases), catalogue, len(cases) - len(todo), options, log)
+    kernel_log = log if isinstance(log, str) else "watched"
+    done = len(cases) - len(todo)
+    first = run_record(len(cases), catalogue, options, resumed=done, kernel_log=kernel_log)
     trouble: Exception | None = None
     try:
         desk.start(first)
@@ -161,7 +162,7 @@ def _passes(todo: Sequence[Case], run: Callable[[Sequence[Case]], list[Splat]]) 
         return [*stray, *run(later)]
 
 
-def _finish(desk: Desk, first: Record, end: Record, trouble: Exception | None) -> int:
+def _finish(desk: Desk, first: RunRecord, end: EndRecord, trouble: Exception | None) -> int:
     try:
         desk.finish(first, end)
     except ResultsError as error:
@@ -170,21 +171,4 @@ def _finish(desk: Desk, first: Record, end: Record, trouble: Exception | None) -
         failure = trouble or desk.failure
         why = limit_of(failure) if isinstance(failure, Exception) else None
         raise Trouble(f"{why or failure}; {desk.results.where}")
-    return Status(end["status"])
-
-
-def _run_record(
-    cases: int, catalogue: int, resumed: int, options: Options, log: KernelLog | str
-) -> Record:
-    return {
-        "type": "run",
-        "started": round(time.time(), 3),
-        "cases": cases,
-        "catalogue": catalogue,
-        "resumed": resumed,
-        "jobs": options.jobs,
-        "timeout": options.timeout,
-        "kernel_log": log if isinstance(log, str) else "watched",
-        **({"shard": options.shard} if options.shard else {}),
-        **({"repeat": options.repeat} if options.repeat > 1 else {}),
-    }
+    return end["status"]

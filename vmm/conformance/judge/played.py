@@ -10,11 +10,9 @@ from typing import BinaryIO
 
 from vmm.conformance.judge.check import Trouble, json_file, results_in
 from vmm.conformance.judge.lines import MOST_LINE, TraceError
-from vmm.conformance.judge.recording import Options
+from vmm.conformance.judge.recording import Options, run_record
 from vmm.conformance.judge.trace import Reading
 from vmm.conformance.language.case import Case
-from vmm.conformance.records.schema import Record
-from vmm.conformance.records.status import Status
 from vmm.conformance.records.summary import end_record
 from vmm.conformance.report.desk import Desk
 from vmm.conformance.report.view import View
@@ -44,7 +42,7 @@ def judge_trace(
     reading = Reading(cases, options)
     with ExitStack() as stack:
         json = json_file(stack, view)
-        first = _run_record(len(cases), catalogue, options)
+        first = run_record(len(cases), catalogue, options)
         desk: Desk | None = None
         why = ""
         try:
@@ -69,14 +67,7 @@ def judge_trace(
         desk.finish(first, end)
         if why or desk.failure:
             raise Trouble(f"{why or desk.failure}; what was read is in {desk.results.path}")
-        return Status(end["status"])
-
-
-def _run_record(cases: int, catalogue: int, options: Options) -> Record:
-    counts = {"cases": cases, "catalogue": catalogue, "resumed": 0}
-    how = {"jobs": options.jobs, "timeout": options.timeout, "kernel_log": "watched"}
-    part = {"shard": options.shard} if options.shard else {}
-    return {"type": "run", "started": round(time.time(), 3), **counts, **how, **part}
+        return end["status"]
 
 
 def _cut(reading: Reading) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from vmm.conformance.judge.judging import code
 from vmm.conformance.language.case import Case
 from vmm.conformance.records.causes import explains
-from vmm.conformance.records.schema import CaseOutcome, CaseRecord, record_of
+from vmm.conformance.records.schema import CaseOutcome, CaseRecord, RunRecord, record_of, run_of
 from vmm.conformance.records.verdict import Verdict
 
 
@@ -30,6 +31,23 @@ class Options:
     vendor: str = ""
     shard: str = ""
     repeat: int = 1
+
+
+def run_record(
+    cases: int, catalogue: int, options: Options, *, resumed: int = 0, kernel_log: str = "watched"
+) -> RunRecord:
+    """Return the record of a run that begins now (``records.schema``)."""
+    run: RunRecord = {
+        **run_of(cases, catalogue, resumed=resumed, kernel_log=kernel_log),
+        "started": round(time.time(), 3),
+        "jobs": options.jobs,
+        "timeout": options.timeout,
+    }
+    if options.shard:
+        run["shard"] = options.shard
+    if options.repeat > 1:
+        run["repeat"] = options.repeat
+    return run
 
 
 def case_record(

@@ -13,7 +13,7 @@ from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import Script, Trace, first_difference, steps
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.spoiled import NEED
-from vmm.conformance.records.schema import CaseOutcome, CaseRecord, Record, record_of
+from vmm.conformance.records.schema import CaseOutcome, CaseRecord, Found, record_of
 from vmm.conformance.records.verdict import Verdict
 
 TRIES = 20
@@ -70,19 +70,25 @@ class Drawn(NamedTuple):
         return f"{'--bulk ' * self.bulk}--seed {self.seed} --examples {self.examples}"
 
 
-def document(found: Finding, drawn: Drawn) -> Record:
+def document(found: Finding, drawn: Drawn) -> Found:
     """Return a finding as the ``found`` of a case's record."""
     seen = replace(found.case, trace=found.seen)
     text = json.dumps(json.loads(codec.dump(seen)))
-    return {"case": text, **drawn._asdict(), "steady": found.is_steady}
+    return {
+        "case": text,
+        "seed": drawn.seed,
+        "examples": drawn.examples,
+        "bulk": drawn.bulk,
+        "steady": found.is_steady,
+    }
 
 
-def drawn_of(claim: Record) -> Drawn:
+def drawn_of(claim: Found) -> Drawn:
     """Return the call that a ``found`` names."""
     return Drawn(claim["seed"], claim["examples"], claim["bulk"])
 
 
-def finding_of(claim: Record, command: str) -> Finding | None:
+def finding_of(claim: Found, command: str) -> Finding | None:
     """Return the finding of a ``found`` that anybody wrote, as the Model of today has it.
 
     None where the Model predicts the trace. ``command`` is what draws it again, but for the words

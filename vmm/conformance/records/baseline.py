@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vmm.conformance.records.causes import FAILED, explains
 from vmm.conformance.records.saved import Saved
-from vmm.conformance.records.schema import CaseRecord, Record
+from vmm.conformance.records.schema import CaseRecord, Changes
 from vmm.conformance.records.verdict import Verdict
 
 _FAILS = (Verdict.FAIL, Verdict.TIMEOUT, Verdict.XFAIL)
@@ -44,7 +44,7 @@ class Baseline:
         stands = verdict is not Verdict.ERROR and verdict.is_bad and self._stands(case, entry)
         return {**case, "verdict": Verdict.XFAIL} if stands else case
 
-    def changes(self, cases: Iterable[CaseRecord]) -> Record:
+    def changes(self, cases: Iterable[CaseRecord]) -> Changes:
         """Return the ``baseline`` field of the ``end`` record, of records that it has judged."""
         every = list(cases)
         failing = [
@@ -58,9 +58,12 @@ class Baseline:
         skipped = [
             case for case in every if case["verdict"] is Verdict.SKIP and self._was(case, judged)
         ]
-        words = {"failing": failing, "passing": passing, "skipped": skipped}
-        ids = {word: [case["id"] for case in those] for word, those in words.items()}
-        return {"path": self.path, **ids}
+        return {
+            "path": self.path,
+            "failing": [case["id"] for case in failing],
+            "passing": [case["id"] for case in passing],
+            "skipped": [case["id"] for case in skipped],
+        }
 
     def _was(self, case: CaseRecord, verdicts: Iterable[Verdict]) -> bool:
         before = self.cases.get(case["id"])

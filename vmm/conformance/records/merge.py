@@ -9,7 +9,7 @@ from typing import Any
 
 from vmm.conformance.records.results import SAME_HOST, ResultsError
 from vmm.conformance.records.saved import Saved
-from vmm.conformance.records.schema import CaseRecord, Record
+from vmm.conformance.records.schema import CaseRecord, EndRecord, RunRecord, run_of
 from vmm.conformance.records.summary import end_record
 
 ONE_MACHINE = tuple(name for name in SAME_HOST if name != "hostname")
@@ -21,9 +21,9 @@ class Merged:
     """The records of one run, made of several; ``notes`` names what is twice or missing."""
 
     host: Mapping[str, Any]
-    run: Record
+    run: RunRecord
     cases: Mapping[str, CaseRecord]
-    end: Record
+    end: EndRecord
     notes: Sequence[str] = field(default_factory=tuple)
 
 
@@ -45,21 +45,15 @@ def merge(runs: Sequence[Saved]) -> Merged:
     doubles = [note for run in runs for note in _add(cases, run)]
     holes = [*_unfinished(runs), *_missing(runs)]
     notes = [*doubles, *holes]
-    told = {
-        name: [each for run in runs for each in run.end.get(name, [])]
-        for name in ("splats", "foreign")
-    }
-    seconds = sum(run.end.get("seconds", 0.0) for run in runs)
-    lost = sum(run.end.get("lost", 0) for run in runs)
-    differ = any("differs" in note for note in doubles)
-    interrupted = any(run.end.get("interrupted", False) for run in runs)
+    ends = [run.end for run in runs if run.end]
     end = end_record(
         list(cases.values()),
-        seconds,
-        lost=lost,
-        interrupted=interrupted,
-        trouble=bool(holes) or differ,
-        **told,
+        sum(end["seconds"] for end in ends),
+        splats=[splat for end in ends for splat in end["splats"]],
+        foreign=[line for end in ends for line in end.get("foreign", ())],
+        lost=sum(end["lost"] for end in ends),
+        interrupted=any(end["interrupted"] for end in ends),
+        trouble=bool(holes) or any("differs" in note for note in doubles),
     )
     return Merged(first.host, _run(runs, len(cases)), cases, end, tuple(notes))
 
@@ -82,7 +76,7 @@ def _unfinished(runs: Sequence[Saved]) -> list[str]:
 
 def _missing(runs: Sequence[Saved]) -> list[str]:
     """Name the shards that are not there, where any of the runs was one."""
-    shards = [run.run.get("shard", "") for run in runs]
+    shards = [run.run.get("shard", "") if run.run else "" for run in runs]
     totals = {int(shard.partition("/")[2]) for shard in shards if shard}
     if not totals:
         return []
@@ -93,10 +87,13 @@ def _missing(runs: Sequence[Saved]) -> list[str]:
     return [f"hole: no shard {n}/{total}" for n in range(1, total + 1) if n not in there]
 
 
-def _run(runs: Sequence[Saved], cases: int) -> Record:
-    first = min(runs, key=lambda run: run.run.get("started", 0.0)).run
-    merged = {name: content for name, content in first.items() if name != "shard"}
-    return {**merged, "type": "run", "cases": cases, "resumed": 0, "merged": len(runs)}
+def _run(runs: Sequence[Saved], cases: int) -> RunRecord:
+    began = [run.run for run in runs if run.run]
+    blank = run_of(cases, cases, kernel_log="not told")
+    first = min(began, key=lambda run: run.get("started", 0.0), default=blank)
+    merged: RunRecord = {**first, "cases": cases, "resumed": 0, "merged": len(runs)}
+    merged.pop("shard", None)
+    return merged
 
 
 def _place(run: Saved) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 from vmm.closing import Closing
 from vmm.conformance.records import places
 from vmm.conformance.records.jsonl import decode, encoder
-from vmm.conformance.records.schema import CaseRecord, Record, case_of
+from vmm.conformance.records.schema import CaseRecord, Record
 from vmm.conformance.records.steadiness import is_open, reopened
 
 FILE = "results.jsonl"
@@ -142,8 +142,9 @@ def by_case(
     records: Sequence[Record],
 ) -> tuple[dict[str, CaseRecord], dict[str, CaseRecord]]:
     """Return by id the cases of a run, and the ``first`` records that no case followed."""
+    judged = [each for each in records if each["type"] != "run" and each["type"] != "end"]
     cases, firsts = (
-        {record["id"]: case_of(record) for record in records if record["type"] == type_}
+        {case["id"]: case for case in judged if case["type"] == type_}
         for type_ in ("case", "first")
     )
     return cases, {name: first for name, first in firsts.items() if name not in cases}

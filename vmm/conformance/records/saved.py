@@ -10,30 +10,37 @@ from typing import Any
 from vmm.conformance.records import places
 from vmm.conformance.records.jsonl import decode
 from vmm.conformance.records.results import FILE, ResultsError, by_case, to_go_on
-from vmm.conformance.records.schema import CaseRecord, Record
+from vmm.conformance.records.schema import (
+    CaseRecord,
+    EndRecord,
+    LabRecord,
+    MachineRecord,
+    Record,
+    RunRecord,
+)
 from vmm.conformance.records.status import Status
 
 
-def added_in(lab: Record | None) -> str:
+def added_in(lab: MachineRecord | None) -> str:
     """Return ", MODEL, WORDS": the CPU and the command line that a machine of the lab was given."""
-    told = [(lab or {}).get(name) for name in ("cpu", "append")]
+    told = (lab.get("cpu"), lab.get("append")) if lab else ()
     return "".join(f", {each}" for each in told if each)
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """The records of one run; ``end`` is empty where it was cut short.
+    """The records of one run; ``end`` is None where it was cut short.
 
     ``firsts`` has what cases left that were to be judged once more, and were not; ``run`` opened
-    the run last.
+    the run last, and is None where the file does not say.
     """
 
     path: Path
     host: Mapping[str, Any]
     cases: Mapping[str, CaseRecord]
-    end: Record
+    end: EndRecord | None
     firsts: Mapping[str, CaseRecord] = field(default_factory=dict)
-    run: Record = field(default_factory=dict)
+    run: RunRecord | None = None
 
     @property
     def name(self) -> str:
@@ -43,14 +50,18 @@ class Saved:
         return f"{self.host.get('release')} ({where}{added_in(lab)})"
 
     @property
+    def lab(self) -> LabRecord:
+        """How it went with the machines of the lab; empty where there were none, or no end."""
+        return self.end.get("lab", {}) if self.end else {}
+
+    @property
     def trouble(self) -> str:
         """Why there is no verdict, or ""."""
         if not self.end:
             return "the run did not get to its end"
         if self.end["status"] != Status.TROUBLE:
             return ""
-        lab = self.end.get("lab", {})
-        return lab.get("reason") or "the harness had trouble"
+        return self.lab.get("reason") or "the harness had trouble"
 
 
 class Empty(ResultsError):
@@ -72,11 +83,9 @@ def load(place: Path, *, cut: bool = False) -> Saved:
     if not records:
         raise Empty(f"{path} is empty: no run has written to it")
     cases, firsts = by_case(records)
-    run, last = (
-        next((record for record in records[::-1] if record["type"] in types), {})
-        for types in (("run",), ("run", "end"))
-    )
-    end = last if last and last["type"] == "end" else {}  # not that of a run that was continued
+    run = next((each for each in records[::-1] if each["type"] == "run"), None)
+    last = next((each for each in records[::-1] if each["type"] in ("run", "end")), None)
+    end = last if last and last["type"] == "end" else None  # not that of a run that was continued
     return Saved(path, records[-1]["host"], cases, end, firsts, run)
 
 

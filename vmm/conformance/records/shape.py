@@ -1,18 +1,26 @@
-"""What a record must be like to be read: the types of its fields, and how much of it there may be.
+"""What a record must be like to be read: of its type, and no more of it than there may be.
 
 A record may come from a kernel under test or a file of anybody. What passes here can be shown and
-computed with by every reader without another look: its texts are plain (``records.plain``).
+computed with by every reader without another look: its texts are plain (``records.plain``), and it
+is what its type says (``records.schema``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
-from vmm.conformance.records import values
 from vmm.conformance.records.plain import plain, plain_lines
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.reading import reads
+from vmm.conformance.records.schema import (
+    CaseRecord,
+    EndRecord,
+    HostFacts,
+    Record,
+    RunRecord,
+    StepRecord,
+)
 from vmm.conformance.records.verdict import Verdict
 
 LINE = 4 << 20
@@ -25,88 +33,12 @@ HOST = 2_000
 """Values in the facts of a host."""
 FACTS = 64 << 10
 """Characters in the facts of a host: every record of a run repeats them."""
-Fields = Mapping[str, Callable[[Any], bool]]
-_MUST: Mapping[str, Fields] = MappingProxyType(
-    {
-        "run": {
-            "cases": values.count,
-            "catalogue": values.count,
-            "resumed": values.count,
-            "kernel_log": values.text,
-        },
-        "case": {
-            **{"id": values.text, "sentence": values.text, "requirements": values.texts},
-            **{"verdict": values.verdict, "ms": values.number},
-        },
-        "end": {
-            **{
-                "counts": values.counts,
-                "seconds": values.number,
-                "interrupted": values.flag,
-                "status": values.status,
-            },
-            **{"fingerprint": values.text, "splats": values.blocks, "lost": values.count},
-        },
-        "lab": {"vendor": values.text, "emulator": values.text},
-    }
+KINDS: Mapping[str, type] = MappingProxyType(
+    {"run": RunRecord, "first": CaseRecord, "case": CaseRecord, "end": EndRecord}
 )
-_DIFFERENCE: Fields = {
-    "step": values.count,
-    "action": values.text,
-    "expected": values.texts,
-    "seen": values.texts,
-}
-_MAY: Mapping[str, Fields] = MappingProxyType(
-    {
-        "run": {
-            **{"started": values.number, "jobs": values.count, "timeout": values.number},
-            **{"shard": values.text, "merged": values.count, "repeat": values.count},
-        },
-        "case": {
-            **_DIFFERENCE,
-            **dict.fromkeys(("script", "trace", "varied", "kept"), values.texts),
-            **dict.fromkeys(
-                (*("observation", "reason", "need", "error", "traceback", "file"), "cause"),
-                values.text,
-            ),
-            **{
-                "splats": values.blocks,
-                "ignore_msrs": values.flag,
-                "first": values.verdict,
-                "series": values.series,
-            },
-            **{"histograms": values.histograms, "found": values.found, "repeats": values.repeats},
-        },
-        "end": {
-            **dict.fromkeys(("foreign", "broken", "unseen", "report"), values.texts),
-            "baseline": values.changes,
-        },
-        "ended": {
-            **{
-                "outcome": values.text,
-                "reason": values.text,
-                "attempts": values.count,
-                "console": values.texts,
-            },
-            **{f"{name}_seconds": values.maybe_number for name in ("boot", "suite", "total")},
-        },
-        "lab": {
-            **dict.fromkeys(("kernel", "append", "cpu"), values.text),
-            **{"boot_seconds": values.maybe_number, "machines": values.count},
-        },
-        "host": {
-            **dict.fromkeys(
-                (
-                    *("release", "version", "hostname", "vendor_module", "cpu_model", "platform"),
-                    "msrward",
-                ),
-                values.maybe_text,
-            ),
-            "parameters": values.parameters,
-        },
-    }
-)
-_ALL_OR_NONE = frozenset(_DIFFERENCE)
+"""The type that a record has, by what its ``type`` says."""
+_ALL_OR_NONE = StepRecord.__required_keys__
+_MUST_SAY = {Verdict.SKIP: "reason", Verdict.UNSTEADY: "first"}
 
 
 def checked(record: Any) -> Record:
@@ -114,18 +46,16 @@ def checked(record: Any) -> Record:
 
     Its texts are made plain; ``traceback`` keeps its lines.
     """
-    if not isinstance(record, dict) or record.get("type") not in ("run", "first", "case", "end"):
+    if not isinstance(record, dict) or record.get("type") not in [*KINDS]:
         raise ValueError("not a record")
-    plainly: Record = _plain(record, "", [FIELDS], DEPTH)
-    kind = "case" if record["type"] == "first" else record["type"]
-    _has(plainly, _MUST[kind], _MAY[kind], "")
-    if kind == "case":
-        _case(plainly)
-    if kind == "end" and "lab" in plainly:
-        _object(plainly["lab"], "lab")
-        _has(plainly["lab"], {}, _MAY["ended"], "lab.")
-    _host(plainly.get("host"))
-    return plainly
+    plainly = _plain(record, "", [FIELDS], DEPTH)
+    read = cast(Record, reads(KINDS[record["type"]])(plainly, ""))
+    if read["type"] != "run" and read["type"] != "end":
+        _require_whole(read)
+    if "host" not in read:
+        raise ValueError("no host facts")
+    _require_little(read["host"])
+    return read
 
 
 def _plain(value: Any, name: str, left: list[int], depth: int) -> Any:
@@ -143,68 +73,18 @@ def _plain(value: Any, name: str, left: list[int], depth: int) -> Any:
     return {plain(key): _plain(each, key, left, depth - 1) for key, each in value.items()}
 
 
-def _has(record: Record, must: Fields, may: Fields, where: str) -> None:
-    for name, check in must.items():
-        if name not in record:
-            raise ValueError(f"{where}{name} is missing")
-        _is(record, name, check, where)
-    for name, check in may.items():
-        if name in record:
-            _is(record, name, check, where)
-
-
-def _is(record: Record, name: str, check: Callable[[Any], bool], where: str) -> None:
-    if not check(record[name]):
-        raise ValueError(f"{where}{name} is {_shown(record[name])}")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
-
-
-def _object(value: Any, name: str) -> None:
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} is {_shown(value)}")
-
-
-def _case(case: Record) -> None:
-    if not case["id"]:
-        raise ValueError("id is ''")
-    _difference(case, "")
-    if "again" in case:
-        _object(case["again"], "again")
-        _has(
-            case["again"], {"verdict": values.verdict, "ms": values.number}, _MAY["case"], "again."
-        )
-    also = case.get("also", [])
-    if not isinstance(also, list):
-        raise ValueError(f"also is {_shown(also)}")
-    for number, each in enumerate(also):
-        _object(each, f"also[{number}]")
-        _has(each, _DIFFERENCE, {}, f"also[{number}].")
-    for holder in (case, case.get("again", {})):
-        for name in ("verdict", "first") & holder.keys():
-            holder[name] = Verdict(holder[name])
-    lacks = {Verdict.SKIP: "reason", Verdict.UNSTEADY: "first"}.get(case["verdict"], "id")
+def _require_whole(case: CaseRecord) -> None:
+    """Raise ValueError where a field of a case is not there that another makes necessary."""
+    there = _ALL_OR_NONE & case.keys()
+    if there and there != _ALL_OR_NONE:
+        missing = ", ".join(sorted(_ALL_OR_NONE - there))
+        raise ValueError(f"{missing} is missing beside {', '.join(sorted(there))}")
+    lacks = _MUST_SAY.get(case["verdict"], "id")
     if lacks not in case:
         raise ValueError(f"{case['verdict']} without {lacks}")
 
 
-def _difference(case: Record, where: str) -> None:
-    there = _ALL_OR_NONE & case.keys()
-    if there and there != _ALL_OR_NONE:
-        missing = ", ".join(sorted(_ALL_OR_NONE - there))
-        raise ValueError(f"{where}{missing} is missing beside {', '.join(sorted(there))}")
-
-
-def _host(host: Any) -> None:
-    if not isinstance(host, dict):
-        raise ValueError("no host facts")
-    _has(host, {}, _MAY["host"], "host.")
+def _require_little(host: HostFacts) -> None:
     _plain(host, "", [HOST], DEPTH)
     if len(repr(host)) > FACTS:
         raise ValueError(f"the host's facts are more than {FACTS >> 10} KiB")
-    if "lab" in host:
-        _object(host["lab"], "host.lab")
-        _has(host["lab"], _MUST["lab"], _MAY["lab"], "host.lab.")

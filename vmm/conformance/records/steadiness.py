@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from vmm.conformance.records.schema import CaseOutcome, CaseRecord, without
+from vmm.conformance.records.schema import CaseRecord, Judging, without
 from vmm.conformance.records.verdict import Verdict
 
 KEPT = (
@@ -108,7 +108,7 @@ def settle(first: CaseRecord, again: CaseRecord) -> CaseRecord:
     and never a pass.
     """
     told: Mapping[str, Any] = again
-    kept = cast(CaseOutcome, {name: told[name] for name in KEPT if name in told})
+    kept = cast(Judging, {name: told[name] for name in KEPT if name in told})
     record: CaseRecord = {**first, "type": "case", "again": kept}
     if "splats" in again:
         record["splats"] = again["splats"]

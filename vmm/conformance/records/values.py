@@ -1,10 +1,9 @@
-"""What the values of a record's fields may be: one check a kind."""
+"""What the values of a record's fields may be: one check a kind that has no type of its own."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from vmm.conformance.records.status import Status
 from vmm.conformance.records.verdict import Verdict
 
 BUCKETS = 64
@@ -18,9 +17,9 @@ def text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def maybe_text(value: Any) -> bool:
-    """Say whether the value is a text, or nothing."""
-    return value is None or isinstance(value, str)
+def name(value: Any) -> bool:
+    """Say whether the value is a text, and not an empty one."""
+    return text(value) and value != ""
 
 
 def count(value: Any) -> bool:
@@ -33,34 +32,9 @@ def number(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < MOST
 
 
-def maybe_number(value: Any) -> bool:
-    """Say whether the value is a number from 0 up, or nothing."""
-    return value is None or number(value)
-
-
 def flag(value: Any) -> bool:
     """Say whether the value is true or false."""
     return isinstance(value, bool)
-
-
-def texts(value: Any) -> bool:
-    """Say whether the value is a list of texts."""
-    return isinstance(value, list) and all(map(text, value))
-
-
-def blocks(value: Any) -> bool:
-    """Say whether the value is a list of lists of texts."""
-    return isinstance(value, list) and all(map(texts, value))
-
-
-def changes(value: Any) -> bool:
-    """Say whether the value is what changed since a baseline."""
-    return (
-        isinstance(value, dict)
-        and value.keys() == {"path", "failing", "passing", "skipped"}
-        and text(value["path"])
-        and all(texts(ids) for word, ids in value.items() if word != "path")
-    )
 
 
 def series(value: Any) -> bool:
@@ -82,29 +56,9 @@ def histograms(value: Any) -> bool:
     )
 
 
-def found(value: Any) -> bool:
-    """Say whether the value is what ``fuzz`` found."""
-    checks = {"case": text, "seed": whole, "examples": count, "bulk": flag, "steady": flag}
-    return (
-        isinstance(value, dict)
-        and value.keys() == checks.keys()
-        and all(check(value[name]) for name, check in checks.items())
-    )
-
-
 def whole(value: Any) -> bool:
     """Say whether the value is a whole number."""
     return type(value) is int and -MOST < value < MOST
-
-
-def verdict(value: Any) -> bool:
-    """Say whether the value is a verdict."""
-    return isinstance(value, str) and value in set(Verdict)
-
-
-def status(value: Any) -> bool:
-    """Say whether the value is an exit status."""
-    return type(value) is int and value in set(Status)
 
 
 def counts(value: Any) -> bool:

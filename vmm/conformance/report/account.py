@@ -29,7 +29,7 @@ def account(saved: Saved) -> list[CaseRecord]:
 
 def unfinished(saved: Saved) -> str:
     """Return why the run tells less than it was to, beyond what its cases say themselves, or ""."""
-    if saved.end.get("interrupted"):
+    if saved.end and saved.end["interrupted"]:
         return "the run was interrupted"
     told = any(
         case["verdict"] in (Verdict.ERROR, Verdict.UNSTEADY) for case in saved.cases.values()
@@ -65,13 +65,13 @@ def block(case: CaseRecord, host: Mapping[str, Any]) -> str:
     """Return all that a person needs to look into a case of a run that did not pass."""
     whole = case["verdict"] is Verdict.ERROR and "expected" in case
     lines = text.failure(case, lambda _, words: words, int(whole), rerun.of_run(host))[1:]
-    return "\n".join(lines[:-1] if case.get("type") == "run" else lines)
+    return "\n".join(lines[:-1] if case["type"] == "whole" else lines)
 
 
 def started(saved: Saved) -> datetime | None:
     """Return when the run began, in UTC, where its records say it and a calendar has it."""
     try:
-        return datetime.fromtimestamp(saved.run["started"], UTC)
+        return datetime.fromtimestamp(saved.run["started"], UTC) if saved.run else None
     except (KeyError, ValueError, OverflowError, OSError):
         return None
 
@@ -95,7 +95,7 @@ def _left(first: CaseRecord) -> CaseRecord:
 
 
 def _whole(saved: Saved, cut: bool) -> list[CaseRecord]:
-    splats, why = saved.end.get("splats", []), unfinished(saved)
+    splats, why = saved.end["splats"] if saved.end else [], unfinished(saved)
     if not (splats or why):
         return []
     outcome: CaseOutcome = {"verdict": Verdict.FAIL if splats else Verdict.ERROR}
@@ -103,4 +103,4 @@ def _whole(saved: Saved, cut: bool) -> list[CaseRecord]:
         outcome["splats"] = splats
     if why:
         outcome["error"] = why
-    return [{**record_of(WHOLE, _SENTENCE, [], outcome), "type": "run"}]
+    return [{**record_of(WHOLE, _SENTENCE, [], outcome), "type": "whole"}]

@@ -7,17 +7,14 @@ from typing import Any
 
 from vmm.conformance.contract.history import HISTORY
 from vmm.conformance.records.causes import Cause, causes
-from vmm.conformance.records.schema import CaseRecord, Record
+from vmm.conformance.records.schema import CaseRecord, Changes, EndRecord, RunRecord
 from vmm.conformance.records.status import Status
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report.text import Paint, kernel, names, plural, splat_lines, word
 
-CHANGES = ("failing", "passing", "skipped")
-"""What cases may newly be since a baseline, as the ``end`` record calls it."""
-
 
 def summary(
-    cases: Sequence[CaseRecord], end: Record, paint: Paint, host: Mapping[str, Any] | None = None
+    cases: Sequence[CaseRecord], end: EndRecord, paint: Paint, host: Mapping[str, Any] | None = None
 ) -> list[str]:
     """Return what did not go as it should: causes, then what none explains; broken requirements.
 
@@ -56,20 +53,29 @@ def _by_verdict(cases: Iterable[CaseRecord]) -> Iterable[tuple[CaseRecord, ...]]
     return found.values()
 
 
-def since(end: Record, verbose: int = 0) -> list[str]:
+def since(end: EndRecord, verbose: int = 0) -> list[str]:
     """Return what changed since the baseline of the run, where it had one."""
     found = end.get("baseline")
     if not found:
         return []
-    changed = {word: ids for word in CHANGES if (ids := found[word])}
     lines = [
         f"  newly {word}: {plural(len(ids), 'case')}: {names(ids, verbose)}"
-        for word, ids in changed.items()
+        for word, ids in newly(found)
+        if ids
     ]
     return ["", f"since {found['path']}:", *(lines or ["  no verdict changed"])]
 
 
-def verdict(run: Record, end: Record, host: Mapping[str, Any], paint: Paint) -> str:
+def newly(since: Changes) -> Sequence[tuple[str, list[str]]]:
+    """Return the ids of the cases that newly are so, by what they are."""
+    return [
+        ("failing", since["failing"]),
+        ("passing", since["passing"]),
+        ("skipped", since["skipped"]),
+    ]
+
+
+def verdict(run: RunRecord, end: EndRecord, host: Mapping[str, Any], paint: Paint) -> str:
     """Return the one line that says it all."""
     counts = end["counts"]
     columns = {
@@ -93,7 +99,7 @@ def verdict(run: Record, end: Record, host: Mapping[str, Any], paint: Paint) -> 
     return f"{judged}: {', '.join(parts)} in {end['seconds']:.1f} s"
 
 
-def _judgement(run: Record, end: Record, name: str) -> str:
+def _judgement(run: RunRecord, end: EndRecord, name: str) -> str:
     whole = run["cases"] == run["catalogue"]
     unsteady = Verdict.UNSTEADY in end["counts"]
     trouble = "what failed did not repeat" if unsteady else "the harness had trouble"
@@ -104,7 +110,8 @@ def _judgement(run: Record, end: Record, name: str) -> str:
         Status.UNTESTED: f"nothing could be tested on {name}",
         Status.VIOLATES: f"{name} does not keep the contract",
     }
-    if path := end.get("baseline", {}).get("path"):
+    if since := end.get("baseline"):
+        path = since["path"]
         words[Status.VIOLATES] = f"{name} fails what it did not in {path}"
         return words.get(end["status"], f"{name} fails nothing that it did not in {path}")
     kept = f"{name} keeps the contract" if whole else f"{name} passes {some}"

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from vmm.conformance.records.causes import FAILED, explains
 from vmm.conformance.records.plain import plain_painted
 from vmm.conformance.records.results import Results
-from vmm.conformance.records.schema import CaseRecord, Record
+from vmm.conformance.records.schema import CaseRecord, EndRecord, RunRecord
 from vmm.conformance.records.unseen import unseen
 from vmm.conformance.report.live import LIVE, Run
 from vmm.conformance.report.progress import Progress
@@ -73,7 +73,7 @@ class Desk:
         """Why a report is not complete, or ""."""
         return self.out.failure or (self.json.failure if self.json else "")
 
-    def start(self, run: Record) -> None:
+    def start(self, run: RunRecord) -> None:
         """File and show the ``run`` record, and what an earlier run had recorded of these cases."""
         self._file(run)
         self._say(self.format.start(run))
@@ -104,7 +104,7 @@ class Desk:
         if not self.view.quiet:
             self.progress.tick(running)
 
-    def finish(self, run: Record, end: Record) -> None:
+    def finish(self, run: RunRecord, end: EndRecord) -> None:
         """Show the report, file the ``end`` record, and do what is to be done then.
 
         ResultsError says that the disk is full, or what is wrong with ``View.then``.

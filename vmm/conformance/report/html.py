@@ -182,14 +182,14 @@ def _full(column: Column) -> str:
 def _machines(columns: Sequence[Column]) -> Iterator[str]:
     for number, column in enumerate(columns):
         host = column.saved.host if column.saved else {}
-        end = column.saved.end if column.saved else {}
+        ended = column.saved.lab if column.saved else {}
         facts = {name: host.get(name) for name in ("version", "cpu_model", "vendor_module")}
-        lab = {**host.get("lab", {}), **end.get("lab", {})}
+        lab = {**host.get("lab", {}), **ended}
         lab.pop("console", None)
         yield f'<p id="machine-{number}"><b>{escape(_full(column))}</b> '
         yield f"{escape(column.vendor)}: "
         yield escape(", ".join(f"{k} {v}" for k, v in {**facts, **lab}.items() if v)) + "</p>"
-        if console := end.get("lab", {}).get("console"):
+        if console := ended.get("console"):
             yield f"<pre>{escape(chr(10).join(console))}</pre>"
 
 

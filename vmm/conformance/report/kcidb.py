@@ -15,7 +15,7 @@ from typing import Any
 
 from vmm.conformance.records.results import ResultsError
 from vmm.conformance.records.saved import Saved
-from vmm.conformance.records.schema import CaseRecord, Record
+from vmm.conformance.records.schema import CaseRecord
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report.account import WHOLE, account, block, line, started
 from vmm.conformance.report.text import kernel
@@ -29,6 +29,10 @@ IDS = ("origin", "checkout_id", "build_id")
 EXCERPT = 16384
 """The characters that an excerpt of a log may have."""
 _HOST = ("release", "version", "vendor_module", "cpu_model", "platform", "taint_letters", "msrward")
+
+
+Object = dict[str, Any]
+"""What of KCIDB's schema is no text or number."""
 
 
 class Result(Enum):
@@ -68,7 +72,7 @@ def render(runs: Sequence[Saved], told: Mapping[str, str]) -> str:
     """Return the JSON document; Untold says what is missing of ``told``, or cannot be of all."""
     check(told, runs)
     origin = told["origin"]
-    checkouts, builds, tests = dict[str, Record](), dict[str, Record](), list[Record]()
+    checkouts, builds, tests = dict[str, Object](), dict[str, Object](), list[Object]()
     for saved in runs:
         build_id = told.get("build_id") or f"{origin}:{_digest(_built(saved))}"
         checkout_id = told.get("checkout_id") or f"{origin}:{_digest(_source(saved, told))}"
@@ -80,7 +84,7 @@ def render(runs: Sequence[Saved], told: Mapping[str, str]) -> str:
             known = {name: told[name] for name in CHECKOUT if name in told}
             checkouts[checkout_id] = {"id": checkout_id, "origin": origin, **known}
         tests += [_test(case, saved, origin, build_id) for case in account(saved)]
-    document: Record = {"version": {"major": 5, "minor": 3}}
+    document: Object = {"version": {"major": 5, "minor": 3}}
     document |= {"checkouts": [*checkouts.values()]} if checkouts else {}
     document |= {"builds": [*builds.values()]} if builds else {}
     return json.dumps({**document, "tests": tests}, indent=1) + "\n"
@@ -92,7 +96,7 @@ def status(case: CaseRecord) -> Result:
     A failure that is known is still a failure: known issues are KCIDB's own. MISS is for what was
     not judged to the end since the run was cut short.
     """
-    if case.get("type") in ("first", "run"):
+    if case["type"] in ("first", "whole"):
         return Result.FAIL if "splats" in case else Result.MISS
     match case["verdict"]:
         case Verdict.PASS | Verdict.XPASS:
@@ -134,11 +138,12 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _test(case: CaseRecord, saved: Saved, origin: str, build_id: str) -> Record:
+def _test(case: CaseRecord, saved: Saved, origin: str, build_id: str) -> Object:
     host = saved.host
-    run = f"{saved.run.get('started')} {host.get('boot_id')} {host.get('hostname')} {_built(saved)}"
+    began = saved.run.get("started") if saved.run else None
+    run = f"{began} {host.get('boot_id')} {host.get('hostname')} {_built(saved)}"
     run += f" {host.get('lab')}"
-    test: Record = {
+    test: Object = {
         "id": f"{origin}:{_digest(run)}-{case['id']}",
         "origin": origin,
         "build_id": build_id,
@@ -148,8 +153,8 @@ def _test(case: CaseRecord, saved: Saved, origin: str, build_id: str) -> Record:
         "duration": case["ms"] / 1000,
         "environment": _environment(host),
     }
-    if began := started(saved):
-        test["start_time"] = began.isoformat()
+    if at := started(saved):
+        test["start_time"] = at.isoformat()
     if excerpt := line(case) if case["verdict"].is_good else block(case, host):
         test["log_excerpt"] = excerpt.replace("\0", "\ufffd")[:EXCERPT]
     known = ("requirements", "cause", "need", "repeats")
@@ -163,7 +168,7 @@ def _path(name: str) -> str:
     return ".".join(re.sub(r"[^A-Za-z0-9_-]", "_", word) or "_" for word in name.split("."))
 
 
-def _environment(host: Mapping[str, Any]) -> Record:
+def _environment(host: Mapping[str, Any]) -> Object:
     lab = host.get("lab") or {}
     facts = {name: host[name] for name in _HOST if host.get(name)}
     where = {f"lab_{name}": lab[name] for name in ("vendor", "emulator", "append") if lab.get(name)}

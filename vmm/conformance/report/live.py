@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from vmm.conformance.records.causes import causes
-from vmm.conformance.records.schema import CaseRecord, Record
+from vmm.conformance.records.schema import CaseRecord, EndRecord, RunRecord
 from vmm.conformance.report import closing, tap, text
 from vmm.conformance.report.view import View
 
@@ -28,7 +28,7 @@ class Run:
 class Live(Protocol):
     """What turns the records of a run into lines for stdout, as they come."""
 
-    def start(self, run: Record) -> list[str]:
+    def start(self, run: RunRecord) -> list[str]:
         """Return how it begins, of the ``run`` record."""
 
     def first(self, case: CaseRecord) -> list[str]:
@@ -37,7 +37,7 @@ class Live(Protocol):
     def case(self, case: CaseRecord) -> list[str]:
         """Return what is said of a case that has ended."""
 
-    def end(self, run: Record, end: Record, cases: Sequence[CaseRecord]) -> list[str]:
+    def end(self, run: RunRecord, end: EndRecord, cases: Sequence[CaseRecord]) -> list[str]:
         """Return how it ends, of all that was left of ``cases``."""
 
 
@@ -49,7 +49,7 @@ class Text:
         self.run, self.view = run, run.view
         self.paint = text.painter(sys.stdout)
 
-    def start(self, run: Record) -> list[str]:
+    def start(self, run: RunRecord) -> list[str]:
         """Return the lines that say what is judged, and where."""
         return [] if self.view.quiet else text.header(run, self.run.host)
 
@@ -61,7 +61,7 @@ class Text:
         """Return the case's line, under -v."""
         return [text.case_line(case, self.paint)] if self.view.verbose else []
 
-    def end(self, run: Record, end: Record, cases: Sequence[CaseRecord]) -> list[str]:
+    def end(self, run: RunRecord, end: EndRecord, cases: Sequence[CaseRecord]) -> list[str]:
         """Return causes, what was not tested, observations, what changed, and the verdict."""
         place = {name: number for number, name in enumerate(self.run.ids)}
         cases = sorted(cases, key=lambda case: place[case["id"]])
@@ -72,7 +72,7 @@ class Text:
         lines += [] if quiet else ["", f"records: {self.run.path}"]
         return [*lines, closing.verdict(run, end, host, self.paint)]
 
-    def _whole(self, end: Record, cases: Sequence[CaseRecord]) -> list[str]:
+    def _whole(self, end: EndRecord, cases: Sequence[CaseRecord]) -> list[str]:
         host, verbose, lines = self.run.host, self.view.verbose, list[str]()
         bad = [case for case in cases if case["verdict"].is_bad]
         for cause in causes(bad, host):
@@ -89,7 +89,7 @@ class Tap:
         """Plan a test for each case."""
         self.run, self.number = run, 0
 
-    def start(self, _: Record) -> list[str]:
+    def start(self, _: RunRecord) -> list[str]:
         """Return the version, the plan and what is judged."""
         return tap.header(len(self.run.ids), self.run.host)
 
@@ -102,7 +102,7 @@ class Tap:
         self.number += 1
         return tap.case_lines(case, self.number)
 
-    def end(self, _run: Record, end: Record, _cases: Sequence[CaseRecord]) -> list[str]:
+    def end(self, _run: RunRecord, end: EndRecord, _cases: Sequence[CaseRecord]) -> list[str]:
         """Return what closes the stream."""
         return tap.end_lines(end)
 
@@ -113,7 +113,7 @@ class Nothing:
     def __init__(self, _: Run) -> None:
         """Say nothing of the run."""
 
-    def start(self, _: Record) -> list[str]:
+    def start(self, _: RunRecord) -> list[str]:
         """Say nothing."""
         return []
 
@@ -125,7 +125,7 @@ class Nothing:
         """Say nothing."""
         return []
 
-    def end(self, _run: Record, _end: Record, _cases: Sequence[CaseRecord]) -> list[str]:
+    def end(self, _run: RunRecord, _end: EndRecord, _cases: Sequence[CaseRecord]) -> list[str]:
         """Say nothing."""
         return []
 

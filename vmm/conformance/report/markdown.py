@@ -8,6 +8,7 @@ from typing import Any
 
 from vmm.conformance.records.causes import Cause, causes
 from vmm.conformance.records.saved import Saved
+from vmm.conformance.records.schema import run_of
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report import closing, text
 from vmm.conformance.report.account import account, block, line, unfinished
@@ -26,8 +27,7 @@ def verdict(saved: Saved) -> str:
     """Return the last line of a run's report."""
     if not saved.end:
         return f"no verdict on {text.kernel(saved.host)}: {unfinished(saved)}"
-    number = len(saved.cases)
-    run = {"cases": number, "catalogue": number, **saved.run}
+    run = saved.run or run_of(len(saved.cases), len(saved.cases))
     return closing.verdict(run, saved.end, saved.host, lambda _, words: words)
 
 

@@ -96,7 +96,7 @@ def _path(column: Column) -> str:
 
 
 def _started(column: Column) -> str:
-    seconds = column.saved.run.get("started") if column.saved else None
+    seconds = run.get("started") if (run := column.saved and column.saved.run) else None
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds)) if seconds else ""
 
 
@@ -190,7 +190,7 @@ def status(columns: Sequence[Column]) -> Status:
     if not columns or any(column.trouble for column in columns):
         return Status.TROUBLE
     runs = [column.saved for column in columns if column.saved]
-    return Status.of(any(run.end["status"] == Status.VIOLATES for run in runs))
+    return Status.of(any(run.end and run.end["status"] == Status.VIOLATES for run in runs))
 
 
 def text(columns: Sequence[Column], rows: Sequence[Row], title: str) -> list[str]:

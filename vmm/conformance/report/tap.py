@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vmm.conformance.records.saved import Saved
-from vmm.conformance.records.schema import CaseRecord, Record
+from vmm.conformance.records.schema import CaseRecord, EndRecord
 from vmm.conformance.records.summary import broken
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report.account import account, titles
-from vmm.conformance.report.closing import CHANGES
+from vmm.conformance.report.closing import newly
 from vmm.conformance.report.text import kernel
 
 SHOWN = (
@@ -60,14 +60,14 @@ def case_lines(case: CaseRecord, number: int) -> list[str]:
     return [line, *([] if good else _yaml(case))]
 
 
-def end_lines(end: Record) -> list[str]:
+def end_lines(end: EndRecord) -> list[str]:
     """Return what closes the stream: "Bail out!" if the run did not get to its end."""
     stray = [f"# kernel log: {line}" for splat in end["splats"] for line in splat]
     stray += [f"# foreign: {line}" for line in end.get("foreign", ())]
     stray += [f"# known, and no case fails by it: {entry}" for entry in end.get("unseen", ())]
     stray += [f"# not kept: {name}" for name in end.get("broken", ())]
-    since = end.get("baseline", {})
-    stray += [f"# newly {word}: {name}" for word in CHANGES for name in since.get(word, ())]
+    if since := end.get("baseline"):
+        stray += [f"# newly {word}: {name}" for word, ids in newly(since) for name in ids]
     return [*stray, "Bail out! interrupted"] if end["interrupted"] else stray
 
 

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from vmm.conformance.contract.requirements import explain_case
 from vmm.conformance.records.causes import Cause
 from vmm.conformance.records.saved import added_in
-from vmm.conformance.records.schema import CaseRecord, Record
+from vmm.conformance.records.schema import CaseRecord, RunRecord
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report import rerun as reruns
 
@@ -35,7 +35,7 @@ def painter(stream: TextIO) -> Paint:
     return lambda colour, text: f"\x1b[{COLOURS[colour]}m{text}\x1b[m"
 
 
-def header(run: Record, host: Mapping[str, Any]) -> list[str]:
+def header(run: RunRecord, host: Mapping[str, Any]) -> list[str]:
     """Return the lines that say what is judged, and where."""
     cpu, platform = host.get("cpu_model") or "a CPU", host.get("platform") or "platform unknown"
     lines = [f"{kernel(host)} on {cpu}, {platform}; msrward {host.get('msrward')}"]

@@ -136,7 +136,7 @@ def _play(
         return result
     if doubt := played.doubt(result):
         return replace(result, status=Status.TROUBLE, console_tail=(doubt,))
-    return replace(result, status=Status.of(bool(played.end["splats"])))
+    return replace(result, status=Status.of(bool(played.end and played.end["splats"])))
 
 
 def _churn(mutant: Mutant, kernel: Kernel, options: Options) -> MutantRecord:

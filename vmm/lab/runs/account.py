@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import LabRecord
 from vmm.lab.machines.machine import LabResult
 
 
-def account(result: LabResult, *, whole: bool) -> Record:
+def account(result: LabResult, *, whole: bool) -> LabRecord:
     """Return the ``lab`` of an end; with the console's end, unless the run is ``whole``."""
     boot = result.boot_seconds
-    return {
+    told: LabRecord = {
         "outcome": result.outcome,
         "reason": result.reason,
         "attempts": result.attempts,
         "boot_seconds": rounded(boot),
         "suite_seconds": rounded(None if boot is None else result.total_seconds - boot),
         "total_seconds": rounded(result.total_seconds),
-        **({} if whole else {"console": list(result.console_tail)}),
     }
+    if not whole:
+        told["console"] = list(result.console_tail)
+    return told
 
 
 def rounded(seconds: float | None) -> float | None:

@@ -15,9 +15,17 @@ from vmm.conformance.judge.check import Trouble, json_file
 from vmm.conformance.language.case import Case
 from vmm.conformance.records.results import Results, default_directory
 from vmm.conformance.records.saved import Saved, to_resume
-from vmm.conformance.records.schema import CaseRecord, Record, case_of
+from vmm.conformance.records.schema import (
+    CaseRecord,
+    Ending,
+    EndRecord,
+    LabRecord,
+    MachineRecord,
+    Record,
+    RunRecord,
+    run_of,
+)
 from vmm.conformance.records.steadiness import is_doubtful, settle
-from vmm.conformance.records.summary import end_record
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report.desk import Desk
 from vmm.conformance.report.progress import Progress
@@ -29,7 +37,7 @@ from vmm.lab.machines.abreast import abreast
 from vmm.lab.machines.emulation import Listener
 from vmm.lab.machines.machine import LabResult, Outcome
 from vmm.lab.runs.account import account, rounded
-from vmm.lab.runs.claims import TOLD, Claims, Damaged, Told
+from vmm.lab.runs.claims import Claims, Damaged, Told, summed
 from vmm.lab.runs.order import Order
 from vmm.lab.runs.spread import Spread, as_one
 
@@ -79,7 +87,7 @@ class _Inside:
     interrupted: bool = False
     desk: Desk | None = None
     boot_seconds: float | None = None
-    first: Record = field(default_factory=dict)
+    first: RunRecord = field(default_factory=lambda: run_of(0, 0))
     held: dict[str, CaseRecord] = field(default_factory=dict)
     """What cases left that are judged once more."""
 
@@ -147,17 +155,15 @@ class _Inside:
             where = f"{self.order.kernel.release} ({self.order.vendor}, {self.emulator})"
             self.progress.note(f"{doing} {where}: {time.monotonic() - self.began:.0f} s")
 
-    def _record(self, record: Mapping[str, Any], host: Mapping[str, Any]) -> None:
-        match record["type"]:
-            case "run":
-                whole = {"cases": len(self.order.ids), "resumed": self.done, **self._part()}
-                if self.desk is None:
-                    self._open({**record, **whole, "catalogue": self.order.chosen.of}, host)
-            case "case":
-                self._case(self._with_file(case_of(record)))
-            case "first":
-                assert self.desk
-                self.desk.first(self._with_file(case_of(record)))
+    def _record(self, record: Record, host: Mapping[str, Any]) -> None:
+        if record["type"] == "run":
+            if self.desk is None:
+                self._open(self._of_all(record), host)
+        elif record["type"] == "first":
+            assert self.desk
+            self.desk.first(self._with_file(record))
+        elif record["type"] != "end":
+            self._case(self._with_file(record))
 
     def _case(self, record: CaseRecord) -> None:
         assert self.desk
@@ -201,7 +207,7 @@ class _Inside:
             raise Trouble(f"{trouble}; {desk.results.where}")
         return int(end["status"])
 
-    def _open(self, first: Record, host: Mapping[str, Any]) -> None:
+    def _open(self, first: RunRecord, host: Mapping[str, Any]) -> None:
         self.progress.clear()
         if unknown := append.unknown(self.order.append, host.get("parameters", {})):
             raise Trouble(f"{self.order.kernel.name} has no parameter {', '.join(unknown)}")
@@ -213,8 +219,8 @@ class _Inside:
         self.desk = Desk(results, facts, self.order.ids, view, self.json)
         self.desk.start(first)
 
-    def _lab(self) -> Record:
-        return {
+    def _lab(self) -> MachineRecord:
+        lab: MachineRecord = {
             "kernel": self.order.kernel.name,
             "vendor": self.order.vendor,
             "emulator": self.emulator,
@@ -222,32 +228,42 @@ class _Inside:
             "executor": "player" if self.is_played else "python",
             "cpu": self.order.cpu,
             "boot_seconds": rounded(self.boot_seconds),
-            **({"machines": len(self.claims.parts)} if isinstance(self.claims, Spread) else {}),
         }
+        if isinstance(self.claims, Spread):
+            lab["machines"] = len(self.claims.parts)
+        return lab
 
-    def _part(self) -> Record:
-        shard = self.order.options.shard
-        return {"shard": shard} if shard else {}
+    def _of_all(self, run: RunRecord) -> RunRecord:
+        """Return the run that a guest began as what it is a part of, or goes on with."""
+        counts: RunRecord = {
+            **run,
+            "cases": len(self.order.ids),
+            "catalogue": self.order.chosen.of,
+            "resumed": self.done,
+        }
+        if self.order.options.shard:
+            counts["shard"] = self.order.options.shard
+        return counts
 
-    def _planned(self) -> Record:
-        counts = {"cases": len(self.order.ids), "catalogue": self.order.chosen.of}
-        counts |= {"resumed": self.done, **self._part()}
-        why = "the guest did not get that far"
-        return {"type": "run", "started": round(time.time(), 3), **counts, "kernel_log": why}
+    def _planned(self) -> RunRecord:
+        blank = run_of(0, 0, kernel_log="the guest did not get that far")
+        return self._of_all({**blank, "started": round(time.time(), 3)})
 
-    def _ended(self, desk: Desk, trouble: str) -> Record:
+    def _ended(self, desk: Desk, trouble: str) -> EndRecord:
         """Return the end that all cases amount to, those of a run that was continued too."""
-        claimed = self.claims.end
-        told: dict[str, Any] = {name: claimed[name] for name in TOLD if name in claimed}
-        seconds = claimed["seconds"] if claimed else time.monotonic() - self.began
+        seconds = time.monotonic() - self.began
+        unknown: Ending = {"seconds": seconds, "splats": [], "lost": 0}
         troubled = bool(trouble) or self.claims.is_troubled
-        return end_record(
-            desk.cases, seconds, interrupted=self.interrupted, trouble=troubled, **told
-        )
+        told = self.claims.end or unknown
+        return summed(desk.cases, told, interrupted=self.interrupted, trouble=troubled)
 
-    def _say_seconds(self, desk: Desk, lab: Record) -> None:
+    def _say_seconds(self, desk: Desk, lab: LabRecord) -> None:
         desk.progress.clear()
         if self.claims.end and self.view.is_text and not self.view.quiet:
-            names = ("boot", "suite", "total")
-            shown = ", ".join(f"{name} {lab[f'{name}_seconds']:.1f} s" for name in names)
+            took = (
+                ("boot", lab.get("boot_seconds")),
+                ("suite", lab.get("suite_seconds")),
+                ("total", lab.get("total_seconds")),
+            )
+            shown = ", ".join(f"{name} {seconds or 0.0:.1f} s" for name, seconds in took)
             desk.out.lines([f"the lab took: {shown}"])

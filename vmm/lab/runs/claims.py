@@ -12,7 +12,7 @@ from typing import Any
 
 from vmm.conformance.language.case import Case
 from vmm.conformance.records.jsonl import decode
-from vmm.conformance.records.schema import CaseRecord, Record, case_of, without
+from vmm.conformance.records.schema import CaseRecord, Ending, EndRecord, Record, without
 from vmm.conformance.records.status import Status
 from vmm.conformance.records.steadiness import ways
 from vmm.conformance.records.summary import end_record
@@ -21,11 +21,7 @@ from vmm.lab.machines.machine import LabResult, Outcome
 
 OURS = ("file", "rerun", "cause")
 """Fields of a case that no guest fills in."""
-TOLD = ("splats", "foreign", "lost")
-"""Fields of the end that only the guest knows."""
-
-
-Told = tuple[Mapping[str, Any], Mapping[str, Any]]
+Told = tuple[Record, Mapping[str, Any]]
 """A record, and the facts of its host."""
 
 
@@ -34,7 +30,7 @@ class Damaged(Exception):
 
 
 class Claims:
-    """The records of one guest, as they come. ``end`` is empty until it came, and agrees."""
+    """The records of one guest, as they come. ``end`` is None until it came, and agrees."""
 
     def __init__(self, asked: Iterable[Case], options: Sequence[str], repeat: int = 1) -> None:
         """Expect ``asked``, and failures as known only where the ``options`` name any.
@@ -47,7 +43,7 @@ class Claims:
         self.cases: dict[str, CaseRecord] = {}
         self.firsts: set[str] = set()
         self.begun = False
-        self.end: Record = {}
+        self.end: EndRecord | None = None
 
     running: tuple[str, ...] = ()
     """The guest does not say what runs."""
@@ -62,10 +58,9 @@ class Claims:
         if self.end or self.begun is (record["type"] == "run"):
             raise Damaged(f"the guest sent a record of type {record['type']} out of turn")
         self.begun = True
-        if record["type"] in ("case", "first"):
-            yield self._case(case_of(record)), host
-            return
-        if record["type"] == "end":
+        if record["type"] != "run" and record["type"] != "end":
+            record = self._case(record)
+        elif record["type"] == "end":
             self._end(record)
         yield record, host
 
@@ -101,7 +96,7 @@ class Claims:
         if failed and not record["verdict"].is_bad:
             raise Damaged(f"the guest calls {record['id']} {record['verdict']}, which failed")
 
-    def _end(self, end: Record) -> None:
+    def _end(self, end: EndRecord) -> None:
         """Take the end if it is what the cases amount to."""
         if end["interrupted"]:
             raise Damaged("the run in the guest was interrupted")
@@ -114,17 +109,16 @@ class Claims:
             )
         self.end = end
 
-    def summed(self, trouble: bool, end: Record) -> Record:
+    def summed(self, trouble: bool, end: EndRecord) -> EndRecord:
         """Return the end that the cases amount to."""
-        told = {name: end[name] for name in TOLD if name in end}
-        return end_record(list(self.cases.values()), end["seconds"], trouble=trouble, **told)
+        return summed(list(self.cases.values()), end, trouble=trouble)
 
     @property
     def is_troubled(self) -> bool:
         """Whether the guest could not go on, which its cases do not tell."""
         if not self.end or self.end["status"] != Status.TROUBLE:
             return False
-        return bool(self.summed(False, self.end)["status"] != Status.TROUBLE)
+        return self.summed(False, self.end)["status"] != Status.TROUBLE
 
     def doubt(self, result: LabResult) -> str:
         """Return why what came of the boot is no verdict, or ""."""
@@ -132,15 +126,35 @@ class Claims:
         return doubt(result, self.end, some)
 
 
-def agree(ours: Record, end: Record) -> None:
+def summed(
+    cases: Sequence[CaseRecord], told: Ending, *, interrupted: bool = False, trouble: bool = False
+) -> EndRecord:
+    """Return the end that cases amount to, with what of it the guest has ``told``."""
+    return end_record(
+        cases,
+        told["seconds"],
+        splats=told["splats"],
+        foreign=told.get("foreign", ()),
+        lost=told["lost"],
+        interrupted=interrupted,
+        trouble=trouble,
+    )
+
+
+def agree(ours: EndRecord, end: EndRecord) -> None:
     """Raise Damaged where an ``end`` is not what its cases amount to, which is ``ours``."""
-    for field in ("counts", "status", "fingerprint"):
-        if ours[field] != end[field]:
-            said = f"the guest says {field} {end[field]!r}, and its records {ours[field]!r}"
+    sides = (
+        ("counts", end["counts"], ours["counts"]),
+        ("status", int(end["status"]), int(ours["status"])),
+        ("fingerprint", end["fingerprint"], ours["fingerprint"]),
+    )
+    for field, theirs, those in sides:
+        if theirs != those:
+            said = f"the guest says {field} {theirs!r}, and its records {those!r}"
             raise Damaged(said if len(said) < 400 else f"{said[:400]}...")
 
 
-def doubt(result: LabResult, end: Record, some: str = "") -> str:
+def doubt(result: LabResult, end: EndRecord | None, some: str = "") -> str:
     """Return why a boot that left the record ``end`` is no verdict, or ""; it did ``some``."""
     last = next((line for line in reversed(result.console_tail) if line.strip()), "silence")
     if result.outcome is not Outcome.DONE:

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from vmm.conformance.c.tape import tape
 from vmm.conformance.judge.lines import TraceError
-from vmm.conformance.judge.recording import Options, case_record
+from vmm.conformance.judge.recording import Options, case_record, run_record
 from vmm.conformance.judge.trace import Reading
 from vmm.conformance.language.case import Case
-from vmm.conformance.records.schema import CaseOutcome, CaseRecord, Record
+from vmm.conformance.records.schema import CaseOutcome, CaseRecord, Ending, RunRecord
 from vmm.conformance.records.status import Status
 from vmm.conformance.records.steadiness import Times
 from vmm.conformance.records.verdict import Verdict
@@ -23,7 +23,7 @@ from vmm.lab.runs.claims import Damaged, Told
 
 
 class Played:
-    """The trace of one guest. ``end`` is empty until the trace is over, with a record a case."""
+    """The trace of one guest. ``end`` is None until the trace is over, with a record a case."""
 
     is_troubled = False
 
@@ -37,7 +37,7 @@ class Played:
         self.asked = len(asked)
         self.done = 0
         self.begun = False
-        self.end: Record = {}
+        self.end: Ending | None = None
         self._times = Times(options.repeat)
         self._began = time.monotonic()
 
@@ -67,9 +67,12 @@ class Played:
             for each in self._whole(record):
                 yield each, host
         if self.reading.is_over:
-            seconds = round(time.monotonic() - self._began, 3)
-            told = {"splats": self.reading.stray, "foreign": [], "lost": self.reading.lost}
-            self.end = {"seconds": seconds, **told}
+            self.end = {
+                "seconds": round(time.monotonic() - self._began, 3),
+                "splats": self.reading.stray,
+                "foreign": [],
+                "lost": self.reading.lost,
+            }
 
     def _whole(self, record: CaseRecord) -> Iterator[CaseRecord]:
         """Yield what a case amounts to that was played so often as it was to be.
@@ -83,11 +86,9 @@ class Played:
         elif fails:
             yield {**record, "type": "first"}
 
-    def _run(self) -> Record:
+    def _run(self) -> RunRecord:
         log = self.reading.unwatched or "watched"
-        how = {"jobs": self.options.jobs, "timeout": self.options.timeout, "kernel_log": log}
-        often = {"repeat": self.options.repeat} if self.options.repeat > 1 else {}
-        return {"type": "run", "started": round(time.time(), 3), **how, **often}
+        return run_record(self.asked, self.asked, self.options, kernel_log=log)
 
     def _skip(self, case: Case) -> CaseRecord:
         need = next(each for each in case.all_needs if each in self.lacks)

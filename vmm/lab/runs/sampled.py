@@ -21,9 +21,8 @@ from vmm.conformance.language.script import Script
 from vmm.conformance.random.corpus import SCRIPTS, Corpus, document
 from vmm.conformance.random.finding import Finding, as_case, drawn_of, finding_of
 from vmm.conformance.records.jsonl import decode_live
-from vmm.conformance.records.schema import CaseRecord, Record, case_of, without
+from vmm.conformance.records.schema import CaseRecord, EndRecord, Record, RunRecord, without
 from vmm.conformance.records.status import Status
-from vmm.conformance.records.summary import end_record
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report.progress import Progress
 from vmm.conformance.report.rerun import in_the_lab
@@ -33,7 +32,7 @@ from vmm.lab.machines import machine
 from vmm.lab.machines.emulation import Listener
 from vmm.lab.machines.machine import LabResult
 from vmm.lab.runs.account import account
-from vmm.lab.runs.claims import OURS, TOLD, Damaged, agree, doubt
+from vmm.lab.runs.claims import OURS, Damaged, agree, doubt, summed
 from vmm.lab.runs.order import told
 
 COMMANDS: Mapping[str, frozenset[str]] = MappingProxyType(
@@ -101,9 +100,9 @@ class Samples:
     command: str
     said: str = ""
     host: Mapping[str, Any] = field(default_factory=dict)
-    run: Record = field(default_factory=dict)
+    run: RunRecord | None = None
     cases: dict[str, CaseRecord] = field(default_factory=dict)
-    end: Record = field(default_factory=dict)
+    end: EndRecord | None = None
     kept: list[Script] = field(default_factory=list)
     """The scripts that the guest added to its corpus."""
 
@@ -119,13 +118,12 @@ class Samples:
         host = record.pop("host")
         if self.end or bool(self.run) is (record["type"] == "run") or record["type"] == "first":
             raise Damaged(f"the guest sent a record of type {record['type']} out of turn")
-        match record["type"]:
-            case "run":
-                self.run, self.host = record, host
-            case "case":
-                self._case(case_of(record))
-            case "end":
-                self._end(record)
+        if record["type"] == "run":
+            self.run, self.host = record, host
+        elif record["type"] == "end":
+            self._end(record)
+        else:
+            self._case(record)
 
     def _case(self, record: CaseRecord) -> None:
         name = record["id"]
@@ -143,11 +141,10 @@ class Samples:
         except ValueError as error:
             raise Damaged(f"the guest keeps what is no script: {error}") from None
 
-    def _end(self, end: Record) -> None:
+    def _end(self, end: EndRecord) -> None:
         if end["interrupted"] or not self.cases:
             raise Damaged("the run in the guest was interrupted")
-        told = {name: end[name] for name in TOLD if name in end}
-        agree(end_record(list(self.cases.values()), end["seconds"], **told), end)
+        agree(summed(list(self.cases.values()), end), end)
         self.end = end
 
     def finding(self, command: str) -> Finding | None:
@@ -171,18 +168,18 @@ class Outcome:
     """What came of it: the facts of the guest, its records, and of fuzz what was found."""
 
     host: Mapping[str, Any]
-    run: Record
+    run: RunRecord
     cases: list[CaseRecord]
-    end: Record
+    end: EndRecord
     finding: Finding | None = None
 
     @property
     def status(self) -> Status:
         """The exit status that the records amount to."""
-        return Status(self.end["status"])
+        return self.end["status"]
 
     @property
-    def records(self) -> list[Mapping[str, Any]]:
+    def records(self) -> list[Record]:
         """The records, as a run on a host leaves them."""
         return [self.run, *self.cases, self.end]
 
@@ -235,7 +232,8 @@ def _outcome(
         **{"append": order.append, "executor": "python", "cpu": order.cpu},
         "boot_seconds": account(result, whole=True)["boot_seconds"],
     }
-    end = {**samples.end, "lab": account(result, whole=True)}
+    assert samples.run and samples.end  # else there was a doubt
+    end: EndRecord = {**samples.end, "lab": account(result, whole=True)}
     host = {**samples.host, "lab": lab}
     cases = list(samples.cases.values())
     if found:  # what differs is what our Model says

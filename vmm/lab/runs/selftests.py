@@ -10,7 +10,6 @@ from vmm.conformance.host.told import lacks_of
 from vmm.conformance.judge.recording import Options
 from vmm.conformance.language.case import Case
 from vmm.conformance.records.plain import plain
-from vmm.conformance.records.schema import case_of
 from vmm.conformance.records.summary import of_a_program
 from vmm.conformance.records.verdict import Verdict
 from vmm.lab import vendors
@@ -85,7 +84,7 @@ def played_verdicts(kernel: Kernel, vendor: str, cases: Sequence[Case]) -> dict[
     def line(text: str) -> None:
         for record, _ in played.take(text):
             if record["type"] == "case":
-                verdicts[record["id"]] = of_a_program(case_of(record))
+                verdicts[record["id"]] = of_a_program(record)
 
     try:
         result = machine.play(

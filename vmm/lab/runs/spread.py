@@ -9,7 +9,7 @@ from typing import Any
 
 from vmm.conformance.judge.recording import Options
 from vmm.conformance.language.case import Case
-from vmm.conformance.records.schema import Record
+from vmm.conformance.records.schema import Ending
 from vmm.lab.initramfs.player import Playing
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import machine
@@ -34,12 +34,12 @@ class Spread:
         options: Options,
         lacks: Mapping[str, str],
         machines: int = 1,
-        before: Record | None = None,
+        before: Ending | None = None,
     ) -> None:
         """Spread ``asked``; ``before`` is the end of what was played earlier in the same run."""
         count = max(1, min(machines, len(asked)))
         self.parts = [Played(asked[part::count], options, lacks) for part in range(count)]
-        self.before = before or {}
+        self.before = before
 
     def boots(self, kernel: Kernel, vendor: str, **how: Any) -> list[Boot]:
         """Return what boots each machine and has its tape played, for a listener."""
@@ -51,22 +51,19 @@ class Spread:
         return [name for part in self.parts for name in part.running]
 
     @property
-    def end(self) -> Record:
-        """What only the guests know, as of one; empty until the last trace is over."""
-        ends = [part.end for part in self.parts]
-        if not all(ends):
-            return {}
-        told: Record = {
-            "seconds": max(end["seconds"] for end in ends),
-            "splats": [splat for end in ends for splat in end["splats"]],
+    def end(self) -> Ending | None:
+        """What only the guests know, as of one; None until the last trace is over."""
+        ends = [part.end for part in self.parts if part.end]
+        if len(ends) < len(self.parts):
+            return None
+        before = [self.before] if self.before else []
+        every = [*before, *ends]
+        return {
+            "seconds": sum(end["seconds"] for end in before) + max(end["seconds"] for end in ends),
+            "splats": [splat for end in every for splat in end["splats"]],
             "foreign": [],
-            "lost": sum(end["lost"] for end in ends),
+            "lost": sum(end["lost"] for end in every),
         }
-        if before := self.before:
-            told["seconds"] += before["seconds"]
-            told["splats"] = [*before["splats"], *told["splats"]]
-            told["lost"] += before["lost"]
-        return told
 
     def doubt(self, *results: LabResult) -> str:
         """Return why what came of the boots is no verdict, or ""."""

@@ -45,7 +45,7 @@ class Evidence:
 
 def judge(question: Question, saved: Saved) -> Evidence:
     """Return what one run in the lab answers."""
-    lab = saved.end.get("lab", {})
+    lab = saved.lab
     if lab.get("outcome") != Outcome.DONE:
         counts = Step.SKIP if lab.get("outcome") == Outcome.NO_KVM else question.lost
         return Evidence(counts, lab.get("reason") or "the run was cut short", saved)
@@ -61,9 +61,8 @@ def _answer(question: Question, saved: Saved) -> tuple[Step, str]:
         return _observed(question.observe, records)
     if failed := [r["id"] for r in records if r["verdict"].is_violation]:
         return Step.BAD, f"failed: {', '.join(failed)}"
-    if saved.end["status"] == Status.CONFORMS and any(
-        record["verdict"] == Verdict.PASS for record in records
-    ):
+    passed = any(record["verdict"] is Verdict.PASS for record in records)
+    if saved.end and saved.end["status"] == Status.CONFORMS and passed:
         return Step.GOOD, f"passed ({len(records)} case{'s' * (len(records) > 1)})"
     return Step.SKIP, _why_nothing(saved, records)
 
@@ -72,7 +71,8 @@ def _splats(saved: Saved, records: Sequence[CaseRecord]) -> list[list[str]]:
     """Return the splats, unless a case failed by what it saw: that is evidence of its own."""
     if any("expected" in record for record in records):
         return []
-    return [*saved.end["splats"], *(s for record in records for s in record.get("splats", ()))]
+    stray = saved.end["splats"] if saved.end else []
+    return [*stray, *(s for record in records for s in record.get("splats", ()))]
 
 
 def _observed(wanted: str, records: Sequence[CaseRecord]) -> tuple[Step, str]:
@@ -83,7 +83,7 @@ def _observed(wanted: str, records: Sequence[CaseRecord]) -> tuple[Step, str]:
 
 
 def _why_nothing(saved: Saved, records: Sequence[CaseRecord]) -> str:
-    console = [line for line in saved.end["lab"].get("console", ()) if line.strip()]
+    console = [line for line in saved.lab.get("console", ()) if line.strip()]
     unsteady = [f"{r['id']} failed once, and not again" for r in records if "first" in r]
     reasons = [*unsteady, *(record.get("reason") or record.get("error") for record in records)]
     return next((str(text) for text in (*reasons, *console[-1:]) if text), "no case passed")
