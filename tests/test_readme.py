@@ -1,4 +1,4 @@
-"""The README is executed: what it shows must run, and must be what is seen."""
+"""The README is executed: what it shows must run, and must be what is seen; docs/ is parsed."""
 
 import re
 import shlex
@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = sorted(ROOT.glob("docs/*.md"))
 
 
 QUICK_START, CASE = re.findall(r"```python\n(.*?)```", README, re.S)
@@ -41,18 +44,28 @@ def test_the_case_it_shows_is_one_that_model_and_human_agree_on():
     assert Model().predict(case.actions) == case.expected
 
 
-def commands():
-    """Return every msrward command line of the README's indented blocks, without its comment."""
-    lines = re.findall(r"^    \$? ?((?:scripts/check|msrward) .*)$", README, re.M)
+def commands(text=README):
+    """Return every msrward command line of a page's indented blocks, without its comment."""
+    lines = re.findall(r"^    \$? ?((?:scripts/check|msrward) .*)$", text, re.M)
     return [shlex.split(line, comments=True) for line in lines]
 
 
-def test_every_command_of_the_readme_parses():
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_every_command_of_a_page_parses(page):
     from vmm.cli import command_line
 
-    for command in commands():
+    for command in commands(page.read_text()):
         words = command[1:] if command[0] == "msrward" else ["check", *command[1:]]
         command_line().parse_args(words)
+
+
+def test_every_page_is_found_from_the_readme():
+    linked = set(re.findall(r"\]\(docs/([\w.]+)", README))
+    assert {page.name for page in PAGES} == {name for name in linked if name.endswith(".md")}
+
+
+def test_the_readme_is_short():
+    assert README.count("\n") <= 200
 
 
 def test_the_readme_names_cases_that_exist():
