@@ -312,7 +312,7 @@ def test_a_guest_that_ends_is_not_stopped(vm):
 
 
 def test_another_thread_can_kick_a_running_vcpu(vm):
-    from vmm.vcpu import allow_kicks
+    from vmm.kicks import allow_kicks
 
     allow_kicks()
     vcpu = boot(vm, "spin")

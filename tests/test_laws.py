@@ -12,7 +12,7 @@ VALUES = ["errors", "bits", "msr", "filter", "exits"]
 
 ROOMS = [
     *VALUES,
-    "closing ioctl kvm decode vcpu memory placed uffd x86 modes guest nested",
+    "closing ioctl structs kicks kvm decode vcpu memory placed uffd x86 modes guest nested",
     "conformance.contract",
     "conformance.language",
     "conformance.cases",
@@ -52,7 +52,7 @@ FORBIDDEN_NAMES = {"utils", "common", "helpers", "base", "types", "misc"}
 
 NATIVE = {"_native", "_entry"}
 SHIM_IMPORTERS = {
-    *("ioctl", "kvm", "decode", "vcpu", "memory", "placed", "guest", "uffd"),
+    *("ioctl", "structs", "kicks", "kvm", "decode", "vcpu", "memory", "placed", "guest", "uffd"),
     *(
         f"conformance.kernel.{name}"
         for name in (

@@ -17,8 +17,8 @@ from vmm.conformance.kernel.threads import Spinner
 from vmm.conformance.language.script import rdmsr
 from vmm.errors import Busy, Closed, KvmError
 from vmm.guest import Guest
+from vmm.kicks import KICK
 from vmm.msr import Msr
-from vmm.vcpu import KICK
 
 
 @pytest.mark.parametrize("thread", [0, -1, 1, 1 << 70, None, "x", math.nan])

@@ -15,13 +15,19 @@ from vmm.exits import (
     InternalErrorExit,
     IoExit,
     MmioExit,
+    OtherExit,
+    RdmsrExit,
     ShutdownExit,
+    WrmsrExit,
 )
+from vmm.msr import MsrExitReason
 
 RDMSR, WRMSR = lib.KVM_EXIT_X86_RDMSR, lib.KVM_EXIT_X86_WRMSR
 IO = lib.KVM_EXIT_IO
 MSR = struct.Struct("<QIIQ")
 """``kvm_run.msr``, at byte 32 (words 4 to 6): error and pad, reason, index, data."""
+MOST_KEPT = 4096
+"""Exits that a vCPU keeps of a kind."""
 
 
 def _io(run: Any) -> Exit:
@@ -35,6 +41,29 @@ def _mmio(run: Any) -> Exit:
     mmio = run.mmio
     data = int.from_bytes(bytes(mmio.data)[: mmio.len], "little") if mmio.is_write else 0
     return MmioExit(mmio.phys_addr, mmio.len, bool(mmio.is_write), data)
+
+
+class MsrExits(dict[bytes, Exit]):
+    """The exits of one kind of MSR access, by ``kvm_run.msr``.
+
+    An exit is a value, so equal exits may be one object: a loop makes it once.
+    """
+
+    def __init__(self, kind: type[RdmsrExit] | type[WrmsrExit]) -> None:
+        """Make exits of this kind when they are asked for."""
+        self.kind = kind
+
+    def __missing__(self, msr: bytes) -> Exit:
+        head, reason, index, data = MSR.unpack(msr)
+        exit_ = self.kind(index, MsrExitReason(reason), data, head & 0xFF, head >> 8)
+        if len(self) < MOST_KEPT:
+            self[msr] = exit_
+        return exit_
+
+
+def exit_of(reason: int, run: Any) -> Exit:
+    """Return what ``kvm_run`` says of an exit that is of no MSR."""
+    return EXITS[reason](run) if reason in EXITS else OtherExit(run.exit_reason)
 
 
 EXITS: dict[int, Callable[[Any], Exit]] = {

@@ -17,7 +17,8 @@ from vmm.ioctl import KvmFile, fits
 from vmm.memory import GuestMemory
 from vmm.msr import KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X86_USER_SPACE_MSR
 from vmm.placed import PlacedFilter
-from vmm.vcpu import MAX_CPUID_ENTRIES, Vcpu
+from vmm.structs import MAX_CPUID_ENTRIES
+from vmm.vcpu import Vcpu
 
 IOAPIC_PINS = 24
 SMM_ADDRESS_SPACE = 1 << 16

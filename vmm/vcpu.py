@@ -5,31 +5,19 @@ from __future__ import annotations
 import errno
 import math
 import os
-import signal
-import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+from vmm import structs
 from vmm._entry import BUSY, GONE, NOT_PENDING, Entry
 from vmm._native import ffi, lib
-from vmm.decode import EXITS, MSR, RDMSR, WRMSR
+from vmm.decode import RDMSR, WRMSR, MsrExits, exit_of
 from vmm.errors import Busy, KvmError
-from vmm.exits import Exit, OtherExit, RdmsrExit, WrmsrExit
+from vmm.exits import Exit, RdmsrExit, WrmsrExit
 from vmm.ioctl import KvmFile, fits, struct_of
-from vmm.msr import MsrExitReason
-
-KICK = signal.SIGUSR1
-ONE_REG_MSR = 0x2030_0002_0000_0000
-"""``KVM_X86_REG_MSR(0)``: KVM_REG_X86, 64 bits, the type of MSRs; older headers do not have it."""
-KVM_GET_NESTED_STATE, KVM_SET_NESTED_STATE = 0xC080AEBE, 0x4080AEBF
-NESTED_STATE = struct.Struct("<HHI")
-"""The head of ``struct kvm_nested_state``: flags, format, size."""
-MOST_NESTED_STATE = 0x80 + 0x2000
-"""Its 128 bytes, and a VMCS with its shadow; a VMCB is smaller."""
-MAX_CPUID_ENTRIES = 512
-NO_LEAF = 0xFFFF_FFFF
+from vmm.kicks import allow_kicks, send_kick, tid_of
 
 
 class Vcpu(Entry, KvmFile):
@@ -48,8 +36,7 @@ class Vcpu(Entry, KvmFile):
         self.fd, self._pid = fd, os.getpid()
         self.kvm_run: Any = ffi.cast("struct kvm_run *", self._area)
         self._open(fd, int(ffi.cast("uintptr_t", self._area)))
-        self._reads: dict[bytes, RdmsrExit | WrmsrExit] = {}
-        self._writes: dict[bytes, RdmsrExit | WrmsrExit] = {}
+        self._reads, self._writes = MsrExits(RdmsrExit), MsrExits(WrmsrExit)
 
     # --- running: run and reply are Entry's ---------------------------------------------------
 
@@ -64,10 +51,7 @@ class Vcpu(Entry, KvmFile):
         ``ValueError`` for a thread that is none of ``threading``'s, or that has ended.
         """
         self._must_be_open("kick")
-        alive = {each.ident: each.native_id for each in threading.enumerate()}
-        if not alive.get(thread):
-            raise ValueError(f"kick: no thread {thread!r} runs: give its threading.get_ident()")
-        self._kick(alive[thread] or 0)
+        self._kick(tid_of(thread))
 
     def run_for(self, seconds: float, reply: int | None = None, fail: bool = False) -> Exit | None:
         """Run for at most ``seconds``; None if the guest had not exited by itself by then."""
@@ -161,59 +145,47 @@ class Vcpu(Entry, KvmFile):
 
     def get_msrs(self, indices: Iterable[int]) -> dict[int, int]:
         """Return the values of the MSRs up to the first that this host refuses."""
-        msrs = msr_table(dict.fromkeys(indices, 0))
+        msrs = structs.msr_table(dict.fromkeys(indices, 0))
         count = self.pointed(lib.KVM_GET_MSRS, msrs, "KVM_GET_MSRS")
         return {entry.index: entry.data for entry in msrs.entries[0:count]}
 
     def set_msrs(self, values: dict[int, int]) -> int:
         """Set MSRs in order; return how many were set before the first that was refused."""
-        return self.pointed(lib.KVM_SET_MSRS, msr_table(values), "KVM_SET_MSRS")
+        return self.pointed(lib.KVM_SET_MSRS, structs.msr_table(values), "KVM_SET_MSRS")
 
     def get_msr_by_one_reg(self, index: int) -> int:
         """Return an MSR's value (``KVM_GET_ONE_REG``, api.rst 4.69; 6.18 on)."""
         value = ffi.new("uint64_t *")
-        self.pointed(lib.KVM_GET_ONE_REG, self._one_reg(index, value), "KVM_GET_ONE_REG")
+        register = structs.msr_register(index, value)
+        self.pointed(lib.KVM_GET_ONE_REG, register, "KVM_GET_ONE_REG")
         return int(value[0])
 
     def set_msr_by_one_reg(self, index: int, data: int) -> None:
         """Set an MSR (``KVM_SET_ONE_REG``, api.rst 4.68; 6.18 on)."""
         value = ffi.new("uint64_t *", fits("data", data, 64))
-        self.pointed(lib.KVM_SET_ONE_REG, self._one_reg(index, value), "KVM_SET_ONE_REG")
+        register = structs.msr_register(index, value)
+        self.pointed(lib.KVM_SET_ONE_REG, register, "KVM_SET_ONE_REG")
 
     def get_nested_state(self) -> bytes:
         """Return ``struct kvm_nested_state`` with its data (api.rst 4.114)."""
-        state = ffi.new("uint8_t[]", MOST_NESTED_STATE)
-        head = ffi.buffer(state, NESTED_STATE.size)
-        head[:] = NESTED_STATE.pack(0, 0, MOST_NESTED_STATE)
-        self.pointed(KVM_GET_NESTED_STATE, state, "KVM_GET_NESTED_STATE")
-        return bytes(ffi.buffer(state, NESTED_STATE.unpack(head[:])[2]))
+        room = structs.nested_state_room()
+        self.pointed(structs.KVM_GET_NESTED_STATE, room, "KVM_GET_NESTED_STATE")
+        return structs.nested_state_in(room)
 
     def set_nested_state(self, state: bytes) -> None:
         """Set what ``get_nested_state`` returned, on this vCPU or another (api.rst 4.115)."""
-        if not isinstance(state, bytes):
-            raise TypeError(f"KVM_SET_NESTED_STATE: takes bytes, not {state!r}")
-        copy = ffi.new("uint8_t[]", state.ljust(0x80, b"\0"))
-        self.pointed(KVM_SET_NESTED_STATE, copy, "KVM_SET_NESTED_STATE")
+        copy = structs.nested_state(state)
+        self.pointed(structs.KVM_SET_NESTED_STATE, copy, "KVM_SET_NESTED_STATE")
 
     def set_cpuid2(self, cpuid: Any) -> None:
         """Set the guest's CPUID (``struct kvm_cpuid2``)."""
-        struct_of("struct kvm_cpuid2", cpuid, "KVM_SET_CPUID2")
-        room = ffi.sizeof(cpuid[0]) - ffi.sizeof("struct kvm_cpuid2")
-        if cpuid.nent * ffi.sizeof("struct kvm_cpuid_entry2") > room:
-            raise ValueError(f"KVM_SET_CPUID2: nent is {cpuid.nent}, more than it has entries")
-        self.pointed(lib.KVM_SET_CPUID2, cpuid, "KVM_SET_CPUID2")
+        self.pointed(lib.KVM_SET_CPUID2, structs.whole_cpuid(cpuid), "KVM_SET_CPUID2")
 
     def get_cpuid2(self) -> Any:
         """Return the guest's CPUID (``struct kvm_cpuid2``)."""
-        cpuid = ffi.new("struct kvm_cpuid2 *", {"entries": MAX_CPUID_ENTRIES})
-        size = ffi.sizeof(cpuid[0])
-        ffi.buffer(cpuid, size)[:] = b"\xff" * size
-        cpuid.nent = MAX_CPUID_ENTRIES
+        cpuid = structs.cpuid_room()
         self.pointed(lib.KVM_GET_CPUID2, cpuid, "KVM_GET_CPUID2")
-        # Some kernels leave the number as it was asked: what they have filled in counts.
-        free = (at for at in range(cpuid.nent) if cpuid.entries[at].function == NO_LEAF)
-        cpuid.nent = next(free, cpuid.nent)
-        return cpuid
+        return structs.cut_cpuid(cpuid)
 
     def set_guest_debug(self, control: int) -> None:
         """Set ``KVM_GUESTDBG_*``; 0 turns guest debugging off."""
@@ -225,11 +197,7 @@ class Vcpu(Entry, KvmFile):
         if blocked is None:
             self.ioctl(lib.KVM_SET_SIGNAL_MASK, 0, "KVM_SET_SIGNAL_MASK")
             return
-        numbers = set(blocked)
-        if not numbers <= set(range(1, 65)):
-            raise ValueError(f"set_signal_mask: signals are 1 to 64, not {numbers}")
-        bits = sum(1 << (number - 1) for number in numbers)
-        mask = ffi.new("uint8_t[]", (8).to_bytes(4, "little") + bits.to_bytes(8, "little"))
+        mask = structs.signal_mask(blocked)
         self.pointed(lib.KVM_SET_SIGNAL_MASK, mask, "KVM_SET_SIGNAL_MASK")
 
     def sync_regs(self) -> Any:
@@ -286,20 +254,12 @@ class Vcpu(Entry, KvmFile):
     def _kick(self, tid: int) -> None:
         allow_kicks()
         self.kvm_run.immediate_exit = 1
-        result = lib.mw_kick(tid, KICK)
-        if result < 0 and -result != errno.ESRCH:
-            raise KvmError(-result, "tgkill")
+        send_kick(tid)
 
     def _unclaimed(self, reason: int, name: str) -> KvmError:
         if reason == -errno.EBADF:
             return self._closed(name)
         return Busy(errno.EBUSY, name, "another thread is in this vCPU: kick it, or wait")
-
-    def _one_reg(self, index: int, value: Any) -> Any:
-        register = ffi.new("struct kvm_one_reg *")
-        register.id = ONE_REG_MSR | fits("index", index, 32)
-        register.addr = int(ffi.cast("uintptr_t", value))
-        return register
 
     def _set(self, kind: str, value: Any, name: str) -> None:
         self.pointed(getattr(lib, name), struct_of(kind, value, name), name)
@@ -310,24 +270,13 @@ class Vcpu(Entry, KvmFile):
         return value
 
     def _decode(self, reason: int, msr: bytes) -> Exit:
-        # An exit is a value, so equal exits may be one object: a loop makes it once.
         if reason == RDMSR:
-            return self._reads.get(msr) or self._new_msr_exit(self._reads, msr)
+            return self._reads[msr]
         if reason == WRMSR:
-            return self._writes.get(msr) or self._new_msr_exit(self._writes, msr)
+            return self._writes[msr]
         if reason < 0:
             raise self._ended(reason)
-        return EXITS.get(reason, self._other)(self.kvm_run)
-
-    def _new_msr_exit(
-        self, known: dict[bytes, RdmsrExit | WrmsrExit], msr: bytes
-    ) -> RdmsrExit | WrmsrExit:
-        kind = RdmsrExit if known is self._reads else WrmsrExit
-        head, reason, index, data = MSR.unpack(msr)
-        exit_ = kind(index, MsrExitReason(reason), data, head & 0xFF, head >> 8)
-        if len(known) < 4096:
-            known[msr] = exit_
-        return exit_
+        return exit_of(reason, self.kvm_run)
 
     def _ended(self, reason: int) -> Exception:
         if reason == NOT_PENDING:
@@ -338,26 +287,3 @@ class Vcpu(Entry, KvmFile):
         if reason in (BUSY, -errno.EBADF):
             return self._unclaimed(reason, "KVM_RUN")
         return self._refusal(-reason, "KVM_RUN")
-
-    def _other(self, run: Any) -> Exit:
-        return OtherExit(run.exit_reason)
-
-
-def msr_table(values: dict[int, int]) -> Any:
-    """Return ``struct kvm_msrs`` with these indices and values, in order."""
-    if not isinstance(values, dict):
-        raise TypeError(f"MSRs are a dict of index and value, not {values!r}")
-    for index, data in values.items():
-        fits("an MSR's index", index, 32), fits("an MSR's value", data, 64)
-    msrs = ffi.new("struct kvm_msrs *", {"entries": len(values)})
-    msrs.nmsrs = len(values)
-    for entry, (index, data) in zip(msrs.entries[0 : len(values)], values.items(), strict=True):
-        entry.index, entry.data = index, data
-    return msrs
-
-
-def allow_kicks() -> None:
-    """Let ``KICK`` interrupt a run; a handler that the process has already stays."""
-    result = lib.mw_kick_handler(KICK)
-    if result < 0:
-        raise KvmError(-result, "sigaction")

@@ -6,7 +6,7 @@ import ioctl_opt
 import pytest
 from test_area import header
 
-from vmm import vcpu
+from vmm import structs
 from vmm._native import ffi
 from vmm.nested import state
 
@@ -21,9 +21,9 @@ def made(flags: int, format_: int) -> bytes:
 def test_the_numbers_are_the_kernels():
     struct = ctypes.c_uint8 * state.HEADER.size
     assert state.HEADER.size == 128
-    assert ioctl_opt.IOWR(0xAE, 0xBE, struct) == vcpu.KVM_GET_NESTED_STATE
-    assert ioctl_opt.IOW(0xAE, 0xBF, struct) == vcpu.KVM_SET_NESTED_STATE
-    assert state.HEADER.size + 0x2000 == vcpu.MOST_NESTED_STATE
+    assert ioctl_opt.IOWR(0xAE, 0xBE, struct) == structs.KVM_GET_NESTED_STATE
+    assert ioctl_opt.IOW(0xAE, 0xBF, struct) == structs.KVM_SET_NESTED_STATE
+    assert state.HEADER.size + 0x2000 == structs.MOST_NESTED_STATE
     said = header("kvm.h")
     for name in ("GUEST_MODE", "RUN_PENDING", "GIF_SET", "FORMAT_VMX", "FORMAT_SVM"):
         assert getattr(state, name) == said[f"KVM_STATE_NESTED_{name}"], name

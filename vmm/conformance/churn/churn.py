@@ -15,9 +15,9 @@ from vmm.conformance.churn.leak import Slope, measure
 from vmm.conformance.churn.result import ChurnResult
 from vmm.conformance.host.watch import Watch
 from vmm.errors import KvmError
+from vmm.kicks import allow_kicks
 from vmm.kvm import Kvm, Vm
 from vmm.placed import PlacedFilter
-from vmm.vcpu import allow_kicks
 
 ROUNDS = 300
 INSTALLS = 100_000

@@ -22,12 +22,13 @@ from vmm.errors import KvmError
 from vmm.filter import READ_WRITE, MsrFilter, MsrRange
 from vmm.guest import Guest
 from vmm.ioctl import KvmFile
+from vmm.kicks import KICK
 from vmm.kvm import Kvm, Vm
 from vmm.memory import PAGE, Mapping
 from vmm.msr import FILTER, MAX_NMSRS
 from vmm.placed import Missing, PlacedFilter
 from vmm.uffd import Userfaultfd
-from vmm.vcpu import KICK, Vcpu
+from vmm.vcpu import Vcpu
 
 A = 0x474F_4F00
 SLOTS = 16

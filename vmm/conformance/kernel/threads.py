@@ -16,8 +16,9 @@ from vmm.conformance.kernel.patience import Patience
 from vmm.conformance.language.script import Event, Lost, Rejected, stopped
 from vmm.errors import KvmError
 from vmm.exits import RdmsrExit, WrmsrExit
+from vmm.kicks import KICK, allow_kicks
 from vmm.msr import MsrExitReason
-from vmm.vcpu import KICK, Vcpu, allow_kicks
+from vmm.vcpu import Vcpu
 
 IOCTL_CALLS = (b"16", b"54")
 """The numbers of ioctl(2), native and ia32, as /proc/PID/syscall shows them."""

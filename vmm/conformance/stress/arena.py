@@ -25,9 +25,10 @@ from vmm.conformance.stress.violation import (
 from vmm.errors import KvmError
 from vmm.filter import MsrFilter
 from vmm.guest import Guest
+from vmm.kicks import KICK, allow_kicks
 from vmm.kvm import Kvm, Vm
 from vmm.placed import PlacedFilter
-from vmm.vcpu import KICK, Vcpu, allow_kicks
+from vmm.vcpu import Vcpu
 
 GRACE = 10.0
 """Seconds that a thread gets to leave by itself, and again once it was kicked."""
