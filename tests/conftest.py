@@ -6,6 +6,8 @@ import pytest
 
 from vmm.errors import KvmError
 
+pytest_plugins = ["side_by_side"]
+
 
 def why_no_kvm() -> str | None:
     from vmm.kvm import Kvm
@@ -49,7 +51,7 @@ def backend(has_kvm):
         yield opened
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def has_userfaultfd() -> None:
     """Skip, with the reason, where this process may not stop the kernel at a missing page."""
     from vmm.uffd import Userfaultfd

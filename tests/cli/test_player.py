@@ -17,13 +17,14 @@ def run(*command, data=b""):
     return subprocess.run([BIN / command[0], *command[1:]], input=data, capture_output=True)
 
 
-@pytest.fixture
-def trace(has_kvm, has_userfaultfd, tmp_path):
+@pytest.fixture(scope="module")
+def trace(has_kvm, has_userfaultfd, tmp_path_factory):
     if not (BIN / "msrward-player").exists():
         pytest.skip("no msrward-player: there was no static libc to link it with")
-    made = run("msrward", "tape", "stalled.*", "-o", tmp_path / "some.tape")
+    tape = tmp_path_factory.mktemp("trace") / "some.tape"
+    made = run("msrward", "tape", "stalled.*", "-o", tape)
     assert (made.returncode, made.stdout) == (0, b"")
-    played = run("msrward-player", "-j2", tmp_path / "some.tape")
+    played = run("msrward-player", "-j2", tape)
     assert (played.returncode, played.stderr) == (0, b"")
     return played.stdout
 

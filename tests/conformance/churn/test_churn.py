@@ -141,6 +141,7 @@ def test_without_counters_there_is_no_leak(tmp_path):
     assert not measure("x", 50, lambda count: None, dict).leaks
 
 
+@pytest.mark.alone("it measures the memory of the whole machine")
 def test_this_kernel_frees_what_it_replaces_and_what_its_vms_held(churn, nothing_left):
     result = churn.run(0, 500, 50)
     assert [each.operations for each in result.slopes] == [480, 480, 48]
@@ -149,6 +150,7 @@ def test_this_kernel_frees_what_it_replaces_and_what_its_vms_held(churn, nothing
     )
 
 
+@pytest.mark.alone("it measures the memory of the whole machine")
 def test_filters_that_are_kept_are_a_leak(churn, kvm, nothing_left):
     kept = []
 

@@ -160,6 +160,7 @@ def test_two_hundred_workers_judge_right():
     assert time.process_time() - began < 10, "the master looks at all of them now and then only"
 
 
+@pytest.mark.alone("it measures time")
 def test_two_that_hang_take_one_deadline():
     began = time.monotonic()
     seen = judge([case("h1", HANGS), case("h2", HANGS)], jobs=2, timeout=0.5)

@@ -222,6 +222,7 @@ def test_a_fault_that_is_reported_late_is_no_block(has_kvm, looks, seen):
     assert flight.settle(late, 4096) == seen
 
 
+@pytest.mark.alone("it measures time")
 def test_a_block_is_said_late_where_it_is_not_expected(backend):
     script = (install(OLD), park(1), begin_install(NEW))
     seconds = {}
