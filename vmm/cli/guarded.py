@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+
+from vmm.cli.output import complain
+from vmm.conformance.records.status import Status
 
 Call = Callable[[argparse.Namespace], int]
 
@@ -26,6 +30,20 @@ def in_one_line(call: Call) -> Call:
             raise Trouble(str(error)) from None
 
     return guarded
+
+
+def ended(
+    call: Callable[[], int], *troubles: type[Exception], interrupted: str = "interrupted"
+) -> int:
+    """Return how a script ends that does ``call``; trouble and Ctrl-C are one line each."""
+    try:
+        with terminable():
+            return call()
+    except troubles as error:
+        return complain(str(error))
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return Status.INTERRUPTED
 
 
 @contextmanager

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import MappingProxyType
 
 from vmm.cli import options as words
-from vmm.cli.guarded import terminable
+from vmm.cli.guarded import ended
+from vmm.cli.output import complain
+from vmm.cli.parser import script
 from vmm.conformance.judge.check import Trouble
-from vmm.conformance.records.status import DONE, Status, epilog
+from vmm.conformance.records.status import DONE, Status
 from vmm.lab import cache
 from vmm.lab.errors import LabError
 from vmm.lab.mutants import judging, laboratory
 from vmm.lab.mutants.findings import Fate, MutantRecord
 from vmm.lab.mutants.source import Mutant, load
 
-_STATUSES = epilog(
+_STATUSES: Mapping[int, str] = MappingProxyType(
     {
         Status.CONFORMS: "every mutant was killed, or the data says why it survives",
         Status.VIOLATES: "a mutant survived that should not have",
@@ -33,27 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     chosen = [mutant for mutant in load() if _wanted(mutant, args)]
     if not chosen:
-        return _complain("no mutant is called that; --list shows them")
+        return complain("no mutant is called that; --list shows them")
     if args.list:
         print("\n".join(_card(mutant) for mutant in chosen))
         return DONE
-    try:
-        with terminable():
-            return _run(chosen, args)
-    except (LabError, Trouble, OSError) as error:
-        return _complain(str(error))
-    except KeyboardInterrupt:
-        print("interrupted; --resume goes on", file=sys.stderr)
-        return Status.INTERRUPTED
+    on = "interrupted; --resume goes on"
+    return ended(lambda: _run(chosen, args), LabError, Trouble, OSError, interrupted=on)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="scripts/mutants",
-        description="Build wrong kernels, one mistake each, and show which cases notice.",
-        epilog=_STATUSES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    text = "Build wrong kernels, one mistake each, and show which cases notice."
+    parser = script("mutants", text, _STATUSES)
     add = parser.add_argument
     add("globs", nargs="*", metavar="GLOB", help="mutants by name or requirement: 'svm.*', R72")
     add("-x", "--exclude", action="append", default=[], metavar="GLOB", help="leave these out")
@@ -142,11 +135,6 @@ def _status(found: Sequence[MutantRecord], explained: dict[str, str]) -> int:
         return Status.TROUBLE
     judged = [finding for finding in found if finding.name != "control"]
     return Status.of(any(f.fate is Fate.SURVIVED and not explained[f.name] for f in judged))
-
-
-def _complain(line: str) -> int:
-    print(f"msrward: {line}", file=sys.stderr)
-    return Status.TROUBLE
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from vmm.cli.output import say
@@ -20,6 +21,16 @@ class Parser(argparse.ArgumentParser):
     def print_help(self, file: Any = None) -> None:
         """Print the help to stdout."""
         say(self.format_help().rstrip())  # argparse would keep silent when stdout fails
+
+
+def script(name: str, description: str, meanings: Mapping[int, str]) -> Parser:
+    """Return the parser of ``scripts/NAME``; its help ends with what its exit statuses mean."""
+    return Parser(
+        prog=f"scripts/{name}",
+        description=description,
+        epilog=epilog(meanings),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def add_command(commands: Any, name: str, call: Any, text: str) -> Any:

@@ -8,13 +8,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import MappingProxyType
 
-from vmm.cli.guarded import terminable
+from vmm.cli.guarded import ended
+from vmm.cli.output import complain
+from vmm.cli.parser import script
 from vmm.conformance.c.selftest import selftest_source
 from vmm.conformance.c.tape import is_playable
 from vmm.conformance.cases import CASES
 from vmm.conformance.language.case import Case
-from vmm.conformance.records.status import Status, epilog
+from vmm.conformance.records.status import Status
 from vmm.conformance.records.verdict import Verdict
 from vmm.lab import cache, vendors
 from vmm.lab.errors import LabError
@@ -22,7 +25,7 @@ from vmm.lab.kernels import kernels, selftests
 from vmm.lab.kernels.source import unpack
 from vmm.lab.runs.selftests import Ran, played_verdicts, run_selftests
 
-_STATUSES = epilog(
+_STATUSES: Mapping[int, str] = MappingProxyType(
     {
         Status.CONFORMS: "every test was built and says what msrward says",
         Status.VIOLATES: "one says something else: it is named",
@@ -37,25 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     tests = dict(_chosen(args.globs))
     if not tests:
-        return _complain("no case that the harness can express is called that: see msrward list")
-    try:
-        with terminable():
-            return _run(args, tests)
-    except (LabError, OSError) as error:
-        return _complain(str(error))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return Status.INTERRUPTED
+        return complain("no case that the harness can express is called that: see msrward list")
+    return ended(lambda: _run(args, tests), LabError, OSError)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="scripts/selftests",
-        description="Write cases as tests for the kernel's own KVM selftests, build them there,"
-        " run them in the lab, and compare with what msrward says.",
-        epilog=_STATUSES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    description = (
+        "Write cases as tests for the kernel's own KVM selftests, build them there,"
+        " run them in the lab, and compare with what msrward says."
     )
+    parser = script("selftests", description, _STATUSES)
     add = parser.add_argument
     add("globs", nargs="*", metavar="GLOB", help="cases by name (default: one of each theme)")
     add("--source", default="linux-source-6.12", metavar="S", help="a source package, or a tree")
@@ -112,11 +106,6 @@ def _run(args: argparse.Namespace, tests: Mapping[str, tuple[Case, str]]) -> int
 def _difference(name: str, ran: Ran, verdict: Verdict) -> str:
     why = (ran.said or ["nothing"])[-1]
     return f"  {name}: msrward says {verdict}, the test {ran.verdict} ({ran.status}): {why}"
-
-
-def _complain(why: str) -> int:
-    print(f"msrward: {why}", file=sys.stderr)
-    return Status.TROUBLE
 
 
 if __name__ == "__main__":
