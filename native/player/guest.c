@@ -18,14 +18,7 @@ static void power_off(void)
 
 static double uptime(void)
 {
-	FILE *file = fopen("/proc/uptime", "r");
-	double seconds = 0;
-
-	if (file && fscanf(file, "%lf", &seconds) != 1)
-		seconds = 0;
-	if (file)
-		fclose(file);
-	return seconds;
+	return number_in("/proc/uptime", 0);
 }
 
 static void open_port(const char *path)
@@ -91,14 +84,9 @@ static void load_modules(void)
 
 static int jobs_of_guest(void)
 {
-	FILE *file = fopen("/jobs", "r");
-	int jobs = 1;
+	double jobs = number_in("/jobs", 1);
 
-	if (file && fscanf(file, "%d", &jobs) != 1)
-		jobs = 1;
-	if (file)
-		fclose(file);
-	return jobs < 1 ? 1 : jobs > MAX_WORKERS ? MAX_WORKERS : jobs;
+	return jobs < 1 ? 1 : jobs > MAX_WORKERS ? MAX_WORKERS : (int)jobs;
 }
 
 static int write_text(const char *path, const char *text)

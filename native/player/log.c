@@ -5,16 +5,22 @@
 static int kmsg = -1;
 static long taint;
 
-static long read_taint(void)
+/* The number that a file begins with, or another where there is none. */
+static double number_in(const char *path, double otherwise)
 {
-	FILE *file = fopen("/proc/sys/kernel/tainted", "r");
-	long value = 0;
+	FILE *file = fopen(path, "r");
+	double number = otherwise;
 
-	if (file && fscanf(file, "%ld", &value) != 1)
-		value = 0;
+	if (file && fscanf(file, "%lf", &number) != 1)
+		number = otherwise;
 	if (file)
 		fclose(file);
-	return value;
+	return number;
+}
+
+static long read_taint(void)
+{
+	return (long)number_in("/proc/sys/kernel/tainted", 0);
 }
 
 /* What the kernel said since the last look: raw records of /dev/kmsg. */
