@@ -48,33 +48,22 @@ def test_the_areas_lie_apart_from_all_else():
 
 
 @pytest.mark.parametrize(
-    ("index", "kind", "byte", "bit"),
+    ("bitmap", "index", "kind", "byte", "bit"),
     [
-        (0, READ, 0, 0),
-        (0x174, WRITE, 0x5D, 1),
-        (0xC0000000, READ, 0x800, 0),
-        (0xC0000102, WRITE, 0x840, 5),
-        (0xC0011FFF, WRITE, 0x17FF, 7),
+        (svm.msrpm, 0, READ, 0, 0),  # SVM has two bits an MSR
+        (svm.msrpm, 0x174, WRITE, 0x5D, 1),
+        (svm.msrpm, 0xC0000000, READ, 0x800, 0),
+        (svm.msrpm, 0xC0000102, WRITE, 0x840, 5),
+        (svm.msrpm, 0xC0011FFF, WRITE, 0x17FF, 7),
+        (vmx.msr_bitmap, 0, READ, 0, 0),  # VMX has one for reads and, further on, one for writes
+        (vmx.msr_bitmap, 0x174, WRITE, 0x82E, 4),
+        (vmx.msr_bitmap, 0x1FFF, READ, 0x3FF, 7),
+        (vmx.msr_bitmap, 0xC0000102, READ, 0x420, 2),
+        (vmx.msr_bitmap, 0xC0001FFF, WRITE, 0xFFF, 7),
     ],
 )
-def test_svm_has_two_bits_an_msr(index, kind, byte, bit):
-    bits = svm.msrpm(frozenset({(index, kind)}))
-    cleared = [(at, value) for at, value in enumerate(bits) if value != 0xFF]
-    assert cleared == [(byte, 0xFF & ~(1 << bit))]
-
-
-@pytest.mark.parametrize(
-    ("index", "kind", "byte", "bit"),
-    [
-        (0, READ, 0, 0),
-        (0x174, WRITE, 0x82E, 4),
-        (0x1FFF, READ, 0x3FF, 7),
-        (0xC0000102, READ, 0x420, 2),
-        (0xC0001FFF, WRITE, 0xFFF, 7),
-    ],
-)
-def test_vmx_has_a_bit_for_reads_and_one_for_writes(index, kind, byte, bit):
-    bits = vmx.msr_bitmap(frozenset({(index, kind)}))
+def test_what_passes_is_one_bit_that_is_clear(bitmap, index, kind, byte, bit):
+    bits = bitmap(frozenset({(index, kind)}))
     cleared = [(at, value) for at, value in enumerate(bits) if value != 0xFF]
     assert cleared == [(byte, 0xFF & ~(1 << bit))]
 
