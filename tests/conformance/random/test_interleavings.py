@@ -27,7 +27,6 @@ from vmm.conformance.random.races import (
     A,
     has_a_meaning,
     interleavings,
-    paste,
     search,
     shrunk,
 )
@@ -37,6 +36,12 @@ SEED = int(os.environ.get("MSRWARD_SEED", random.SystemRandom().randrange(1 << 3
 EXAMPLES = int(os.environ.get("MSRWARD_EXAMPLES", 60))
 EVERYBODY = (*CALLERS, "compat")
 OFF = filters.default_allow()
+
+
+def paste(script):
+    """Return the script as Python that needs the names of ``script``, ``filter`` and ``msr``."""
+    return "\n".join(["script = (", *[f"    {word!r}," for word in script], ")"])
+
 
 ELSEWHERE = {
     "stall_in_the_last_slot_shows_what_is_built": "no filter here has 16 slots",

@@ -20,7 +20,6 @@ from vmm.msr import MsrExitReason
 
 NEEDS = {"vcpus": "", "no_ignore_msrs": '\tTEST_REQUIRE(!get_kvm_param_bool("ignore_msrs"));'}
 FD = {"vm": "vm->fd", "system": "vm->kvm_fd", "vcpu": "vcpus[0]->fd"}
-PLAIN = s.Reply()
 
 GUEST_RDMSR = """\
 static void guest_rdmsr(u32 msr)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from vmm._native import ffi, lib
+from vmm.closing import Closing
 from vmm.conformance.churn.endings import ENDINGS, THICK, Stuck
 from vmm.conformance.churn.leak import Slope, measure
 from vmm.conformance.churn.result import ChurnResult
@@ -134,7 +135,7 @@ def fail(vm: Vm, count: int) -> None:
         placed.close()
 
 
-class Swapper:
+class Swapper(Closing):
     """Installs the largest filter natively, in a few VMs in turns; a context manager."""
 
     def __init__(self, kvm: Kvm) -> None:
@@ -160,10 +161,8 @@ class Swapper:
             if lib.mw_race_install(self._installer):
                 raise KvmError(-self._installer.result, "KVM_X86_SET_MSR_FILTER")
 
-    def __enter__(self) -> Swapper:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Close the VMs."""
         for vm in self._vms:
             vm.close()
         self._placed.close()

@@ -5,7 +5,6 @@ The layout of a step is in ``guests/abi.inc``.
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Callable, Sequence
 
@@ -17,6 +16,7 @@ from vmm.conformance.kernel.wire import (
     RESULT,
     SPARE_EXITS,
     STEP,
+    broken_off,
     events_of,
     handlers,
     instructions,
@@ -160,12 +160,10 @@ class Program:
 
         ``ExhaustedError`` where the host had not enough of something to run it.
         """
-        if result < 0:
-            if error := exhausted(-result, "KVM_RUN"):
-                raise error
-            return f"KVM_RUN: {os.strerror(-result)}"
-        if result in (lib.KVM_EXIT_X86_RDMSR, lib.KVM_EXIT_X86_WRMSR):
-            return "more exits than accesses"
+        if result < 0 and (error := exhausted(-result, "KVM_RUN")):
+            raise error
+        if why := broken_off(result):
+            return why
         kind = EXITS.get(result)
         seen = kind(self.vcpu.kvm_run) if kind else f"exit reason {result}"
         return "" if isinstance(seen, IoExit) and seen.port == DONE_PORT else str(seen)

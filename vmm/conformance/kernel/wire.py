@@ -5,6 +5,7 @@ A step of program is in ``guests/abi.inc``; a reply, an exit of the log in ``nat
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Sequence
 
@@ -206,17 +207,15 @@ def read_case(case: bytes, accesses: Sequence[Access], guest: Guest) -> list[Eve
     ]
     log = read_exits(case[SEEN.size : at], accesses, places)
     first = done if installed >= 0 else Rejected(-installed)
-    return [first, *events_of(log, outcomes, _how_ended(ended))]
+    other = "" if ended == IO else f"exit reason {ended}"
+    return [first, *events_of(log, outcomes, broken_off(ended) or other)]
 
 
-def _how_ended(result: int) -> str:
+def broken_off(result: int) -> str:
+    """Return why a program did not end by itself, by what KVM_RUN returned, or ""."""
     if result < 0:
-        import os
-
         return f"KVM_RUN: {os.strerror(-result)}"
-    if result in (RDMSR, WRMSR):
-        return "more exits than accesses"
-    return "" if result == IO else f"exit reason {result}"
+    return "more exits than accesses" if result in (RDMSR, WRMSR) else ""
 
 
 def _canary(rax: int, rdx: int) -> int:

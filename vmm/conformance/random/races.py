@@ -258,8 +258,3 @@ def has_a_meaning(script: s.Script) -> bool:
 UNPROMISED: frozenset[s.Step] = frozenset({(s.whatever,)})
 HANGS: dict[type, frozenset[s.Step]] = {s.Install: UNPROMISED | {(s.blocked,)}}
 """What words leave that have no meaning; an install in the script's own thread may not block."""
-
-
-def paste(script: s.Script) -> str:
-    """Return ``script`` as Python that needs the names of ``script``, ``filter`` and ``msr``."""
-    return "\n".join(["script = (", *[f"    {word!r}," for word in script], ")"])
