@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from vmm.cli import mutants, selftests
+
 
 def msrward(*words, timeout=120):
     command = [sys.executable, "-m", "vmm", *map(str, words)]
@@ -144,3 +146,11 @@ def test_churn_says_what_it_ended_and_measured(has_kvm, has_userfaultfd):
     assert ran.returncode == ("nothing was lost" not in ran.stdout), ran.stdout
     assert "18 VMs" in ran.stdout
     assert "churn: " in ran.stdout and "SUnreclaim" in ran.stdout
+
+
+@pytest.mark.parametrize("command", [mutants, selftests])
+def test_what_is_wrong_with_a_scripts_words_is_one_line(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--nonesuch"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1 and "--nonesuch" in said
