@@ -18,7 +18,7 @@ from vmm.conformance.stress import stress
 from vmm.conformance.stress.violation import Mishap
 from vmm.msr import Msr
 
-HAPPENED = stress.Progress(2.0, 100, 0, (5, 0, 0, 0, 0))
+HAPPENED = stress.Tally(2.0, 100, 0, (5, 0, 0, 0, 0))
 STRESSED = stress.StressResult(1, 2, 2, 2, HAPPENED, 0, 9, 0, None, (), "")
 CHURNED = ChurnResult(1, 2.0, {"VM first": 3}, {"by SIGKILL": "no fork"}, (), "", (), "")
 FOUND = Finding((rdmsr(Msr.STAR),), (returned(1),), (gp,), 0, "msrward fuzz --seed 1")

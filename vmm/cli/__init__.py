@@ -133,7 +133,7 @@ def command_line() -> argparse.ArgumentParser:
     )
     show = add_command(commands, "show", _show, "show a case: promise, script, expected trace")
     show.add_argument("case", metavar="CASE", help="a case id, wildcards allowed, or FILE.json")
-    from vmm.cli import bisect, diff, docs, fuzz, lab, merge, player, races, scripts
+    from vmm.cli import bisect, churn, diff, docs, fuzz, lab, merge, player, scripts, stress
 
     bisect.add(commands)
     diff.add(commands)
@@ -142,7 +142,8 @@ def command_line() -> argparse.ArgumentParser:
     lab.add(commands)
     merge.add(commands)
     player.add(commands)
-    races.add(commands)
+    stress.add(commands)
+    churn.add(commands)
     reports.add(commands)
     scripts.add(commands)
     doctor = add_command(commands, "doctor", _doctor, "find out what this host allows to test")
@@ -188,8 +189,8 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
+    from vmm.conformance.host.diagnosis import Health
     from vmm.conformance.host.doctor import examine, render
-    from vmm.conformance.host.finding import Health
     from vmm.lab import doctor as lab
 
     findings = {**examine(), **lab.examine()}

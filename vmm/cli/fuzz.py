@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmm.cli import races
-from vmm.cli.kept import Telling, recorded
+from vmm.cli.kept import Telling, as_json, recorded
 from vmm.cli.options import count, seconds
 from vmm.cli.output import complain
 from vmm.cli.parser import add_command
@@ -29,7 +28,7 @@ def add(commands: Any) -> None:
     """Add the command."""
     fuzz = add_command(commands, "fuzz", _fuzz, FUZZ)
     options(fuzz)
-    races.as_json(fuzz)
+    as_json(fuzz)
 
 
 def options(parser: argparse.ArgumentParser, examples: int = 1000) -> None:

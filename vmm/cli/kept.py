@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import time
@@ -17,6 +18,20 @@ LIVE_SECONDS = 2.0
 
 Run = tuple[Mapping[str, Any], list[Record]]
 """The facts of the host, and the records of a run that has ended."""
+
+
+def as_json(parser: argparse.ArgumentParser) -> None:
+    """Add what has the records on stdout."""
+    text = "JSON lines to stdout, as the only output"
+    parser.add_argument("--json", action="store_true", help=text)
+
+
+def seeded(parser: argparse.ArgumentParser) -> None:
+    """Add what repeats a run, and where its records go."""
+    parser.add_argument("--seed", type=int, metavar="N", help="repeat the run that printed N")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="keep results.jsonl in DIR"
+    )
 
 
 class Telling:
@@ -96,6 +111,20 @@ def recorded(
     end = end_record(cases, seconds, splats=splats, foreign=foreign)
     end["report"] = report.splitlines()
     return {**facts(), **here}, [run, *cases, end]
+
+
+def leave(  # noqa: PLR0917 - what a run of either kind leaves
+    args: argparse.Namespace,
+    telling: Telling,
+    cases: Sequence[CaseRecord],
+    seconds: float,
+    of: Any,
+    report: str,
+) -> None:
+    """Keep the records of a stress or a churn, and tell them, as the words of the command say."""
+    if args.output or args.json:
+        told = {"complaints": of.complaints, "foreign": of.foreign, "blind": of.blind}
+        telling.end(recorded(cases, seconds, report=report, **told), args.output)
 
 
 def keep(directory: Path, run: Run) -> None:

@@ -8,9 +8,9 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from vmm.cli import fuzz, options, races
+from vmm.cli import churn, fuzz, options, stress
 from vmm.cli.guarded import in_one_line
-from vmm.cli.kept import keep
+from vmm.cli.kept import as_json, keep
 from vmm.cli.output import say
 from vmm.cli.parser import add_command
 from vmm.lab.vendors import VENDORS
@@ -33,8 +33,8 @@ def _fuzz_options(parser: argparse.ArgumentParser) -> None:
 _OF = MappingProxyType(
     {
         "fuzz": (_fuzz_options, fuzz.FUZZ, ("examples", "seconds", "bulk")),
-        "stress": (races.stress_options, races.STRESS, ("seconds", "vcpus", "installers")),
-        "churn": (races.churn_options, races.CHURN, ("rounds", "installs", "vms")),
+        "stress": (stress.options, stress.TEXT, ("seconds", "vcpus", "installers")),
+        "churn": (churn.options, churn.TEXT, ("rounds", "installs", "vms")),
     }
 )
 """Of each command its options, its line of help, and the options it gives on."""
@@ -53,7 +53,7 @@ def add(commands: Any, kernel: str) -> None:
         options.append(parser)
         options.cpu(parser)
         more(parser)
-        races.as_json(parser)
+        as_json(parser)
 
 
 def _call(name: str) -> Callable[[argparse.Namespace], int]:

@@ -7,8 +7,8 @@ import ioctl_opt
 import pytest
 
 from vmm.conformance.host import ability, doctor, faults, klog, surroundings
+from vmm.conformance.host.diagnosis import Diagnosis
 from vmm.conformance.host.doctor import CHECKS, examine, render
-from vmm.conformance.host.finding import Finding
 
 
 @pytest.fixture
@@ -43,12 +43,14 @@ def test_what_is_not_pass_has_a_remedy():
 
 
 def test_one_line_for_each_finding():
-    lines = render({"a": Finding("PASS", "fine"), "bc": Finding("WARN", "odd", "mend")}).split("\n")
+    lines = render({"a": Diagnosis("PASS", "fine"), "bc": Diagnosis("WARN", "odd", "mend")}).split(
+        "\n"
+    )
     assert lines == ["PASS a   fine", "WARN bc  odd -> mend"]
 
 
 def test_json_has_every_finding_and_the_host():
-    said = json.loads(render({"a": Finding("FAIL", "bad", "mend")}, as_json=True))
+    said = json.loads(render({"a": Diagnosis("FAIL", "bad", "mend")}, as_json=True))
     assert said["schema"] == 1
     assert said["checks"] == [{"check": "a", "verdict": "FAIL", "fact": "bad", "remedy": "mend"}]
     assert said["host"]["release"] == os.uname().release

@@ -6,52 +6,52 @@ import errno
 import os
 from typing import Any
 
+from vmm.conformance.host.diagnosis import Diagnosis, Health
 from vmm.conformance.host.facts import facts
-from vmm.conformance.host.finding import Finding, Health
 
 GUEST_SECONDS = 5.0
 KVM_CAP_SYNC_REGS, KVM_SYNC_X86_REGS = 74, 1  # linux/kvm.h; asm/kvm.h
 
 
-def device() -> Finding:
+def device() -> Diagnosis:
     """Open /dev/kvm."""
     try:
         os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         why = f"/dev/kvm: {error.strerror}"
         if error.errno in (errno.EACCES, errno.EPERM):
-            return Finding(
+            return Diagnosis(
                 Health.FAIL, why, "run as root or join the group that owns it (usermod -aG kvm)"
             )
-        return Finding(
+        return Diagnosis(
             Health.FAIL, why, "modprobe kvm_intel or kvm_amd; check the firmware's setting"
         )
-    return Finding(Health.PASS, "/dev/kvm opens for reading and writing")
+    return Diagnosis(Health.PASS, "/dev/kvm opens for reading and writing")
 
 
-def vendor_module() -> Finding:
+def vendor_module() -> Diagnosis:
     """Name the module that runs guests."""
     if module := facts()["vendor_module"]:
-        return Finding(Health.PASS, str(module))
-    return Finding(
+        return Diagnosis(Health.PASS, str(module))
+    return Diagnosis(
         Health.WARN, "cannot tell which module runs guests", "see lsmod; records will lack it"
     )
 
 
-def platform() -> Finding:
+def platform() -> Diagnosis:
     """Say whether KVM is nested."""
     match facts()["platform"]:
         case "bare metal":
-            return Finding(Health.PASS, "bare metal")
+            return Diagnosis(Health.PASS, "bare metal")
         case "virtual":
             text = "virtual: KVM is nested here, and the hypervisor below may colour what is seen"
-            return Finding(Health.PASS, text)
-    return Finding(
+            return Diagnosis(Health.PASS, text)
+    return Diagnosis(
         Health.WARN, "cannot tell bare metal from virtual", "the records will not say either"
     )
 
 
-def capabilities() -> Finding:
+def capabilities() -> Diagnosis:
     """Ask for the two capabilities of the filter."""
     from vmm.kvm import Kvm
     from vmm.msr import KVM_CAP_X86_MSR_FILTER, KVM_CAP_X86_USER_SPACE_MSR
@@ -61,24 +61,24 @@ def capabilities() -> Finding:
         values = {cap: kvm.check_extension(cap) for cap in caps}
     shown = ", ".join(f"{cap} is {value}" for cap, value in values.items())
     if all(values.values()):
-        return Finding(Health.PASS, shown)
-    return Finding(Health.FAIL, shown, "this kernel has no MSR filter: take 5.10 or newer")
+        return Diagnosis(Health.PASS, shown)
+    return Diagnosis(Health.FAIL, shown, "this kernel has no MSR filter: take 5.10 or newer")
 
 
-def sync_regs() -> Finding:
+def sync_regs() -> Diagnosis:
     """Ask for the registers in the kvm_run page."""
     from vmm.kvm import Kvm
 
     with Kvm() as kvm:
         fields = kvm.check_extension(KVM_CAP_SYNC_REGS)
     if fields & KVM_SYNC_X86_REGS:
-        return Finding(Health.PASS, f"KVM_CAP_SYNC_REGS is {fields:#x}")
-    return Finding(
+        return Diagnosis(Health.PASS, f"KVM_CAP_SYNC_REGS is {fields:#x}")
+    return Diagnosis(
         Health.FAIL, f"KVM_CAP_SYNC_REGS is {fields:#x}", "take a kernel that has it (4.17)"
     )
 
 
-def guest() -> Finding:
+def guest() -> Diagnosis:
     """Have a guest make a denied access."""
     from vmm.exits import HltExit, RdmsrExit
     from vmm.filter import MsrFilter
@@ -94,11 +94,13 @@ def guest() -> Finding:
         vcpu.reply(0xC0FFEE)
         halted = vcpu.run_for(GUEST_SECONDS)
     if (denied, halted) == (RdmsrExit(Msr.KERNEL_GS_BASE, FILTER), HltExit()):
-        return Finding(
+        return Diagnosis(
             Health.PASS, "a guest ran: its denied RDMSR exited, was answered, and it halted"
         )
     fact = f"the guest did {denied or 'not exit in time'}, then {halted or 'not halt in time'}"
-    return Finding(Health.FAIL, fact, "this kernel runs no guest as it should: see its log (dmesg)")
+    return Diagnosis(
+        Health.FAIL, fact, "this kernel runs no guest as it should: see its log (dmesg)"
+    )
 
 
 def _kvm_parameter(name: str) -> str | None:
@@ -107,21 +109,23 @@ def _kvm_parameter(name: str) -> str | None:
     return value
 
 
-def ignore_msrs() -> Finding:
+def ignore_msrs() -> Diagnosis:
     """Read the parameter that silences UNKNOWN."""
     match _kvm_parameter("ignore_msrs"):
         case None:
-            return Finding(Health.WARN, "cannot be read", "with 1, UNKNOWN exits would not happen")
+            return Diagnosis(
+                Health.WARN, "cannot be read", "with 1, UNKNOWN exits would not happen"
+            )
         case "N" | "0":
-            return Finding(Health.PASS, "off")
+            return Diagnosis(Health.PASS, "off")
     remedy = "echo 0 > /sys/module/kvm/parameters/ignore_msrs"
-    return Finding(Health.WARN, "on: cases that need UNKNOWN exits are skipped", remedy)
+    return Diagnosis(Health.WARN, "on: cases that need UNKNOWN exits are skipped", remedy)
 
 
-def forced_emulation() -> Finding:
+def forced_emulation() -> Diagnosis:
     """Read the parameter of the forced emulation prefix."""
     value = _kvm_parameter("force_emulation_prefix")
     if value not in (None, "0", "N"):
-        return Finding(Health.PASS, f"force_emulation_prefix is {value}")
+        return Diagnosis(Health.PASS, f"force_emulation_prefix is {value}")
     remedy = "load kvm with force_emulation_prefix=1 (kvm.force_emulation_prefix=1 at boot)"
-    return Finding(Health.WARN, "off: the emulator's own accesses are not tested", remedy)
+    return Diagnosis(Health.WARN, "off: the emulator's own accesses are not tested", remedy)

@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 
 from vmm.conformance.host import ability, faults, surroundings
+from vmm.conformance.host.diagnosis import Diagnosis, Health
 from vmm.conformance.host.facts import facts
-from vmm.conformance.host.finding import Finding, Health
 from vmm.errors import KvmError
 
 
-def examine() -> dict[str, Finding]:
+def examine() -> dict[str, Diagnosis]:
     """Return the findings of all checks by name, in order; never raises."""
     return {name: _guarded(check) for name, check in CHECKS}
 
 
-def render(findings: Mapping[str, Finding], *, as_json: bool = False) -> str:
+def render(findings: Mapping[str, Diagnosis], *, as_json: bool = False) -> str:
     """Return a line for each finding with its remedy, or one JSON object with the host's facts."""
     if as_json:
         import json
@@ -35,11 +35,11 @@ def render(findings: Mapping[str, Finding], *, as_json: bool = False) -> str:
     )
 
 
-def _guarded(check: Callable[[], Finding]) -> Finding:
+def _guarded(check: Callable[[], Diagnosis]) -> Diagnosis:
     try:
         return check()
     except (OSError, ImportError) as error:  # KvmError is an OSError
-        return Finding(Health.FAIL, str(error), _remedy(error))
+        return Diagnosis(Health.FAIL, str(error), _remedy(error))
 
 
 def _remedy(error: Exception) -> str:
@@ -50,7 +50,7 @@ def _remedy(error: Exception) -> str:
     return ""
 
 
-CHECKS: Iterable[tuple[str, Callable[[], Finding]]] = (
+CHECKS: Iterable[tuple[str, Callable[[], Diagnosis]]] = (
     ("machine", surroundings.machine),
     ("kernel", surroundings.kernel),
     ("/dev/kvm", ability.device),

@@ -7,22 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vmm.conformance.host import containers
-from vmm.conformance.host.finding import Finding, Health
+from vmm.conformance.host.diagnosis import Diagnosis, Health
 
 SYS_USERFAULTFD, USERFAULTFD_IOC_NEW = 323, 0xAA00  # asm/unistd_64.h; linux/userfaultfd.h
 UFFD_SYSCTL = Path("/proc/sys/vm/unprivileged_userfaultfd")
 
 
-def userfaultfd() -> Finding:
+def userfaultfd() -> Diagnosis:
     """Make a userfaultfd that reports faults of the kernel."""
     tries = {"the system call": _uffd_by_syscall, "/dev/userfaultfd": _uffd_by_device}
     answers = {name: _attempt(way) for name, way in tries.items()}
     shown = "; ".join(f"{name}: {why or 'allowed'}" for name, why in answers.items())
     if "" in answers.values():
-        return Finding(Health.PASS, f"{shown}; {_uffd_sysctl()}")
+        return Diagnosis(Health.PASS, f"{shown}; {_uffd_sysctl()}")
     remedy = "run as root, give access to /dev/userfaultfd, or sysctl vm.unprivileged_userfaultfd=1"
     remedy = remedy if os.geteuid() else containers.USERFAULTFD
-    return Finding(Health.WARN, f"races are not tested: {shown}; {_uffd_sysctl()}", remedy)
+    return Diagnosis(Health.WARN, f"races are not tested: {shown}; {_uffd_sysctl()}", remedy)
 
 
 def _uffd_by_syscall() -> int:

@@ -6,25 +6,25 @@ import os
 from typing import Any
 
 from vmm.conformance.host import containers
+from vmm.conformance.host.diagnosis import Diagnosis, Health
 from vmm.conformance.host.facts import facts, taint_letters
-from vmm.conformance.host.finding import Finding, Health
 
 
-def machine() -> Finding:
+def machine() -> Diagnosis:
     """Name the architecture."""
     machine = os.uname().machine
     if machine == "x86_64":
-        return Finding(Health.PASS, machine)
-    return Finding(Health.FAIL, machine, "the MSR filter exists on x86-64 alone")
+        return Diagnosis(Health.PASS, machine)
+    return Diagnosis(Health.FAIL, machine, "the MSR filter exists on x86-64 alone")
 
 
-def kernel() -> Finding:
+def kernel() -> Diagnosis:
     """Name the kernel and the CPU."""
     known = facts()
-    return Finding(Health.PASS, f"{known['release']} {known['version']} on {known['cpu_model']}")
+    return Diagnosis(Health.PASS, f"{known['release']} {known['version']} on {known['cpu_model']}")
 
 
-def kernel_log() -> Finding:
+def kernel_log() -> Diagnosis:
     """Open the kernel log."""
     from vmm.conformance.host.klog import KernelLog
 
@@ -33,53 +33,53 @@ def kernel_log() -> Finding:
         mend = "run as root, or sysctl kernel.dmesg_restrict=0"
         mend = containers.KMSG if containers.KMSG in log else mend
         remedy = f"{mend}; splats go unseen otherwise"
-        return Finding(Health.WARN, log, remedy)
+        return Diagnosis(Health.WARN, log, remedy)
     log.close()
-    return Finding(Health.PASS, "/dev/kmsg can be read: splats fail the case they fall in")
+    return Diagnosis(Health.PASS, "/dev/kmsg can be read: splats fail the case they fall in")
 
 
-def cpus() -> Finding:
+def cpus() -> Diagnosis:
     """Count the CPUs that we may use."""
     usable = len(os.sched_getaffinity(0))
     if usable > 1:
-        return Finding(Health.PASS, f"{usable} usable")
-    return Finding(
+        return Diagnosis(Health.PASS, f"{usable} usable")
+    return Diagnosis(
         Health.WARN, "1 usable: vCPUs never run at the same time", "widen the CPU affinity"
     )
 
 
-def load() -> Finding:
+def load() -> Diagnosis:
     """Hold the load against the CPUs."""
     from vmm.conformance.host import processes
 
     cpus, load = len(os.sched_getaffinity(0)), processes.load()
     text = f"load {load:.1f} on {cpus} usable CPUs"
     if load <= cpus:
-        return Finding(Health.PASS, text)
-    return Finding(Health.WARN, text, "wait, or give each case longer with --timeout")
+        return Diagnosis(Health.PASS, text)
+    return Diagnosis(Health.WARN, text, "wait, or give each case longer with --timeout")
 
 
-def kvm_users() -> Finding:
+def kvm_users() -> Diagnosis:
     """Name the other users of /dev/kvm."""
     from vmm.conformance.host import processes
 
     users, hidden = processes.kvm_users()
     unseen = f"; {hidden} processes cannot be looked at" if hidden else ""
     if not users:
-        return Finding(Health.PASS, f"nobody else{unseen}")
+        return Diagnosis(Health.PASS, f"nobody else{unseen}")
     shown = ", ".join(f"{user.name} ({user.pid}, VMs: {user.vms})" for user in users[:4])
     more = f" and {len(users) - 4} more" if len(users) > 4 else ""
     remedy = "their splats and taint show in this run, and they take CPU time: end them if you can"
-    return Finding(Health.WARN, f"{shown}{more}{unseen}", remedy)
+    return Diagnosis(Health.WARN, f"{shown}{more}{unseen}", remedy)
 
 
-def taint() -> Finding:
+def taint() -> Diagnosis:
     """Read what the kernel says it is tainted by."""
     taint: Any = facts()["taint"]
     if taint is None:
-        return Finding(Health.WARN, "cannot be read", "mount /proc")
+        return Diagnosis(Health.WARN, "cannot be read", "mount /proc")
     if not taint:
-        return Finding(Health.PASS, "not tainted")
+        return Diagnosis(Health.PASS, "not tainted")
     letters = taint_letters(taint)
     remedy = "see tainted-kernels.rst; a W or D is an earlier splat: reboot before you trust a run"
-    return Finding(Health.WARN, f"tainted: {letters} ({taint})", remedy)
+    return Diagnosis(Health.WARN, f"tainted: {letters} ({taint})", remedy)

@@ -33,7 +33,7 @@ InFlight = (
 )
 
 
-class Stall:
+class StalledInstall:
     """An install in flight: its thread, and the page that its bitmap is to lie on."""
 
     def __init__(self, bitmap: bytes, *, low: bool) -> None:
@@ -50,7 +50,7 @@ class Race:
         self.vm, self.flight = vm, Flight(control)
         self.vcpus = Vcpus(vm, self.flight)
         self._bitmaps: list[Mapping] = []
-        self._stalls: dict[str, Stall] = {}
+        self._stalls: dict[str, StalledInstall] = {}
         self._meanwhile: dict[str, Task] = {}
 
     def do(self, action: InFlight) -> Event:  # noqa: PLR0911 - one a word
@@ -95,7 +95,7 @@ class Race:
         slot = action.stall_at
         absent = slot is None or slot >= len(action.filter.ranges)
         bits = b"" if absent else bitmap_bytes(action.filter.ranges[slot or 0])
-        stall = self._stalls[action.name] = Stall(bits, low=action.caller == "compat")
+        stall = self._stalls[action.name] = StalledInstall(bits, low=action.caller == "compat")
         self._bitmaps.append(stall.page)
         if absent:
             stall.task = self.flight.start(lambda: send(None))

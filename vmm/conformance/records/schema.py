@@ -102,7 +102,7 @@ class StepRecord(TypedDict):
     seen: list[str]
 
 
-class Evidence(TypedDict, total=False):
+class Upshot(TypedDict, total=False):
     """What became of a case. The first field always is there, the others where they apply."""
 
     verdict: Required[Verdict]
@@ -133,13 +133,13 @@ class Evidence(TypedDict, total=False):
     """True where ``kvm.ignore_msrs`` was 1 for the case."""
 
 
-class CaseOutcome(Evidence, total=False):
+class CaseOutcome(Upshot, total=False):
     """What became of a case, before it is known how long it took, or after."""
 
     ms: float
 
 
-class Judging(Evidence):
+class Judging(Upshot):
     """What became of a case, and how long it took."""
 
     ms: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from vmm.conformance.records.schema import CaseRecord, EndRecord, Evidence
+from vmm.conformance.records.schema import CaseRecord, EndRecord, Upshot
 from vmm.conformance.records.status import Status
 from vmm.conformance.records.verdict import Verdict
 
@@ -93,12 +93,12 @@ def broken(cases: Iterable[CaseRecord]) -> list[str]:
     return sorted(name for name, verdict in verdicts.items() if verdict.is_violation)
 
 
-def of_a_program(case: Evidence) -> Verdict:
+def of_a_program(case: Upshot) -> Verdict:
     """Return what a C program says where msrward says this: it knows no refused MSRs."""
     return Verdict.PASS if _column(case) == "refused" else case["verdict"]
 
 
-def _column(case: Evidence) -> str:
+def _column(case: Upshot) -> str:
     if case["verdict"] is Verdict.PASS and "observation" in case:
         return "observed"
     is_refused = case["verdict"] is Verdict.SKIP and case.get("need", "").startswith(REFUSED)

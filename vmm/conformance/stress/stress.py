@@ -34,7 +34,7 @@ VMS_PER_INSTALLER = 2
 
 
 @dataclass(frozen=True)
-class Progress:
+class Tally:
     """What has happened so far; ``outcomes`` counts in the order of ``OUTCOMES``."""
 
     seconds: float
@@ -72,7 +72,7 @@ class StressResult:
     vcpus: int
     installers: int
     vms: int
-    progress: Progress
+    progress: Tally
     alike: int
     entries: int
     loose: int
@@ -94,7 +94,7 @@ def run(
     vcpus: int = 0,
     installers: int = 2,
     seed: int | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[Tally], None] | None = None,
     *,
     model: Model | None = None,
 ) -> StressResult:
@@ -134,15 +134,15 @@ def _watch(
     over: threading.Event,
     start: float,
     seconds: float,
-    on_progress: Callable[[Progress], None] | None,
+    on_progress: Callable[[Tally], None] | None,
 ) -> None:
     while (left := start + seconds - time.monotonic()) > 0 and not over.wait(min(TICK, left)):
         if on_progress:
             on_progress(_progress(arena, time.monotonic() - start))
 
 
-def _progress(arena: Arena, seconds: float) -> Progress:
-    return Progress(seconds, arena.swaps(), arena.refused(), arena.outcomes())
+def _progress(arena: Arena, seconds: float) -> Tally:
+    return Tally(seconds, arena.swaps(), arena.refused(), arena.outcomes())
 
 
 def _result(arena: Arena, drawn: Plan, seconds: float, watch: Watch) -> StressResult:
@@ -163,7 +163,7 @@ def _result(arena: Arena, drawn: Plan, seconds: float, watch: Watch) -> StressRe
     )
 
 
-def as_case(result: StressResult, samples: Sequence[Progress] = ()) -> CaseRecord:
+def as_case(result: StressResult, samples: Sequence[Tally] = ()) -> CaseRecord:
     """Return the result as the record of one case; ``samples`` become its rates over time."""
     sentence = "Nothing that a vCPU sees while filters are swapped is impossible."
     seconds = result.progress.seconds
@@ -184,7 +184,7 @@ def _outcome(result: StressResult) -> CaseOutcome:
     return {"verdict": Verdict.PASS}
 
 
-def _rates(samples: Sequence[Progress]) -> dict[str, list[list[float]]]:
+def _rates(samples: Sequence[Tally]) -> dict[str, list[list[float]]]:
     swaps, observations = list[list[float]](), list[list[float]]()
     for before, now in pairwise(_evenly(samples)):
         seconds = max(now.seconds - before.seconds, 1e-9)
@@ -195,7 +195,7 @@ def _rates(samples: Sequence[Progress]) -> dict[str, list[list[float]]]:
     return {"swaps/s": swaps, "observations/s": observations}
 
 
-def _evenly(samples: Sequence[Progress]) -> Sequence[Progress]:
+def _evenly(samples: Sequence[Tally]) -> Sequence[Tally]:
     """Return samples whose last interval is no sliver, in which hardly anything can happen."""
     *others, last = samples
     long = max(now.seconds - then.seconds for then, now in pairwise(samples))

@@ -17,7 +17,7 @@ class Health(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Diagnosis:
     """What one check found: the verdict, the fact, and what to do about it."""
 
     verdict: Health
