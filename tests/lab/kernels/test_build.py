@@ -12,6 +12,12 @@ def test_options_that_are_missing_are_named():
     assert build.missing(wanted, config) == ["CONFIG_KVM", "CONFIG_NR_CPUS"]
 
 
+def test_an_option_that_newer_trees_have_under_another_name_is_not_missing():
+    wanted = "".join(line for line in build.fragment().splitlines(True) if "SYSCTL" in line)
+    assert build.missing(wanted, "CONFIG_SYSCTL=y\n") == []
+    assert build.missing(wanted, "") == ["CONFIG_SYSCTL"]
+
+
 def test_the_debug_flavour_adds_to_the_small_one():
     assert build.fragment(debug=True).startswith(build.fragment())
     assert "CONFIG_KASAN=y\n" in build.fragment(debug=True)
