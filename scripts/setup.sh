@@ -14,6 +14,31 @@ stop() {
 	exit 2
 }
 
+# A command in a group of its own, which ends with the script: a shell puts its traps off while it
+# waits for one in the foreground, and this one does not. It has no stdin, and no terminal to ask.
+apart() {
+	setsid "$@" &
+	wait $!
+}
+
+# Tell all that is apart to end, with what it has started, and wait for it.
+end_apart() {
+	local each
+	for each in $(jobs -p); do
+		kill -TERM -- "-$each" 2>/dev/null || kill -TERM "$each" || true # it leads no group yet
+		wait "$each" || true
+	done 2>/dev/null
+}
+
+# SIGTERM and Ctrl-C end what was started; what is half done is done anew the next time.
+interrupted() {
+	trap '' INT TERM HUP
+	end_apart
+	echo "msrward: interrupted" >&2
+	exit 130
+}
+trap interrupted INT TERM HUP
+
 # The first Python that is new enough; Debian's packages keep headers and venv apart.
 find_python() {
 	local each
@@ -61,15 +86,15 @@ install_tools() {
 	[ -n "$command" ] || stop "missing here: $lacking (python means 3.11 or newer with venv and headers); install them"
 	[ "$(id -u)" = 0 ] || stop "missing here: $lacking; as root: $command"
 	echo "msrward: installing what is missing ($lacking)" >&2
-	case $command in apt-get*) apt-get -qq update >&2 || true ;; esac
-	DEBIAN_FRONTEND=noninteractive $command >&2 || stop "could not install $lacking with: $command"
+	case $command in apt-get*) apart apt-get -qq update >&2 || true ;; esac
+	DEBIAN_FRONTEND=noninteractive apart $command >&2 || stop "could not install $lacking with: $command"
 	lacking=$(missing)
 	lacking=${lacking//$'\n'/ }
 	[ -z "$lacking" ] || stop "still missing after '$command': $lacking (python means 3.11 or newer)"
 }
 
 pip() {
-	PATH=$bin:$PATH "$bin/python" -m pip -qq --disable-pip-version-check "$@" ||
+	PATH=$bin:$PATH apart "$bin/python" -m pip -qq --no-input --disable-pip-version-check "$@" ||
 		stop "pip $1 failed, see above; a package index must be reachable for the first run"
 }
 
@@ -77,7 +102,7 @@ pip() {
 make_venv() {
 	"$bin/python" -c 'import pip' 2>/dev/null && return
 	rm -rf "$venv"
-	"$(find_python)" -m venv "$venv" || stop "cannot make $venv"
+	apart "$(find_python)" -m venv "$venv" || stop "cannot make $venv"
 }
 
 newer_than() {
@@ -121,8 +146,10 @@ first_error() {
 build_package() {
 	local log=$venv/build.log
 	make_build_anew
-	PATH=$bin:$PATH "$bin/python" -m pip -qq --disable-pip-version-check install --no-build-isolation \
-		--no-deps --force-reinstall --config-settings=build-dir="$root/build" "$root" >"$log" 2>&1 ||
+	# The log is not for a function: what a trap says while it runs would go there too.
+	PATH=$bin:$PATH apart sh -c 'exec "$@" >"$0" 2>&1' "$log" "$bin/python" -m pip -qq --no-input \
+		--disable-pip-version-check install --no-build-isolation --no-deps --force-reinstall \
+		--config-settings=build-dir="$root/build" "$root" ||
 		stop "the package does not build: $(first_error "$log" | sed 's/^ *//'); all that was said: $log"
 }
 
@@ -148,7 +175,7 @@ setup() {
 	install_tools
 	mkdir -p "$venv"
 	exec 9>"$root/.venv.lock"
-	flock 9
+	apart flock 9
 	make_venv
 	install_requirements
 	install_dependencies "${1:-run}"

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from told import DEADLINE, STAND_IN, Told, ended
 
 ROOT = Path(__file__).parent.parent
 CHECK = ROOT / "scripts" / "check"
@@ -99,6 +101,47 @@ def test_an_ordinary_user_is_told_the_command(tmp_path):
     assert ran.stderr.count("\n") == 1
 
 
+UNENDING = {
+    "flock": ("bin/flock", "*"),
+    "venv": ("bin/python3", "-m"),
+    "pip": (".venv/bin/python", "-m"),
+}
+"""What a set-up starts: a program by its place, and the first word with which it never ends."""
+
+
+def end(process, told, how):
+    """End a script once its last stand-in has begun; return what it said."""
+    children = told.children(process, 1)
+    process.send_signal(how)
+    _, err = process.communicate(timeout=DEADLINE)
+    assert ended(children)
+    assert process.returncode == 130
+    return err
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", UNENDING)
+def test_a_set_up_that_is_ended_leaves_nothing_running(tmp_path, name, how):
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    place, word = UNENDING[name]
+    program = tmp_path / place
+    program.parent.mkdir(parents=True)
+    does = f"case $1 in {word}) ;; *) exit 0 ;; esac\n"
+    program.write_text(STAND_IN.replace("\n", f"\n{does}", 1))
+    program.chmod(0o755)
+    told = Told(tmp_path / "told")
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    with subprocess.Popen(
+        [tmp_path / "scripts/check", "--list"],
+        env={**os.environ, "PATH": path, "TOLD": str(tmp_path / "told")},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert end(process, told, how) == "msrward: interrupted\n"
+
+
 @pytest.mark.parametrize("file", ["check", "test", "setup.sh", "distros", "exports"])
 def test_scripts_parse(file):
     assert run("bash", "-n", ROOT / "scripts" / file).returncode == 0
@@ -144,6 +187,26 @@ def test_a_failed_build_is_one_line_with_its_first_error(tree, tmp_path):
         said = rf"msrward: the package does not build: {why}; all that was said: {log}\n"
         assert failed.returncode == 2 and re.fullmatch(said, failed.stderr), failed.stderr
     assert check_in(tree).returncode == 0, "the flags are gone, and what they configured too"
+
+
+def test_who_ends_a_build_ends_its_compiler_and_the_next_build_goes_well(tree, tmp_path):
+    """By way of pip and meson."""
+    cc = tmp_path / "cc"
+    does = f'[ "$1" != --version ] || exec {shutil.which("cc")} --version'
+    cc.write_text(STAND_IN.replace("\n", f"\n{does}\n", 1))
+    cc.chmod(0o755)
+    (tree / "meson.build").touch()
+    told = Told(tmp_path / "told")
+    env = {"PATH": f"{tmp_path}:{ROOT}/.venv/bin:{os.environ['PATH']}", "PIP_NO_INDEX": "1"}
+    with subprocess.Popen(
+        [tree / "scripts/check", "--list"],
+        env={**os.environ, **env, "TOLD": str(tmp_path / "told")},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert end(process, told, signal.SIGTERM) == "msrward: interrupted\n"
+    assert check_in(tree).returncode == 0
 
 
 def test_once_set_up_nothing_needs_the_network(tree):

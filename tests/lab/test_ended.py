@@ -1,7 +1,6 @@
-"""Who ends a command ends all that it has started: make, and what make has started."""
+"""Who ends a command ends all that it has started: make or a compiler, and what is under it."""
 
 import os
-import select
 import shutil
 import signal
 import stat
@@ -10,48 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from told import DEADLINE, STAND_IN, Told, ended
 
 from vmm.lab import processes
 from vmm.lab.kernels.selftests import CONTROL, SELFTESTS
 from vmm.lab.mutants.source import load
 
-DEADLINE = 60
-"""Seconds until a test gives up; nothing is decided by them."""
-STAND_IN = """#!/bin/sh
-sleep 1000 &
-echo $$ $! >"$TOLD"
-wait
-"""
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 CASE = "rollback.bitmap_lost_in_slot_0"
-
-
-class Told:
-    """A FIFO to which each ``make`` writes its pid and that of its child."""
-
-    def __init__(self, place):
-        os.mkfifo(place)
-        self.fd = os.open(place, os.O_RDWR)
-
-    def children(self, process, makes):
-        """Wait until so many have begun: descriptors that are readable once they have ended."""
-        over, said = os.pidfd_open(process.pid), b""
-        while said.count(b"\n") < makes:
-            ready, _, _ = select.select([self.fd, over], [], [], DEADLINE)
-            assert self.fd in ready, (process.poll(), process.stderr.read() if ready else "")
-            said += os.read(self.fd, 1000)
-        os.close(over)
-        return [os.pidfd_open(int(pid)) for pid in said.split()]
-
-
-def ended(descriptors):
-    """Say whether all these processes come to their end; the test leaves none of them."""
-    left = [each for each in descriptors if not select.select([each], [], [], DEADLINE)[0]]
-    for each in left:
-        signal.pidfd_send_signal(each, signal.SIGKILL)
-    for each in descriptors:
-        os.close(each)
-    return not left
 
 
 @pytest.fixture
@@ -94,12 +59,13 @@ def command(name, tree, kernel):
     """Return the words of a command that comes to ``make``."""
     vmm = (sys.executable, "-P", "-m", "vmm")
     search = ("bisect", CASE, "--tree", tree, "--good=HEAD~2", "--bad=HEAD", "--build=make")
-    out = f"-o{tree.parent / 'records'}"
+    out, make = f"-o{tree.parent / 'records'}", tree.parent / "bin" / "make"
     return {
         "mutants": (*vmm[:3], "vmm.cli.mutants", "--no-control", "--source", tree, load()[0].name),
         "selftests": (*vmm[:3], "vmm.cli.selftests", "--source", tree, "--kernel", kernel),
         "bisect": (*vmm, *search, out),
         "bisect -j2": (*vmm, *search, out, "-j2"),
+        "exports": (*vmm[:3], "vmm.cli.exports", "--cc", make, CASE.replace("slot_0", "slot_?")),
         "bisect-step": (*vmm, "bisect-step", CASE, "--tree", tree, "--build=make"),
     }[name]
 
@@ -113,13 +79,17 @@ def command(name, tree, kernel):
         ("bisect", signal.SIGTERM, 130),
         ("bisect", signal.SIGINT, 130),
         ("bisect -j2", signal.SIGTERM, 130),
+        ("exports", signal.SIGTERM, 130),
+        ("exports", signal.SIGINT, 130),
         ("bisect-step", signal.SIGTERM, 125),
         ("bisect-step", signal.SIGINT, 125),
     ],
 )
 def test_a_command_that_is_ended_leaves_nothing_running(
-    told, tree, tmp_path, bzimage, name, how, status
+    request, told, tree, tmp_path, bzimage, name, how, status
 ):
+    if name == "exports":
+        request.getfixturevalue("has_kvm")
     kernel = tmp_path / "bzImage"
     kernel.write_bytes(bzimage())
     with subprocess.Popen(
@@ -129,7 +99,7 @@ def test_a_command_that_is_ended_leaves_nothing_running(
         text=True,
         start_new_session=True,
     ) as process:
-        children = told.children(process, 2 if "-j2" in name else 1)
+        children = told.children(process, 2 if name in ("bisect -j2", "exports") else 1)
         process.send_signal(how)
         _, err = process.communicate(timeout=DEADLINE)
     assert ended(children)

@@ -10,10 +10,11 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
+from vmm.cli.guarded import terminable
 from vmm.conformance.c.export import c_source
 from vmm.conformance.c.tape import is_playable
 from vmm.conformance.cases import CASES
@@ -24,6 +25,8 @@ from vmm.conformance.language.case import Case
 from vmm.conformance.records.status import Status, epilog
 from vmm.conformance.records.summary import of_a_program
 from vmm.conformance.records.verdict import Verdict
+from vmm.lab import processes
+from vmm.lab.processes import Commands
 
 FLAGS = ("-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread")
 VERDICTS = {0: Verdict.PASS, 1: Verdict.FAIL, 2: Verdict.ERROR, 4: Verdict.SKIP}
@@ -34,6 +37,7 @@ _STATUSES = epilog(
         Status.CONFORMS: "every program was built and says what msrward says",
         Status.VIOLATES: "one was not, or says something else: it is named",
         Status.TROUBLE: "there is no such case, no compiler or no /dev/kvm",
+        Status.INTERRUPTED: "Ctrl-C",
     }
 )
 
@@ -50,10 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not shutil.which(shlex.split(compiler)[0]):
             return _complain(f"no compiler {compiler}: install one, or name another with --cc")
     try:
-        verdicts = _verdicts(cases)
+        with terminable():
+            verdicts = _verdicts(cases)
+            differ = [_differ(compiler, cases, verdicts) for compiler in compilers]
     except OSError as error:
         return _complain(str(error))
-    differ = [_differ(compiler, cases, verdicts) for compiler in compilers]
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return Status.INTERRUPTED
     return Status.of(any(differ))
 
 
@@ -78,8 +86,8 @@ def _verdicts(cases: Sequence[Case]) -> dict[str, Verdict]:
 
 def _differ(compiler: str, cases: Sequence[Case], verdicts: dict[str, Verdict]) -> bool:
     """Print one line for the compiler, and one for each program that says something else."""
-    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(2) as pool:
-        said = list(pool.map(lambda case: _said(compiler, case, Path(place)), cases))
+    with tempfile.TemporaryDirectory() as place, processes.threads(2) as (threads, commands):
+        said = list(threads.map(partial(_said, commands, compiler, Path(place)), cases))
     wrong = [
         f"  {case.id}: msrward says {verdicts[case.id]}, the program {verdict}: {text}"
         for case, (verdict, text) in zip(cases, said, strict=True)
@@ -92,24 +100,27 @@ def _differ(compiler: str, cases: Sequence[Case], verdicts: dict[str, Verdict]) 
     return bool(wrong)
 
 
-def _said(compiler: str, case: Case, place: Path) -> tuple[str, str]:
+def _said(commands: Commands, compiler: str, place: Path, case: Case) -> tuple[str, str]:
     """Return the verdict of the case's program, and what it printed last."""
     program, source = place / case.id, place / f"{case.id}.c"
     source.write_text(c_source(case))
-    built = _run(*shlex.split(compiler), *FLAGS, "-o", str(program), str(source))
-    if built.returncode:
-        return "not built", built.stderr.partition("\n")[0]
-    ran = _run(str(program))
+    built, said = _run(commands, *shlex.split(compiler), *FLAGS, "-o", str(program), str(source))
+    if built:
+        return "not built", said.partition("\n")[0]
+    status, said = _run(commands, str(program))
     program.unlink()
-    last = (ran.stdout + ran.stderr).strip().rpartition("\n")[2]
-    return str(VERDICTS.get(ran.returncode, f"status {ran.returncode}")), last
+    return str(VERDICTS.get(status, f"status {status}")), said.strip().rpartition("\n")[2]
 
 
-def _run(*command: str) -> subprocess.CompletedProcess[str]:
+def _run(commands: Commands, *command: str) -> tuple[int, str]:
+    """Return the command's status and what it said, the errors last."""
+    pipe = subprocess.PIPE
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        with commands.started(command, stdout=pipe, stderr=pipe) as process:
+            said, complained = process.communicate(timeout=SECONDS)
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, -1, "", f"no end within {SECONDS} s")
+        return -1, f"no end within {SECONDS} s"
+    return process.returncode, said + complained
 
 
 def _complain(why: str) -> int:

@@ -1,6 +1,7 @@
 """Processes that leave nothing running, whatever ends us: a pool of them, and commands.
 
-What is judged in a process of the pool boots an emulator, which ends with the process.
+What is judged in a process of the pool boots an emulator, which ends with the process. Threads
+have their commands of `Commands`, for what ends us is told to the main thread alone.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import active_children, get_context
 from multiprocessing.process import BaseProcess
+from threading import Lock
 from typing import Any, NoReturn, TypeVar
 
+from vmm.lab.errors import LabError
+
 T = TypeVar("T")
+Words = Sequence[str | os.PathLike[str]]
 
 _PR_SET_PDEATHSIG = 1
 _PATIENCE = 10.0
@@ -68,7 +73,7 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def run(command: Sequence[str | os.PathLike[str]], **how: Any) -> subprocess.CompletedProcess[str]:
+def run(command: Words, **how: Any) -> subprocess.CompletedProcess[str]:
     """Run a command, ``started`` as below, and return its status and what it said, as text."""
     with started(command, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how}) as ran:
         said, complained = ran.communicate()
@@ -77,7 +82,7 @@ def run(command: Sequence[str | os.PathLike[str]], **how: Any) -> subprocess.Com
 
 @contextmanager
 def started(
-    command: Sequence[str | os.PathLike[str]],
+    command: Words,
     *,
     patience: float = _A_COMPILERS,
     **how: Any,
@@ -96,6 +101,58 @@ def started(
             with suppress(subprocess.TimeoutExpired):
                 process.wait(patience)
             tell(process, signal.SIGKILL)
+            raise
+
+
+class Commands:
+    """What threads have started and what has not ended yet; each has `patience` seconds to end."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._guard = Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self._ended = False
+
+    @contextmanager
+    def started(self, command: Words, **how: Any) -> Iterator[subprocess.Popen[str]]:
+        """Start a command as ``started`` does; :class:`LabError` once all have been ended."""
+        running = ExitStack()
+        with self._guard:
+            if self._ended:
+                raise LabError("interrupted")
+            process = running.enter_context(started(command, patience=self._patience, **how))
+            self._running.add(process)
+        try:
+            with running:
+                yield process
+        finally:
+            self._running.discard(process)
+
+    def end(self) -> None:
+        """Tell all that run to end, and kill what does not; no other begins."""
+        with self._guard:
+            self._ended = True
+            left = list(self._running)
+        for process in left:
+            tell(process, signal.SIGTERM)  # a shell's & ignores SIGINT
+        for process in left:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(self._patience)
+            tell(process, signal.SIGKILL)
+
+
+@contextmanager
+def threads(
+    number: int, patience: float = _A_COMPILERS
+) -> Iterator[tuple[ThreadPoolExecutor, Commands]]:
+    """Return so many threads, and what they start commands by, which end if the block fails."""
+    commands = Commands(patience)
+    with ThreadPoolExecutor(number) as executor:
+        try:
+            yield executor, commands
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            commands.end()
             raise
 
 

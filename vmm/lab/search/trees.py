@@ -9,12 +9,11 @@ other's.
 from __future__ import annotations
 
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
@@ -22,6 +21,7 @@ from threading import Lock
 from vmm.lab import cache, processes
 from vmm.lab.errors import LabError
 from vmm.lab.kernels.tree import key, objects
+from vmm.lab.processes import Commands
 from vmm.lab.search import git
 from vmm.lab.search.bisect import Boundary, Place
 from vmm.lab.search.dag import Candidates
@@ -41,8 +41,6 @@ class _Steps:
     command: Sequence[str]
     say: Say
     slots: Sequence[Path]
-    running: set[subprocess.Popen[str]] = field(default_factory=set)
-    ended: bool = False
     guard: Lock = field(default_factory=Lock)
 
     def ask(self, names: Sequence[str]) -> list[tuple[Step, str]]:
@@ -51,59 +49,27 @@ class _Steps:
         for slot in self.slots:
             free.put(slot)
 
-        def one(name: str) -> tuple[Step, str]:
+        def one(commands: Commands, name: str) -> tuple[Step, str]:
             slot = free.get()
             try:
-                return self._step(slot, name)
+                return self._step(commands, slot, name)
             finally:
                 free.put(slot)
 
-        with ThreadPoolExecutor(len(self.slots)) as threads:
-            try:
-                return list(threads.map(one, names))
-            except BaseException:
-                self._end()
-                threads.shutdown(wait=False, cancel_futures=True)
-                raise
+        with processes.threads(len(self.slots), _PATIENCE) as (threads, commands):
+            return list(threads.map(partial(one, commands), names))
 
-    def _step(self, slot: Path, name: str) -> tuple[Step, str]:
+    def _step(self, commands: Commands, slot: Path, name: str) -> tuple[Step, str]:
         git.run(slot, *_QUIET, "checkout", "-q", "-f", "--detach", name)
         last = "it said nothing"
-        with self._started(slot) as process:
+        pipe, both = subprocess.PIPE, subprocess.STDOUT
+        with commands.started(self.command, cwd=slot, stdout=pipe, stderr=both) as process:
             for line in process.stdout or ():
                 last = line.rstrip() or last
                 with self.guard:
                     self.say(f"{name[:12]}: {line.rstrip()}")
         status = process.returncode
         return (Step(status) if status in (Step.GOOD, Step.BAD) else Step.SKIP), last
-
-    @contextmanager
-    def _started(self, slot: Path) -> Iterator[subprocess.Popen[str]]:
-        pipe, both = subprocess.PIPE, subprocess.STDOUT
-        with self.guard:  # a group of its own, for what it starts has to end with it
-            if self.ended:
-                raise LabError("interrupted")
-            process = subprocess.Popen(
-                self.command, cwd=slot, stdout=pipe, stderr=both, text=True, process_group=0
-            )
-            self.running.add(process)
-        with process:
-            try:
-                yield process
-            finally:
-                process.wait()
-                self.running.discard(process)
-
-    def _end(self) -> None:
-        with self.guard:
-            self.ended = True
-            left = list(self.running)
-        for process in left:
-            processes.tell(process, signal.SIGTERM)  # a shell's & ignores SIGINT
-        for process in left:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_PATIENCE)
-            processes.tell(process, signal.SIGKILL)
 
 
 def search(
