@@ -5,6 +5,7 @@ import pytest
 from vmm.lab.errors import LabError
 from vmm.lab.kernels import kernels
 from vmm.lab.machines import emulators, machine
+from vmm.lab.machines.emulation import Run
 
 PROBE = (
     "import fcntl, os; kvm = os.open('/dev/kvm', os.O_RDWR); "
@@ -39,6 +40,20 @@ def test_a_kernel_that_panics_says_so(kernel):
     assert (result.outcome, result.status) == ("panic", None)
     assert result.attempts == 2
     assert any("Kernel panic" in line for line in result.console_tail)
+
+
+def test_what_an_emulator_leaves_is_not_there_when_the_boot_is_repeated(kernel, monkeypatch):
+    """Bochs takes no disk that has a lock, and a Bochs that was killed leaves one."""
+    found = []
+
+    def lost(command, work, *_, **__):
+        found.append((work / "disk.lock").exists())
+        (work / "disk.lock").touch()
+        return Run(None, 0.1, False, "")
+
+    monkeypatch.setattr(machine, "run", lost)
+    assert machine.boot(kernel, "svm", ["true"]).attempts == 2
+    assert found == [False, False]
 
 
 def test_a_kernel_without_kvm_says_so(kernel):

@@ -134,16 +134,15 @@ def _of(  # noqa: PLR0917 - what a boot is made of
 
 def _boot(vendor: str, boot: Callable[[], Boot], timeout: float, told: Listener) -> LabResult:
     accelerated = emulator_of(vendor).accelerated
-    with cache.in_use(), cache.no_space_in_one_line(), _work_directory() as work:
+    with cache.in_use(), cache.no_space_in_one_line():
         what = boot()
         if what.cpu and accelerated:
             why = "--cpu is for an emulator, and here KVM does the work: set MSRWARD_EMULATE=1"
             raise LabError(why)
-        command, emulator = _prepare(what, work)
-        first = _attempt(command, work, emulator, timeout, told)
+        first = _attempt(what, timeout, told)
         if first.outcome not in (Outcome.PANIC, Outcome.HANG, Outcome.LOST) or _started(first):
             return first
-        return replace(_attempt(command, work, emulator, timeout, told), attempts=2)
+        return replace(_attempt(what, timeout, told), attempts=2)
 
 
 def _started(result: LabResult) -> bool:
@@ -165,18 +164,14 @@ def emulator_of(vendor: str) -> Emulator:
     return find(row.emulator)
 
 
-def _attempt(
-    command: Command,
-    work: Path,
-    emulator: str,
-    timeout: float,
-    listener: Listener,
-) -> LabResult:
+def _attempt(boot: Boot, timeout: float, listener: Listener) -> LabResult:
     console, records = Console(), Records(listener.line)
-    went = run(command, work, console, records, timeout, listener=listener)
-    outcome, reason = _judge(console, records, went)
-    if outcome is Outcome.LOST and (panic := _emulator_panic(work)):
-        reason += f": {panic}"
+    with _work_directory() as work:  # Bochs leaves a lock beside its disk
+        command, emulator = _prepare(boot, work)
+        went = run(command, work, console, records, timeout, listener=listener)
+        outcome, reason = _judge(console, records, went)
+        if outcome is Outcome.LOST and (panic := _emulator_panic(work)):
+            reason += f": {panic}"
     return LabResult(
         outcome,
         records.status,
