@@ -11,6 +11,14 @@ from random import Random
 from typing import Any, get_args
 
 import pytest
+from interleaving import (
+    CALLERS,
+    A,
+    has_a_meaning,
+    interleavings,
+    search,
+    shrunk,
+)
 from mutant import Mutant
 from mutants_calling import CALLING
 from mutants_race import RACES
@@ -22,14 +30,6 @@ from vmm import filter as filters
 from vmm import msr
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.model import Model
-from vmm.conformance.random.races import (
-    CALLERS,
-    A,
-    has_a_meaning,
-    interleavings,
-    search,
-    shrunk,
-)
 from vmm.conformance.random.scripts import random_script
 
 SEED = int(os.environ.get("MSRWARD_SEED", random.SystemRandom().randrange(1 << 32)))
