@@ -22,6 +22,7 @@ from vmm.conformance.cases.words import (
     bad_install,
     denied,
     done_install,
+    let,
     passes,
     play,
     resumes,
@@ -52,8 +53,6 @@ from vmm.conformance.language.script import (
     released,
     returned,
     through,
-    wrmsr,
-    wrote,
 )
 from vmm.filter import READ, WRITE, MsrFilter, default_allow, default_deny
 from vmm.msr import Msr
@@ -75,13 +74,6 @@ def hyper_v(vcpu: int = 0) -> tuple[Row, ...]:
 
 START: tuple[Row, ...] = (*hyper_v(), TELL_FILTER, write_passes(Msr.HV_GUEST_OS_ID, 1))
 """An L1 that is Hyper-V: its CPUID offers that, and it says who it is."""
-
-
-def let(msr: int, one: int, two: int) -> tuple[Row, ...]:
-    """Return writes and reads of an MSR that holds both values."""
-    return tuple(
-        row for v in (one, two) for row in ((wrmsr(msr, v), wrote), (rdmsr(msr), returned(v)))
-    )
 
 
 def _by_msr(msr: Msr, one: int, two: int) -> tuple[Case, ...]:

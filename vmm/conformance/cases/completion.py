@@ -6,7 +6,9 @@ from collections.abc import Iterable
 
 from vmm.conformance.cases.words import (
     DATA,
+    DENY_A,
     GARBAGE,
+    LOW,
     TELL,
     A,
     B,
@@ -38,8 +40,7 @@ from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import default_allow
 from vmm.msr import FILTER, UNKNOWN
 
-LOW, ONES = 0xFFFF_FFFF, (1 << 64) - 1
-_DENY_A = done_install(default_allow().deny(A))
+ONES = (1 << 64) - 1
 _READ_EXIT, _WRITE_EXIT = RdmsrExit(A, FILTER), WrmsrExit(A, FILTER, GARBAGE)
 
 _VALUES = (0, 1, LOW, 1 << 32, 0x8000_0000, 1 << 63, 0x8000_0000_8000_0000, DATA, ONES)
@@ -78,7 +79,7 @@ CASES = (
             "R60",
             *play(
                 TELL,
-                _DENY_A,
+                DENY_A,
                 (rdmsr(A, reply=value(data)), _READ_EXIT, returned(data)),
                 (rdmsr(A, before=~data & ONES, reply=value(data)), _READ_EXIT, returned(data)),
                 (rdmsr(A, high=ONES, reply=value(data)), _READ_EXIT, returned(data, high=0)),
@@ -95,7 +96,7 @@ CASES = (
             "R61 R62 R63",
             *play(
                 TELL,
-                _DENY_A,
+                DENY_A,
                 (rdmsr(A, before=GARBAGE, high=DATA, reply=fault(error)), _READ_EXIT, gp),
                 (wrmsr(A, GARBAGE, high=DATA, reply=fault(error)), _WRITE_EXIT, gp),
                 (rdmsr(B, reply=fault(error)), RdmsrExit(B, UNKNOWN), gp),
@@ -110,7 +111,7 @@ CASES = (
             "R62 R61",
             *play(
                 TELL,
-                _DENY_A,
+                DENY_A,
                 (rdmsr(A, reply=Reply(data, error=1)), _READ_EXIT, gp),
                 (rdmsr(A, before=GARBAGE, high=DATA, reply=Reply(data, 1)), _READ_EXIT, gp),
                 (rdmsr(A, before=ONES, high=ONES, reply=Reply(data, 1)), _READ_EXIT, gp),
@@ -126,7 +127,7 @@ CASES = (
             "R63",
             *play(
                 TELL,
-                _DENY_A,
+                DENY_A,
                 (wrmsr(A, GARBAGE, reply=reply), _WRITE_EXIT, wrote),
                 (wrmsr(A, GARBAGE, high=DATA, rcx_high=LOW, reply=reply), _WRITE_EXIT, wrote),
                 (wrmsr(A, GARBAGE, high=ONES, reply=reply), _WRITE_EXIT, wrote),
@@ -141,7 +142,7 @@ CASES = (
         "R63 R60 R61",
         *play(
             TELL,
-            _DENY_A,
+            DENY_A,
             (rdmsr(A, reply=Reply(DATA, scribble=True)), _READ_EXIT, returned(DATA)),
             (rdmsr(A, before=ONES, reply=Reply(0, 1, scribble=True)), _READ_EXIT, gp),
             (wrmsr(A, GARBAGE, reply=Reply(0, 1, scribble=True)), _WRITE_EXIT, gp),
@@ -154,7 +155,7 @@ CASES = (
             f"Completing a {name.replace('_', ' ')} ends one instruction, once: the next "
             "access is the next exit.",
             "R64",
-            *play(TELL, _DENY_A, row, row, row, denied(A), row),
+            *play(TELL, DENY_A, row, row, row, denied(A), row),
         )
         for name, row in _SAME.items()
     ),
@@ -162,7 +163,7 @@ CASES = (
         "completion.each_answer_to_its_access",
         "In a run of accesses each gets its own answer, value or #GP.",
         "R64 R60 R61",
-        *play(TELL, _DENY_A, *_mixed(16)),
+        *play(TELL, DENY_A, *_mixed(16)),
     ),
     Case(
         "completion.answer_stands_when_the_filter_changes",
@@ -170,7 +171,7 @@ CASES = (
         "R64 R60 R44",
         *play(
             TELL,
-            _DENY_A,
+            DENY_A,
             (begin(rdmsr(A, before=GARBAGE, high=DATA)), _READ_EXIT),
             done_install(default_allow().deny(B)),
             (enable_exits(FILTER), done),
@@ -185,7 +186,7 @@ CASES = (
         "R61 R44",
         *play(
             TELL,
-            _DENY_A,
+            DENY_A,
             (begin(wrmsr(A, GARBAGE, high=DATA)), _WRITE_EXIT),
             (enable_exits(0), done),
             (finish(fault()), gp),
@@ -200,7 +201,7 @@ CASES = (
         "R60 R61 R64 R71",
         *play(
             TELL,
-            _DENY_A,
+            DENY_A,
             (begin(rdmsr(A, vcpu=0)), _READ_EXIT),
             (begin(rdmsr(A, vcpu=1)), _READ_EXIT),
             (get_regs(vcpu=0), regs(0, 0, A, 0)),

@@ -5,7 +5,9 @@ from __future__ import annotations
 from vmm.conformance.cases.words import (
     BAD_EFER,
     DATA,
+    DENY_A,
     GARBAGE,
+    LOW,
     TELL,
     A,
     B,
@@ -48,13 +50,11 @@ from vmm.msr import (
     Msr,
 )
 
-LOW = 0xFFFF_FFFF
-_DENY_A = done_install(default_allow().deny(A))
 _DENY_EFER = done_install(default_allow().deny(Msr.EFER))
 
 _DENIED: dict[str, tuple[Row, Access]] = {
-    "unknown_read": (_DENY_A, rdmsr(A)),
-    "unknown_write": (_DENY_A, wrmsr(A, DATA)),
+    "unknown_read": (DENY_A, rdmsr(A)),
+    "unknown_write": (DENY_A, wrmsr(A, DATA)),
     "valid_read": (_DENY_EFER, rdmsr(Msr.EFER)),
     "invalid_write": (_DENY_EFER, wrmsr(Msr.EFER, BAD_EFER)),
 }
@@ -139,7 +139,7 @@ CASES = (
             "R53",
             *play(
                 TELL,
-                _DENY_A,
+                DENY_A,
                 (rdmsr(A, rcx_high=rcx), RdmsrExit(A, FILTER), returned(REPLY)),
                 (wrmsr(A, DATA, rcx_high=rcx), WrmsrExit(A, FILTER, DATA), wrote),
                 (rdmsr(B, rcx_high=rcx), RdmsrExit(B, UNKNOWN), returned(REPLY)),
@@ -155,7 +155,7 @@ CASES = (
             "R54",
             *play(
                 TELL,
-                _DENY_A,
+                DENY_A,
                 write_denied(A, data),
                 (wrmsr(A, data, high=GARBAGE), WrmsrExit(A, FILTER, data), wrote),
                 (wrmsr(B, data, high=(1 << 64) - 1), WrmsrExit(B, UNKNOWN, data), wrote),
@@ -169,7 +169,7 @@ CASES = (
         "R54 R55",
         *play(
             TELL,
-            _DENY_A,
+            DENY_A,
             write_denied(A, (1 << 64) - 1),
             denied(A),
             (rdmsr(A, before=DATA, high=GARBAGE), RdmsrExit(A, FILTER), returned(REPLY)),
@@ -184,7 +184,7 @@ CASES = (
             "R55 R54",
             *play(
                 (enable_exits(7), done),
-                _DENY_A,
+                DENY_A,
                 (wrmsr(A, DATA, reply=stale), WrmsrExit(A, FILTER, DATA), outcome_of_write),
                 denied(A),
                 (rdmsr(A, reply=stale), RdmsrExit(A, FILTER), outcome_of_read),
@@ -209,7 +209,7 @@ CASES = (
             "R57 R53",
             *play(
                 TELL,
-                _DENY_A,
+                DENY_A,
                 (
                     begin(rdmsr(A, before=before, high=high, rcx_high=rcx)),
                     RdmsrExit(A, FILTER),
@@ -231,7 +231,7 @@ CASES = (
             "R57 R53",
             *play(
                 TELL,
-                _DENY_A,
+                DENY_A,
                 (begin(wrmsr(A, data, high=high, rcx_high=rcx)), WrmsrExit(A, FILTER, data)),
                 (
                     get_regs(),

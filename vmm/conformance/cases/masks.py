@@ -7,6 +7,8 @@ from errno import EINVAL
 from vmm.conformance.cases.words import (
     BAD_EFER,
     DATA,
+    DENY_A,
+    LOW,
     TELL_FILTER,
     A,
     B,
@@ -42,18 +44,16 @@ from vmm.msr import (
     MsrExitReason,
 )
 
-LOW = 0xFFFF_FFFF
 _CAP = KVM_CAP_X86_USER_SPACE_MSR
 _DENY_STAR = done_install(default_allow().deny(Msr.STAR))
 """Unlike A, STAR is there where no filter denies it: its #GP is a filter's."""
-_DENY_A = done_install(default_allow().deny(A))
 
 # Ways to fail that hold on every host. A read of 0x802 is invalid in xAPIC mode (R32); only an
 # in-kernel irqchip makes that a mode at all.
 _IRQCHIP: Row = (create_irqchip(), done)
 _FAILING: dict[str, tuple[str, tuple[Row, ...], Access, MsrExitReason]] = {
-    "filter.read": ("R50 R51", (_DENY_A,), rdmsr(A), FILTER),
-    "filter.write": ("R50 R51", (_DENY_A,), wrmsr(A, DATA), FILTER),
+    "filter.read": ("R50 R51", (DENY_A,), rdmsr(A), FILTER),
+    "filter.write": ("R50 R51", (DENY_A,), wrmsr(A, DATA), FILTER),
     "filter.stored_read": ("R50 R51", (_DENY_STAR,), rdmsr(Msr.STAR), FILTER),
     "filter.stored_write": ("R50 R51", (_DENY_STAR,), wrmsr(Msr.STAR, DATA), FILTER),
     "unknown.read": ("R50 R52", (), rdmsr(B), UNKNOWN),
@@ -69,7 +69,7 @@ def _mask_name(mask: int) -> str:
 
 def _mask_kept(*refused: Row) -> tuple[Row, ...]:
     """Return rows that fail to change the mask FILTER, and see that it is still that."""
-    return (TELL_FILTER, *refused, _DENY_A, denied(A), (rdmsr(B), gp))
+    return (TELL_FILTER, *refused, DENY_A, denied(A), (rdmsr(B), gp))
 
 
 CASES = (
@@ -128,7 +128,7 @@ CASES = (
         "R43",
         *play(
             (enable_cap(_CAP, (int(FILTER), LOW, 1 << 63, (1 << 64) - 1)), done),
-            _DENY_A,
+            DENY_A,
             denied(A),
             (rdmsr(B), gp),
         ),
@@ -139,7 +139,7 @@ CASES = (
         "R44",
         *play(
             TELL_FILTER,
-            _DENY_A,
+            DENY_A,
             denied(A),
             (rdmsr(B), gp),
             (enable_exits(UNKNOWN), done),
@@ -157,7 +157,7 @@ CASES = (
         "R44",
         *play(
             (enable_exits(7), done),
-            _DENY_A,
+            DENY_A,
             denied(A),
             allowed(B),
             (enable_exits(0), done),
@@ -174,7 +174,7 @@ CASES = (
         "The mask is the VM's: it holds for vCPUs made before and after, and changes for all.",
         "R45 R44",
         *play(
-            _DENY_A,
+            DENY_A,
             (rdmsr(A, vcpu=0), gp),
             TELL_FILTER,
             denied(A, vcpu=0),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from vmm.conformance.cases.words import (
     DATA,
+    DENY_A,
     GARBAGE,
+    LOW,
     TELL,
     A,
     B,
     Row,
     denied,
-    done_install,
     play,
     write_denied,
 )
@@ -34,11 +35,9 @@ from vmm.conformance.language.script import (
     wrote,
 )
 from vmm.exits import RdmsrExit, WrmsrExit
-from vmm.filter import default_allow
 from vmm.msr import FILTER, UNKNOWN
 
-LOW, ONES = 0xFFFF_FFFF, (1 << 64) - 1
-_DENY_A = done_install(default_allow().deny(A))
+ONES = (1 << 64) - 1
 _READ_EXIT, _WRITE_EXIT = RdmsrExit(A, FILTER), WrmsrExit(A, FILTER, GARBAGE)
 
 # One read and one write with every half of every register full, and those registers.
@@ -61,7 +60,7 @@ CASES = (
             "R65 R68 R64",
             *play(
                 TELL,
-                _DENY_A,
+                DENY_A,
                 (begin(_READ), _READ_EXIT),
                 (get_regs(), regs(0, _RAX, _RCX, _RDX)),
                 _interrupted(by, value(REPLY)),
@@ -80,7 +79,7 @@ CASES = (
             "R65 R68 R63",
             *play(
                 TELL,
-                _DENY_A,
+                DENY_A,
                 (begin(_WRITE), _WRITE_EXIT),
                 _interrupted(by, value(REPLY)),
                 (get_regs(), regs(2, _RAX, _RCX, _RDX)),
@@ -98,7 +97,7 @@ CASES = (
             "R65 R61 R68",
             *play(
                 TELL,
-                _DENY_A,
+                DENY_A,
                 (begin(access), exit_),
                 _interrupted(by, fault()),
                 (get_regs(), regs(0, _RAX, _RCX, _RDX)),
@@ -115,7 +114,7 @@ CASES = (
         "R64 R65",
         *play(
             TELL,
-            _DENY_A,
+            DENY_A,
             (begin(_READ), _READ_EXIT),
             _interrupted("immediate_exit", value(DATA)),
             (get_regs(), regs(2, DATA & LOW, _RCX, DATA >> 32)),
@@ -132,7 +131,7 @@ CASES = (
             "R64 R65",
             *play(
                 TELL,
-                _DENY_A,
+                DENY_A,
                 (begin(access), exit_),
                 _interrupted("immediate_exit", value(REPLY)),
                 _interrupted("immediate_exit", Reply(DATA, error=1)),
@@ -152,7 +151,7 @@ CASES = (
         "R64 R65 R61",
         *play(
             TELL,
-            _DENY_A,
+            DENY_A,
             (begin(_READ), _READ_EXIT),
             _interrupted("immediate_exit", fault()),
             _interrupted("immediate_exit", value(REPLY)),

@@ -22,6 +22,7 @@ from vmm.conformance.cases.words import (
     bad_install,
     denied,
     done_install,
+    let,
     passes,
     play,
     to_l1,
@@ -71,13 +72,6 @@ FRESH: Row = (fresh_vm(), done)
 def stopped(msr: int, data: int) -> tuple[Row, ...]:
     """Return a read and a write that a filter denies."""
     return (denied(msr), write_denied(msr, data))
-
-
-def let(msr: int, one: int, two: int) -> tuple[Row, ...]:
-    """Return writes and reads of an MSR that holds both values."""
-    return tuple(
-        row for v in (one, two) for row in ((wrmsr(msr, v), wrote), (rdmsr(msr), returned(v)))
-    )
 
 
 def _by_msr(msr: Msr, one: int, two: int) -> tuple[Case, ...]:

@@ -11,14 +11,15 @@ from typing import Literal, get_args
 
 from vmm.conformance.cases.words import (
     DATA,
+    DENY_A,
     GARBAGE,
+    LOW,
     STORAGE,
     TELL,
     A,
     B,
     Row,
     denied,
-    done_install,
     play,
 )
 from vmm.conformance.language.case import Case
@@ -55,13 +56,10 @@ from vmm.conformance.language.script import (
 )
 from vmm.conformance.language.shadows import INTERRUPT, NMI
 from vmm.exits import RdmsrExit, WrmsrExit
-from vmm.filter import default_allow
 from vmm.msr import FILTER, UNKNOWN, Msr
 
-LOW = 0xFFFF_FFFF
 _ANSWER = value(REPLY)
 _STAR = STORAGE[Msr.STAR][0]
-_DENY_A = done_install(default_allow().deny(A))
 _READ, _WRITE = RdmsrExit(A, FILTER), WrmsrExit(A, FILTER, DATA)
 _GP = 13
 _WAYS = {"": False, "emulated_": True}
@@ -118,7 +116,7 @@ def _shadow_cases() -> Iterator[Case]:
                 about,
                 *play(
                     TELL,
-                    _DENY_A,
+                    DENY_A,
                     *_shadow(mode, "sti", emulated),
                     *_shadow(mode, "mov_ss", emulated),
                     *_shadow(mode, "sti_nop", emulated),
@@ -131,7 +129,7 @@ def _shadow_cases() -> Iterator[Case]:
             about,
             *play(
                 TELL,
-                _DENY_A,
+                DENY_A,
                 *(
                     row
                     for after in _SHADOWED
@@ -159,7 +157,7 @@ def _shadow_cases() -> Iterator[Case]:
             about,
             *play(
                 TELL,
-                _DENY_A,
+                DENY_A,
                 (rdmsr(A, single_step=True, after="mov_ss", emulated=emulated), _READ, stepped),
                 (
                     wrmsr(A, DATA, single_step=True, after="mov_ss", emulated=emulated),
@@ -214,7 +212,7 @@ def _interrupt_cases() -> Iterator[Case]:
                 about,
                 *play(
                     TELL,
-                    _DENY_A,
+                    DENY_A,
                     *(
                         row
                         for after in ("sti_nop", "sti", "mov_ss")
@@ -234,7 +232,7 @@ def _interrupt_cases() -> Iterator[Case]:
                 about,
                 *play(
                     TELL,
-                    _DENY_A,
+                    DENY_A,
                     *_interrupted(_read("sti_nop", mode, emulated=emulated), "interrupt"),
                     *_interrupted(_write("sti_nop", mode, emulated=emulated), "interrupt"),
                     denied(A),
@@ -246,7 +244,7 @@ def _interrupt_cases() -> Iterator[Case]:
             about,
             *play(
                 TELL,
-                _DENY_A,
+                DENY_A,
                 (begin(_read("sti", emulated=emulated)), _READ),
                 (complete(_ANSWER), interrupted),
                 _NO_SHADOW,
@@ -262,7 +260,7 @@ def _interrupt_cases() -> Iterator[Case]:
             f"{about} R61",
             *play(
                 TELL,
-                _DENY_A,
+                DENY_A,
                 (begin(_read("sti_nop", emulated=emulated)), _READ),
                 (inject("nmi"), done),
                 (finish(fault()), gp),
@@ -312,7 +310,7 @@ def _host_cases() -> Iterator[Case]:
                 ("R40 " if emulated else "") + "R68 R64",
                 *play(
                     TELL,
-                    _DENY_A,
+                    DENY_A,
                     *(
                         row
                         for access in (
@@ -334,7 +332,7 @@ def _host_cases() -> Iterator[Case]:
             ("R40 " if emulated else "") + "R68 R61",
             *play(
                 TELL,
-                _DENY_A,
+                DENY_A,
                 (begin(rdmsr(A, emulated=emulated)), _READ),
                 _NO_SHADOW,
                 (complete(fault()), interrupted),

@@ -6,14 +6,15 @@ from collections.abc import Iterator
 
 from vmm.conformance.cases.words import (
     DATA,
+    DENY_A,
     GARBAGE,
+    LOW,
     STORAGE,
     TELL,
     A,
     B,
     Row,
     denied,
-    done_install,
     play,
 )
 from vmm.conformance.language.case import Case
@@ -36,13 +37,10 @@ from vmm.conformance.language.script import (
     wrmsr,
 )
 from vmm.exits import RdmsrExit, WrmsrExit
-from vmm.filter import default_allow
 from vmm.msr import FILTER, UNKNOWN, Msr
 
-LOW = 0xFFFF_FFFF
 _ANSWER = value(REPLY)
 _STAR = STORAGE[Msr.STAR][0]
-_DENY_A = done_install(default_allow().deny(A))
 _WAYS = {"": False, "emulated_": True}
 
 
@@ -112,7 +110,7 @@ CASES = tuple(
         f"stepping.{way}{name}",
         sentence,
         "R42 R66" if emulated else "R66",
-        *play(TELL, _DENY_A, *rows),
+        *play(TELL, DENY_A, *rows),
     )
     for way, emulated in _WAYS.items()
     for name, sentence, rows in _cases(emulated)

@@ -51,6 +51,9 @@ DATA = 0x99AA_BBCC_DDEE_FF01
 GARBAGE = 0xDEAD_0BAD_FACE_B00C
 """Contents for register halves that an access must ignore, keep or clear."""
 
+LOW = 0xFFFF_FFFF
+"""The half of a register that an access uses."""
+
 BAD_EFER = 1 << 63 | 0xD01
 """An EFER value no CPU accepts: bit 63 is reserved everywhere, so the write fails as INVAL."""
 
@@ -143,6 +146,15 @@ def loses_its_bitmap(name: str = "a") -> Row:
     """Return the row that makes unreadable the bitmap at which an install is stalled."""
     return (resume_install(name, fails=True), rejected(EFAULT))
 
+
+def let(msr: int, one: int, two: int) -> tuple[Row, ...]:
+    """Return writes and reads of an MSR that holds both values."""
+    return tuple(
+        row for v in (one, two) for row in ((wrmsr(msr, v), wrote), (rdmsr(msr), returned(v)))
+    )
+
+
+DENY_A = done_install(default_allow().deny(A))
 
 OLD, NEW = default_allow().deny(A), default_deny().allow(A).deny(B)
 """Two filters that differ about A, about B, and about what is in no range; NEW has two slots."""
