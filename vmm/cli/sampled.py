@@ -17,7 +17,7 @@ from vmm.lab.vendors import VENDORS
 
 if TYPE_CHECKING:
     from vmm.conformance.random.corpus import Corpus
-    from vmm.lab.runs.sampled import Outcome
+    from vmm.lab.runs.sampled import Sampled
 
 WALL, WALL_A_SECOND = 900.0, 30.0
 """Seconds that a guest may take, and more for each second of its own that it was asked for."""
@@ -90,7 +90,7 @@ def _corpus(args: argparse.Namespace) -> Corpus | None:
     return corpus
 
 
-def _told(args: argparse.Namespace, outcome: Outcome, again: str) -> int:
+def _told(args: argparse.Namespace, outcome: Sampled, again: str) -> int:
     """Show what came of it, keep it, and return the exit status."""
     file = None
     if outcome.finding and (args.output or not args.json):

@@ -164,7 +164,7 @@ class Samples:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Sampled:
     """What came of it: the facts of the guest, its records, and of fuzz what was found."""
 
     host: Mapping[str, Any]
@@ -184,7 +184,7 @@ class Outcome:
         return [self.run, *self.cases, self.end]
 
 
-def run(order: Sampling) -> Outcome:
+def run(order: Sampling) -> Sampled:
     """Boot the guest, run the command there, and return what came of it.
 
     What it does is shown on stderr meanwhile. Trouble says why there is no verdict, LabError why
@@ -226,7 +226,7 @@ def run(order: Sampling) -> Outcome:
 
 def _outcome(
     order: Sampling, samples: Samples, result: LabResult, found: Finding | None, emulator: str
-) -> Outcome:
+) -> Sampled:
     lab = {
         **{"kernel": order.kernel.name, "vendor": order.vendor, "emulator": emulator},
         **{"append": order.append, "executor": "python", "cpu": order.cpu},
@@ -238,7 +238,7 @@ def _outcome(
     cases = list(samples.cases.values())
     if found:  # what differs is what our Model says
         cases = [{**each, **as_case(found, 0, drawn=drawn_of(each["found"]))} for each in cases]
-    return Outcome(host, samples.run, cases, end, found)
+    return Sampled(host, samples.run, cases, end, found)
 
 
 def _last(trouble: str, samples: Samples) -> str:
