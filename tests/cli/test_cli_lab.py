@@ -9,7 +9,7 @@ import pytest
 
 from vmm.conformance.report.progress import HEARTBEAT_SECONDS
 from vmm.lab.errors import LabError
-from vmm.lab.kernels import kernels
+from vmm.lab.kernels import kernels, packaged
 from vmm.lab.machines import emulators
 
 HANDFUL = ("plumbing.capability_*", "matching.*first*", "rollback.*slot_0", "ignored.*_mask_*")
@@ -41,8 +41,8 @@ def kernel():
     """Return what to call a distribution kernel that can be had here; skip with the reason."""
     try:
         emulators.find("qemu")
-        cached = kernels.cached()
-        name = cached[-1].name if cached else kernels.newest("debian:6.1").name
+        cached = packaged.cached()
+        name = cached[-1].name if cached else packaged.newest("debian:6.1").name
         kernels.resolve(name)
     except LabError as error:
         pytest.skip(str(error))

@@ -13,7 +13,7 @@ from vmm.cli import command_line
 from vmm.conformance.cases import CASES
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report import kcidb
-from vmm.lab.kernels import kernels
+from vmm.lab.kernels import packaged
 
 PAGE = Path(__file__).parents[2] / "docs" / "fleet.md"
 REVISION = {
@@ -72,7 +72,7 @@ def test_a_matrix_job_says_what_the_command_takes(commands, files, tmp_path, mon
     assert [each.lab for each in found] == ["install", "run"] * 6, "emulators come first"
     runs = [each for each in found if each.lab == "run"]
     assert {each.vendor for each in runs} == {"svm", "vmx"}
-    assert all(kernels.is_packaged(each.kernel) for each in runs)
+    assert all(packaged.is_packaged(each.kernel) for each in runs)
     assert all(each.known and not each.globs for each in runs)
     kept = {(str(each.output), *(f"{name}={file}" for name, file in each.report)) for each in runs}
     assert kept == {("records", "junit=junit.xml")}

@@ -8,7 +8,7 @@ import pytest
 
 from vmm.lab.apt import AptRoot, Mirror, find_mirror
 from vmm.lab.errors import LabError
-from vmm.lab.kernels import kernels
+from vmm.lab.kernels import kernels, packaged
 
 needs_apt = pytest.mark.skipif(
     not all(map(shutil.which, ("apt-get", "dpkg-deb"))), reason="no apt and dpkg on this machine"
@@ -124,13 +124,13 @@ def test_a_mirror_with_nothing_is_one_line(tmp_path, cache_root):
 def test_a_packaged_kernel_is_fetched_once_and_again_when_damaged(mirror, monkeypatch):
     _, root = mirror
     root.refresh()
-    monkeypatch.setattr(kernels, "AptRoot", lambda: root)
+    monkeypatch.setattr(packaged, "AptRoot", lambda: root)
     found = kernels.resolve("debian:6.9")
     assert (found.release, found.image.read_bytes()) == (RELEASE, b"the image")
     assert [path.name for path in found.modules] == ["00-kvm.ko"]
     found.image.write_bytes(b"the 1mage")
     assert kernels.resolve("debian:6.9.9").image.read_bytes() == b"the image"
-    assert [kernel.name for kernel in kernels.cached()] == ["debian:6.9.9"]
+    assert [kernel.name for kernel in packaged.cached()] == ["debian:6.9.9"]
 
 
 @needs_apt
@@ -146,13 +146,13 @@ def test_lists_that_a_full_disk_left_are_fetched_anew(mirror):
 def test_without_a_mirror_what_is_cached_has_to_do(mirror, monkeypatch, tmp_path):
     archive, root = mirror
     root.refresh()
-    monkeypatch.setattr(kernels, "AptRoot", lambda: root)
+    monkeypatch.setattr(packaged, "AptRoot", lambda: root)
     kernels.resolve("debian:6.9")
     shutil.rmtree(archive)
     shutil.rmtree(root.directory)
     assert kernels.resolve("debian:6.9").image.read_bytes() == b"the image"
     with pytest.raises(LabError, match="no package list"):
-        kernels.reachable(refresh=True)
+        packaged.reachable(refresh=True)
     shutil.rmtree(root.directory.parent / "kernels")
     with pytest.raises(LabError, match="no package list"):
         kernels.resolve("debian:6.9")

@@ -115,21 +115,21 @@ def _tell(line: str) -> None:
 def _bisect(args: argparse.Namespace) -> int:
     from vmm.conformance.records import places
     from vmm.conformance.report.rerun import in_the_lab
-    from vmm.lab.kernels import kernels
+    from vmm.lab.kernels import packaged
     from vmm.lab.runs import matrix
     from vmm.lab.search import bisect, finding
 
     question = _asked(args)
     good, bad = (matrix.named(end) for end in (args.good, args.bad))
-    packaged = [kernels.is_packaged(end) for end in (good, bad)]
-    if any(packaged) != all(packaged) or not (packaged[0] or args.tree):
+    fetched = [packaged.is_packaged(end) for end in (good, bad)]
+    if any(fetched) != all(fetched) or not (fetched[0] or args.tree):
         return complain("give two packaged kernels (debian:6.1), or --tree and two revisions of it")
-    if args.on and not packaged[0]:
+    if args.on and not fetched[0]:
         return complain("--on is for packaged kernels: commits are built here, N at once with -j N")
     directory = args.output or Path(f"bisect-{_stem(question.case)}-{args.vendor}")
     place = bisect.Place(args.vendor, directory, args.limit, args.debug, args.append)
     commands, stages = [shlex.join(["msrward", *sys.argv[1:]])], []
-    if packaged[0]:
+    if fetched[0]:
         stages.append(_among_packages(args, question, place, good, bad))
         good, bad = stages[0].last_good, stages[0].first_bad
         again = [in_the_lab(name, args.vendor, args.append) for name in (good, bad)]
@@ -183,10 +183,10 @@ def _say_saving(what: str, found: Any, number: int) -> None:
 def _among_commits(
     args: argparse.Namespace, question: Any, place: Any, between: tuple[str, str]
 ) -> tuple[Any, list[str]]:
-    from vmm.lab.kernels import kernels
+    from vmm.lab.kernels import packaged
     from vmm.lab.search import git, trees
 
-    good, bad = (git.tag(args.tree, e) if kernels.is_packaged(e) else e for e in between)
+    good, bad = (git.tag(args.tree, e) if packaged.is_packaged(e) else e for e in between)
     ends = git.Ends(git.commit(args.tree, good), git.commit(args.tree, bad))
     build = [f"--build={args.build}"] if args.build else []
     command = git.step_command(question, place, args.repeat, *build)

@@ -69,9 +69,9 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _kernels(args: argparse.Namespace) -> int:
-    from vmm.lab.kernels import kernels
+    from vmm.lab.kernels import packaged
 
-    for kernel in kernels.reachable(refresh=args.refresh):
+    for kernel in packaged.reachable(refresh=args.refresh):
         gone = f"cannot be had: no {kernel.lacks} on the mirror" if kernel.lacks else ""
         mark = "cached" if kernel.cached else gone
         say(f"{kernel.name:20} {kernel.release:34} {mark}".rstrip())

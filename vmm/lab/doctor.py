@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vmm.conformance.host.diagnosis import Diagnosis, Health
 from vmm.lab import cache, vendors
-from vmm.lab.kernels import kernels
+from vmm.lab.kernels import packaged
 from vmm.lab.machines import emulators, machine
 
 
@@ -43,7 +43,7 @@ def _emulator(name: str) -> Diagnosis:
 
 
 def _kernels() -> Diagnosis:
-    names = [kernel.name for kernel in kernels.cached()]
+    names = [kernel.name for kernel in packaged.cached()]
     if not names:
         return Diagnosis(Health.PASS, f"none cached in {cache.root()}; fetched when asked for")
     return Diagnosis(Health.PASS, f"{len(names)} cached in {cache.root()}, the newest {names[-1]}")

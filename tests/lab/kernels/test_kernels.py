@@ -5,7 +5,7 @@ import pytest
 
 from vmm.lab.apt import Package
 from vmm.lab.errors import LabError
-from vmm.lab.kernels import build, kernels, modules
+from vmm.lab.kernels import build, kernels, modules, packaged
 
 
 def package(name, version):
@@ -29,7 +29,7 @@ OFFERED = [
 
 
 def by_release(cached=frozenset()):
-    return {kernel.release: kernel for kernel in kernels.group(OFFERED, set(cached))}
+    return {kernel.release: kernel for kernel in packaged.group(OFFERED, set(cached))}
 
 
 def test_a_release_is_its_image_and_its_modules():
@@ -60,9 +60,9 @@ def test_a_release_is_its_image_and_its_modules():
     ],
 )
 def test_the_newest_of_a_series_is_chosen(wish, release, monkeypatch):
-    offered = sorted(by_release().values(), key=lambda kernel: kernels._order(kernel.version))
-    monkeypatch.setattr(kernels, "reachable", lambda refresh=False: offered)
-    assert kernels.newest(wish).release == release
+    offered = sorted(by_release().values(), key=lambda kernel: packaged._order(kernel.version))
+    monkeypatch.setattr(packaged, "reachable", lambda refresh=False: offered)
+    assert packaged.newest(wish).release == release
 
 
 def test_a_release_whose_modules_are_gone_is_not_chosen(monkeypatch):
@@ -70,15 +70,15 @@ def test_a_release_whose_modules_are_gone_is_not_chosen(monkeypatch):
     assert gone.lacks == "linux-modules-7.0.4+deb13-cloud-amd64"
     assert [kernel.release for kernel in by_release().values() if kernel.lacks] == [gone.release]
     assert by_release({gone.release})[gone.release].lacks == ""
-    monkeypatch.setattr(kernels, "reachable", lambda refresh=False: [gone])
+    monkeypatch.setattr(packaged, "reachable", lambda refresh=False: [gone])
     with pytest.raises(LabError, match=r"no package for debian:7\.0 \(the mirror has no linux-mod"):
-        kernels.newest("debian:7.0")
+        packaged.newest("debian:7.0")
 
 
 def test_an_unknown_series_is_one_line(monkeypatch):
-    monkeypatch.setattr(kernels, "reachable", lambda refresh=False: [])
+    monkeypatch.setattr(packaged, "reachable", lambda refresh=False: [])
     with pytest.raises(LabError, match=r"no package for debian:4\.1; .*lab kernels"):
-        kernels.newest("debian:4.1")
+        packaged.newest("debian:4.1")
 
 
 def module(needs=""):

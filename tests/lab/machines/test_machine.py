@@ -3,7 +3,7 @@
 import pytest
 
 from vmm.lab.errors import LabError
-from vmm.lab.kernels import kernels
+from vmm.lab.kernels import kernels, packaged
 from vmm.lab.machines import emulators, machine
 from vmm.lab.machines.emulation import Run
 
@@ -19,7 +19,7 @@ def kernel():
     """A small distribution kernel, cached if possible, and QEMU to boot it on."""
     try:
         emulators.find("qemu")
-        cached = kernels.cached()
+        cached = packaged.cached()
         return kernels.resolve(f"debian:{cached[0].version}" if cached else "debian:6.1")
     except LabError as error:
         pytest.skip(str(error))

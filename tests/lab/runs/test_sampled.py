@@ -17,7 +17,7 @@ from vmm.conformance.records.summary import end_record
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report import rerun
 from vmm.lab.errors import LabError
-from vmm.lab.kernels import kernels
+from vmm.lab.kernels import kernels, packaged
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import emulators, machine
 from vmm.lab.machines.machine import LabResult, Outcome
@@ -282,7 +282,7 @@ def test_stress_in_a_real_guest(tmp_path, capsys):
         emulators.find("qemu")
     except LabError as error:
         pytest.skip(str(error))
-    if not (cached := kernels.cached()):
+    if not (cached := packaged.cached()):
         pytest.skip("no kernel is in the lab's cache")
     words = ["--kernel", cached[-1].name, "--seconds", "2", "-o", str(tmp_path / "o")]
     status = main(["lab", "stress", *words])

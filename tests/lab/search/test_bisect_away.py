@@ -9,8 +9,9 @@ from dask_here import DEADLINE, scheduler, wait_for, worker, workers_of
 from errands import judge_there
 
 from vmm.cli import main
-from vmm.lab.kernels import kernels
-from vmm.lab.kernels.kernels import Kernel, Reachable
+from vmm.lab.kernels import kernels, packaged
+from vmm.lab.kernels.kernels import Kernel
+from vmm.lab.kernels.packaged import Reachable
 from vmm.lab.runs import away
 
 pytest.importorskip("distributed", reason="distributed: pip install 'msrward[fleet]'")
@@ -32,7 +33,7 @@ def packages(tmp_path, monkeypatch):
         (each,) = (each for each in found if each.name == name)
         return Kernel(name, each.release, tmp_path / each.release)
 
-    monkeypatch.setattr(kernels, "reachable", lambda refresh=False: found)
+    monkeypatch.setattr(packaged, "reachable", lambda refresh=False: found)
     monkeypatch.setattr(kernels, "resolve", resolve)
     monkeypatch.setattr(away, "judge_there", judge_there)
 

@@ -1,4 +1,4 @@
-"""Actions as bytes of a tape: each word's number, and its fields as native/player/tape.c reads them.
+"""Actions as bytes of a tape: the number of each word, and its fields as the player reads them.
 
 All numbers are little-endian; a text is its length in a byte, and those bytes.
 """

@@ -14,7 +14,7 @@ from vmm.conformance.records.saved import Saved
 from vmm.conformance.records.status import Status
 from vmm.lab import append
 from vmm.lab.errors import LabError
-from vmm.lab.kernels import kernels
+from vmm.lab.kernels import packaged
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.runs import matrix
 from vmm.lab.runs.matrix import Cell
@@ -178,7 +178,7 @@ def step_status(answer: Callable[[], Evidence], say: Callable[[str], None]) -> i
 
 def between(good: str, bad: str) -> list[str]:
     """Return the packaged kernels from `good` to `bad`, oldest first, one of each version."""
-    ordered = list(dict.fromkeys(k.name for k in kernels.reachable() if not k.lacks))
+    ordered = list(dict.fromkeys(k.name for k in packaged.reachable() if not k.lacks))
     ends = [_position(ordered, wish) for wish in (good, bad)]
     low, high = min(ends), max(ends)
     chosen = ordered[low : high + 1]
@@ -186,7 +186,7 @@ def between(good: str, bad: str) -> list[str]:
 
 
 def _position(ordered: Sequence[str], wish: str) -> int:
-    release = kernels.newest(wish).name
+    release = packaged.newest(wish).name
     if release not in ordered:
         raise LabError(f"{wish} is no packaged kernel; `msrward lab kernels` lists them")
     return ordered.index(release)
