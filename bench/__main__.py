@@ -16,6 +16,7 @@ from bench.lab import measure_lab
 from bench.line import Line
 from bench.suite import measure_suite
 from bench.table import report, table
+from vmm.conformance.records.status import DONE, Status
 from vmm.errors import KvmError
 from vmm.kvm import Kvm
 
@@ -64,14 +65,14 @@ def main() -> int:
         reports = [report(line) for line in lines]
     except (KvmError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
         print(f"bench: {error}", file=sys.stderr)
-        return 2
+        return Status.TROUBLE
     host = {"load": os.getloadavg()[0], "cpus": os.cpu_count(), "python": sys.version.split()[0]}
     if args.json:
         print(json.dumps({"host": host, "lines": reports}, indent=1))
     else:
         print(f"load {host['load']:.1f} on {host['cpus']} CPUs, Python {host['python']}\n")
         print(table(reports))
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":
