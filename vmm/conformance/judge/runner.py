@@ -16,15 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from vmm.conformance.host.foreign import Ours, why_foreign
 from vmm.conformance.host.klog import KernelLog
 from vmm.conformance.host.splats import Splat
 from vmm.conformance.judge.judging import BackendFactory
+from vmm.conformance.judge.owners import owners, why_not_ours
 from vmm.conformance.judge.recording import Options, case_record
 from vmm.conformance.judge.worker import Worker, spawn
 from vmm.conformance.kernel import waits
 from vmm.conformance.language.case import Case
-from vmm.conformance.language.script import innermost
 from vmm.conformance.records.schema import CaseOutcome, CaseRecord
 from vmm.conformance.records.verdict import Verdict
 
@@ -219,15 +218,12 @@ class _Master:
     def _collect_splats(self) -> None:
         for splat in self.log.poll() if self.log else ():
             busy = self._busy()
-            cases = [worker.case for worker in busy if worker.case]
-            if why := why_foreign(splat, Ours(os.getpid(), _indices(cases))):
-                self.stray.append(replace(splat, foreign=why))
-                continue
-            owners = [worker for worker in busy if _is_named(worker, splat)] or busy
-            for worker in owners:
+            why = why_not_ours(splat, busy)
+            those = () if why else owners(splat, busy)
+            for worker in those:
                 worker.splats.append(list(splat.lines))
-            if not owners:
-                self.stray.append(splat)
+            if not those:
+                self.stray.append(replace(splat, foreign=why))
 
 
 def _stopped(worker: Worker, passed: float, planned: float) -> float:
@@ -242,20 +238,6 @@ def _stopped(worker: Worker, passed: float, planned: float) -> float:
     except OSError:
         return 0.0
     return passed if stat.rpartition(")")[2].split()[0] in ("T", "t") else 0.0
-
-
-def _indices(cases: Sequence[Case]) -> set[int]:
-    """Return the MSRs that the scripts use."""
-    used = (
-        getattr(innermost(each), "access", innermost(each)) for c in cases for each in c.actions
-    )
-    return {each.index for each in used if hasattr(each, "index")}
-
-
-def _is_named(worker: Worker, splat: Splat) -> bool:
-    return any(
-        pid == worker.pid or Path(f"/proc/{worker.pid}/task/{pid}").exists() for pid in splat.pids
-    )
 
 
 def _died(status: int) -> CaseOutcome:

@@ -1,6 +1,6 @@
 """The bulk path: thousands of random cases a second, each exit and each value checked.
 
-While the kernel runs one chunk of cases (one call of the shim, which drops the GIL), Python deals
+While the kernel runs one chunk of cases (one call of the shim, which drops the GIL), Python draws
 and predicts the next; what came back is compared as bytes. A case that differs comes out as a
 script with its expected and its seen trace.
 """
