@@ -31,20 +31,18 @@ def test_length_is_counted_in_bytes():
     assert fed("1 3 0 \N{EURO SIGN}\n".encode()).lines == ["\N{EURO SIGN}"]
 
 
-def test_a_lost_byte_is_noticed():
-    records = fed(b"1 3 0 one\n2 3 0 to\nend 0 2 1.0\n")
-    assert records.damaged == "line 2 of the output arrived as b'2 3 0 to'"
-    assert records.status is None
-
-
-def test_a_lost_line_is_noticed():
-    assert "line 2" in fed(b"1 3 0 one\n3 5 0 three\n").damaged
-
-
-def test_a_lost_last_line_is_noticed():
-    records = fed(b"1 3 0 one\nend 0 2 1.0\n")
-    assert records.damaged == "1 of 2 lines of output arrived"
-    assert records.status is None
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        (b"2 3 0 to\nend 0 2 1.0\n", "line 2 of the output arrived as b'2 3 0 to'"),
+        (b"3 5 0 three\n", "line 2 of the output arrived as b'3 5 0 three'"),
+        (b"end 0 2 1.0\n", "1 of 2 lines of output arrived"),
+    ],
+    ids=["byte", "line", "last line"],
+)
+def test_what_is_lost_is_noticed(sent, why):
+    records = fed(b"1 3 0 one\n" + sent)
+    assert (records.damaged, records.status) == (why, None)
 
 
 def test_a_payload_cannot_forge_the_end():
