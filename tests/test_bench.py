@@ -123,7 +123,7 @@ def test_the_lab_is_measured_by_what_its_records_say(bench, monkeypatch):
 
     took = {"boot_seconds": 4.0, "total_seconds": 9.0}
     monkeypatch.setattr(bench.lab.subprocess, "run", run)
-    monkeypatch.setattr(saved, "load", lambda place: SimpleNamespace(end={"lab": took}))
+    monkeypatch.setattr(saved, "load", lambda place: SimpleNamespace(lab=took))
     lines = bench.lab.measure_lab("debian:6.12", "svm", 2)
     assert [line.verdict() for line in lines] == ["MISS", "PASS", "PASS"]
     assert [line.ratio() for line in lines] == [2.25] * 3 and len(asked) == 6
