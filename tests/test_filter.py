@@ -143,6 +143,21 @@ def test_scribbling_changes_bitmaps_and_nothing_else():
     assert placed.data[392:] == bytes(each ^ 0xFF for each in before[392:])
 
 
+def test_filling_the_holes_changes_padding_and_nothing_else():
+    placed = PlacedFilter(default_allow().deny(5, 6))
+    before, names = bytes(placed.data), slots(placed)
+    placed.fill_holes()
+    holes = {*range(4, 8), *(20 + 24 * slot + byte for slot in range(16) for byte in range(4))}
+    changed = {
+        at for at, (old, new) in enumerate(zip(before, placed.data, strict=True)) if old != new
+    }
+    assert changed == holes and slots(placed) == names
+    compat = PlacedFilter(default_allow().deny(5), COMPAT, low=True)
+    before = bytes(compat.data)
+    compat.fill_holes()
+    assert bytes(compat.data) == before
+
+
 def test_bad_pointers_lead_where_they_say():
     with open("/proc/self/maps") as maps:
         low, high = 0, 0

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+import vmm.memory
 from vmm._native import ffi, lib
 from vmm.errors import KvmError
 from vmm.exits import HltExit, IoExit, RdmsrExit, ShutdownExit, WrmsrExit
@@ -154,9 +155,17 @@ def test_memory_is_read_and_written_by_guest_physical_address():
                 memory.read(gpa, size)
 
 
-def test_low_memory_is_below_4_gib():
-    with Mapping(4096, low=True) as low:
-        assert low.address + low.size <= 1 << 32
+def test_low_memory_is_below_4_gib_where_signed_pointers_lead_astray():
+    for size in (4096, 1 << 20, 1):
+        with Mapping(size, low=True) as low:
+            assert 2 << 30 <= low.address <= (4 << 30) - low.size
+
+
+def test_low_memory_that_is_taken_is_found_below(monkeypatch):
+    with Mapping(4096, low=True) as taken:
+        monkeypatch.setattr(vmm.memory, "_next_low", taken.address)
+        with Mapping(4096, low=True) as low:
+            assert low.address + low.size <= 4 << 30 and low.address != taken.address
 
 
 def test_mapping_more_than_there_is_names_mmap():

@@ -10,12 +10,18 @@ from vmm.closing import Closing
 from vmm.errors import Closed, KvmError
 
 PAGE = 4096
+LOW = range(2 << 30, 4 << 30)
+"""Where a 32-bit caller can point, and a pointer that is taken for signed leads astray."""
+_next_low = LOW[0]
+FAILED = 2**64 - 1
+"""MAP_FAILED, as an address."""
 
 
 class Mapping(Closing):
     """Anonymous memory of ``size`` bytes (whole pages), unmapped by ``close``.
 
-    ``low`` places it below 4 GiB, where a 32-bit caller can point. ``KvmError`` names mmap.
+    ``low`` places it below 4 GiB, where a 32-bit caller can point, and above 2 GiB if there is
+    room. ``KvmError`` names mmap.
     """
 
     def __init__(self, size: int, *, low: bool = False) -> None:
@@ -24,17 +30,9 @@ class Mapping(Closing):
             kind = ValueError if isinstance(size, int) else TypeError
             raise kind(f"size must be a number of bytes from 1 up, not {size!r}")
         self.size = self._mapped = -(-size // PAGE) * PAGE
-        flags = lib.MAP_PRIVATE | lib.MAP_ANONYMOUS | lib.MAP_NORESERVE
-        self._at = lib.mmap(
-            ffi.NULL,
-            self.size,
-            lib.PROT_READ | lib.PROT_WRITE,
-            flags | (lib.MAP_32BIT if low else 0),
-            -1,
-            0,
-        )
+        self._at = _map_low(self.size) if low else _map(self.size)
         self.address = int(ffi.cast("uintptr_t", self._at))
-        if self.address == 2**64 - 1:
+        if self.address == FAILED:
             self.size = 0
             raise KvmError(ffi.errno, "mmap", f"{size} bytes")
         # The addresses stay taken until nobody can use them: closed memory is zeroes, no SIGSEGV.
@@ -59,6 +57,25 @@ class Mapping(Closing):
         is_open, self.size, self.buffer = self.size > 0, 0, b""
         if is_open:
             lib.mw_blank(self._at, self._mapped)
+
+
+def _map(size: int, hint: int = 0, flags: int = 0) -> Any:
+    flags |= lib.MAP_PRIVATE | lib.MAP_ANONYMOUS | lib.MAP_NORESERVE
+    at, protection = ffi.cast("void *", hint), lib.PROT_READ | lib.PROT_WRITE
+    return lib.mmap(at, size, protection, flags, -1, 0)
+
+
+def _map_low(size: int) -> Any:
+    """Map in the upper half of 4 GiB; where the kernel finds no room there, in the lower one."""
+    global _next_low  # noqa: PLW0603 - where the next one is asked for
+    hint = _next_low if _next_low + size < LOW[-1] else LOW[0]
+    _next_low = hint + size
+    at = _map(size, hint)
+    address = int(ffi.cast("uintptr_t", at))
+    if address == FAILED or address + size <= LOW.stop:
+        return at
+    lib.munmap(at, size)
+    return _map(size, flags=lib.MAP_32BIT)
 
 
 class GuestMemory(Mapping):

@@ -20,6 +20,8 @@ class Layout(NamedTuple):
 
     header: struct.Struct
     range: struct.Struct
+    has_holes: bool
+    """Each of the two has 4 bytes of padding: what comes before a 64-bit pointer."""
 
     @property
     def size(self) -> int:
@@ -27,8 +29,9 @@ class Layout(NamedTuple):
         return self.header.size + self.range.size * KVM_MSR_FILTER_MAX_RANGES
 
 
-NATIVE = Layout(struct.Struct("<I4x"), struct.Struct("<III4xQ"))
-COMPAT = Layout(struct.Struct("<I"), struct.Struct("<IIII"))
+NATIVE = Layout(struct.Struct("<I4x"), struct.Struct("<III4xQ"), has_holes=True)
+COMPAT = Layout(struct.Struct("<I"), struct.Struct("<IIII"), has_holes=False)
+HOLE = b"\xa5" * 4
 """The 32-bit layout: the bitmap's pointer has 32 bits, and nothing is padded."""
 
 
@@ -58,7 +61,7 @@ class PlacedFilter:
             raise TypeError(f"a filter is a MsrFilter, not {filter_!r}")
         self._mappings: list[Mapping] = []
         self._is_open = True
-        self._low, self._missing, self._struct_size = low, missing, layout.size
+        self._low, self._missing, self._layout = low, missing, layout
         bitmaps = [bitmap_bytes(each) for each in filter_.ranges]
         self.size = layout.size + sum(map(len, bitmaps))
         self.data, self._address = self._storage()
@@ -74,8 +77,17 @@ class PlacedFilter:
     def scribble(self) -> None:
         """Invert every byte of the bitmaps (R29)."""
         self._must_be_open("scribble")
-        bitmaps = bytes(self.data[self._struct_size : self.size])
-        self.data[self._struct_size : self.size] = bytes(each ^ 0xFF for each in bitmaps)
+        bitmaps = bytes(self.data[self._layout.size : self.size])
+        self.data[self._layout.size : self.size] = bytes(each ^ 0xFF for each in bitmaps)
+
+    def fill_holes(self) -> None:
+        """Have garbage in the struct's padding, as a caller has whose compiler leaves it alone."""
+        self._must_be_open("fill_holes")
+        header, each = self._layout.header.size, self._layout.range.size
+        ends = (header, *range(header + each, self._layout.size + 1, each))
+        for end in ends if self._layout.has_holes else ():
+            at = end - len(HOLE) - (8 if end > header else 0)
+            self.data[at : at + len(HOLE)] = HOLE
 
     def close(self) -> None:
         """Unmap what had to be mapped; a second call does nothing."""

@@ -55,6 +55,7 @@ static struct placed *read_install(struct cursor *tape)
 		placed->filter.ranges[slot].nmsrs = u32(tape);
 		read_bitmap(tape, placed, slot);
 	}
+	holes(&placed->filter);
 	placed->argp = pointer == 0 ? &placed->filter : pointer == 1 ? NULL :
 		       pointer == 2 ? unmapped() : KERNEL_ADDRESS;
 	last_placed = placed;

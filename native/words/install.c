@@ -125,6 +125,15 @@ static void make_low_bitmaps(void)
 	low_size = 0;
 }
 
+/* The filter with garbage in its padding, which is nobody's to read. */
+static struct kvm_msr_filter *holes(struct kvm_msr_filter *filter)
+{
+	memset((char *)filter->ranges - 4, 0xa5, 4);
+	for (int i = 0; i < KVM_MSR_FILTER_MAX_RANGES; i++)
+		memset((char *)&filter->ranges[i].bitmap - 4, 0xa5, 4);
+	return filter;
+}
+
 /* The same filter below 4 GiB. */
 static void *low(const struct kvm_msr_filter *filter)
 {
@@ -134,7 +143,7 @@ static void *low(const struct kvm_msr_filter *filter)
 	*copy = *filter;
 	for (int i = 0; i < KVM_MSR_FILTER_MAX_RANGES; i++)
 		copy->ranges[i].bitmap = low_bitmap(&filter->ranges[i]);
-	return copy;
+	return holes(copy);
 }
 
 /* The same filter in the 32-bit layout, below 4 GiB. */

@@ -8,12 +8,23 @@ static struct {
 } mapped[512];
 static size_t n_mapped;
 
-/* Memory below 4 GiB, where a 32-bit caller can point too. */
+/* Where a 32-bit caller can point, and a pointer that is taken for signed leads astray. */
+#define LOW (2ul << 30)
+#define LOW_END (4ul << 30)
+
+/* Memory below 4 GiB: in the upper half, or where the kernel finds no room there, in the lower. */
 static void *map_low(size_t size)
 {
-	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT;
-	void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, -1, 0);
+	static unsigned long next = LOW;
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS, protection = PROT_READ | PROT_WRITE;
+	unsigned long hint = next + size < LOW_END ? next : LOW;
+	void *at = mmap((void *)hint, size, protection, flags, -1, 0);
 
+	next = hint + (size + PAGE - 1) / PAGE * PAGE;
+	if (at != MAP_FAILED && (unsigned long)at + size > LOW_END) {
+		munmap(at, size);
+		at = mmap(NULL, size, protection, flags | MAP_32BIT, -1, 0);
+	}
 	if (at == MAP_FAILED)
 		die("mmap");
 	if (n_mapped < sizeof(mapped) / sizeof(mapped[0])) {

@@ -117,8 +117,9 @@ def bitmaps(action: s.Install, number: int) -> Iterator[str]:
 def _send(action: s.Install, number: int) -> str:
     is_compat = action.number == s.KVM_X86_SET_MSR_FILTER_COMPAT
     argp = f"&filter_{number}" if action.argp is None else POINTER[action.argp]
-    if action.argp is None and (is_compat or action.caller == "compat"):
-        argp = f"{'low_compat' if is_compat else 'low'}({argp})"
+    if action.argp is None:
+        low = "low_compat" if is_compat else "low" if action.caller == "compat" else "holes"
+        argp = f"{low}({argp})"
     name = NUMBERS.get(action.number, c_number(action.number))
     return f"\t{SEND[action.caller]}({FD[action.on]}, {name}, {argp});"
 

@@ -60,6 +60,7 @@ class Calls:
         layout = COMPAT if action.number == KVM_X86_SET_MSR_FILTER_COMPAT else NATIVE
         low = action.caller == "compat" or layout is COMPAT
         placed = PlacedFilter(action.filter, layout, low=low, missing=missing)
+        placed.fill_holes()
         self._placed.append(placed)
         self.vm.filtered = True
         address = placed.address if action.argp is None else bad_address(action.argp)
