@@ -62,6 +62,7 @@ DB = 1
 STEPPED = Fault(DB, skew=2, registers=(7, 0))
 """How a single-stepped RDMSR ends that was answered with 7."""
 _GS, _STAR = Msr.KERNEL_GS_BASE, Msr.STAR
+_DEADLINE = Msr.IA32_TSC_DEADLINE
 _EDGE = 0x1FFF
 """An MSR of the bitmap that no hardware passes: each access asks the filter."""
 
@@ -97,6 +98,23 @@ CASES = (
             *((enter_l2(passes="none", bitmap=False), entered), to_l1(A)),
             *((enter_l2(passes="none", bitmap=False), entered), to_l1(_GS)),
             *((enter_l2(passes="none", bitmap=False), entered), write_to_l1(_STAR)),
+            denied(A),
+        ),
+    ),
+    Case(
+        "l2.tsc_deadline_is_filtered",
+        "No short way past the filter, or past L1, is open to a WRMSR of TSC_DEADLINE by L2.",
+        "R36 R33",
+        *play(
+            TELL_FILTER,
+            done_install(default_allow().deny(A, _DEADLINE)),
+            ENTERS,
+            write_denied(_DEADLINE, 0),
+            denied(_DEADLINE),
+            write_denied(_DEADLINE, 1 << 43),
+            CALLS,
+            *(NONE_PASSES, write_to_l1(_DEADLINE, 0)),
+            *(NONE_PASSES, write_to_l1(_DEADLINE, 1 << 43)),
             denied(A),
         ),
     ),

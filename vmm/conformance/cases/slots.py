@@ -21,10 +21,22 @@ from vmm.filter import (
     default_allow,
     default_deny,
 )
+from vmm.msr import MAX_NMSRS
 
 
 def _holed(ranges: MsrFilter) -> MsrFilter:
     return MsrFilter(ranges.flags, tuple(slot for r in ranges.ranges for slot in (EMPTY_SLOT, r)))
+
+
+_FIRSTS = tuple(0x474F_0000 + 0x4000 * slot for slot in range(16))
+"""The first MSR of each slot's range, which are all of MSRs that no KVM knows."""
+MAX_BYTES = MAX_NMSRS // 8
+
+
+def _longest(start: MsrFilter, bitmap: bytes) -> MsrFilter:
+    for first in _FIRSTS:
+        start = start.range(first, MAX_NMSRS, bitmap)
+    return start
 
 
 CASES = (
@@ -55,6 +67,21 @@ CASES = (
             TELL,
             done_install(default_allow().deny(*range(A, A + 32, 2))),
             *(row for i in range(16) for row in (denied(A + 2 * i), allowed(A + 2 * i + 1))),
+        ),
+    ),
+    Case(
+        "slots.all_of_the_longest",
+        "All 16 slots may have the longest bitmap at once: nothing limits what they have together.",
+        "R15 R09",
+        *play(
+            TELL,
+            done_install(_longest(default_allow(), b"\0" * MAX_BYTES)),
+            *(denied(first + at) for first in _FIRSTS for at in (0, MAX_NMSRS - 1)),
+            *(allowed(first - 1) for first in _FIRSTS),
+            *(allowed(first + MAX_NMSRS) for first in _FIRSTS),
+            done_install(_longest(default_deny(), b"\xff" * MAX_BYTES)),
+            *(allowed(first + at) for first in _FIRSTS for at in (0, MAX_NMSRS - 1)),
+            *(denied(first - 1) for first in _FIRSTS),
         ),
     ),
     Case(

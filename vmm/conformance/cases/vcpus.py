@@ -29,6 +29,7 @@ from vmm.filter import default_allow, default_deny
 from vmm.msr import FILTER, Msr
 
 _SOME = {msr: STORAGE[msr] for msr in (Msr.STAR, Msr.FS_BASE, Msr.KERNEL_GS_BASE)}
+_GS = Msr.KERNEL_GS_BASE
 
 CASES = (
     Case(
@@ -134,6 +135,21 @@ CASES = (
             ),
         )
         for msr, (one, two) in _SOME.items()
+    ),
+    Case(
+        "vcpus.sixteen",
+        "A filter reaches the last of sixteen vCPUs as it does the first, each new one too.",
+        "R71 R72 R75",
+        *play(
+            TELL_FILTER,
+            *((wrmsr(_GS, _SOME[_GS][0], vcpu=vcpu), wrote) for vcpu in range(16)),
+            done_install(default_allow().deny(_GS)),
+            *(denied(_GS, vcpu) for vcpu in reversed(range(16))),
+            done_install(default_deny().allow(_GS)),
+            *((rdmsr(_GS, vcpu=vcpu), returned(_SOME[_GS][0])) for vcpu in range(16)),
+            done_install(default_deny().allow(A)),
+            *(write_denied(_GS, 0, vcpu) for vcpu in range(16)),
+        ),
     ),
     Case(
         "vcpus.made_between_two_filters",
