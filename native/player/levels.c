@@ -60,7 +60,7 @@ static void rewrite_of(struct cursor *tape)
 	static const unsigned long states[][2] = {
 		{ KVM_GET_SREGS, KVM_SET_SREGS }, { KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS },
 		{ KVM_GET_MP_STATE, KVM_SET_MP_STATE }, { KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS },
-		{ KVM_GET_XCRS, KVM_SET_XCRS },
+		{ KVM_GET_XCRS, KVM_SET_XCRS }, { KVM_GET_REGS, KVM_SET_REGS },
 	};
 	int id = used_vcpu(tape), state = below(tape, sizeof(states) / sizeof(states[0]));
 

@@ -9,9 +9,10 @@ static void complete_of(struct cursor *tape)
 
 	if (has_reply)
 		answer(id, reply);
-	switch (below(tape, 3)) {
+	switch (below(tape, 4)) {
 	case 0: complete_by_immediate_exit(id); break;
 	case 1: complete_by_signal(id); break;
+	case 3: complete_by_debugger(id); break;
 	default: finish(id);
 	}
 }

@@ -20,7 +20,8 @@ static void set_up(int id, struct access access)
 	struct kvm_regs regs = {
 		.rip = access.rip - (access.rip & PREFIXED ? sizeof(prefix) : 0) - access.before,
 		.rbx = COUNTERS + 8 * id, .rcx = access.rcx, .rax = access.rax, .rdx = access.rdx,
-		.rsp = STACKS + PAGE * (id + 1), .rflags = access.rflags | 2,
+		.rsp = STACKS + PAGE * (id + 1), .rflags = access.rflags | FLAGS | 2,
+		.rsi = 0x51515151, .rdi = 0x47474747, .rbp = 0x42424242,
 	};
 
 	vm.vcpus[id].access = access;
@@ -41,7 +42,7 @@ static void answer_exits(int id, int more)
 	int exits = 0;
 
 	while (more) {
-		struct kvm_regs regs = read_regs(id);
+		struct kvm_regs regs = vm.vcpus[id].at_exit;
 
 		if (regs.rip != access->rip || regs.rcx != access->rcx ||
 		    regs.rax != access->rax || regs.rdx != access->rdx)
@@ -123,6 +124,25 @@ static void complete_by_signal(int id)
 		die("KVM_SET_SIGNAL_MASK");
 	sigprocmask(SIG_UNBLOCK, &usr2, NULL);
 	free(none);
+}
+
+/* The same by a debugger that has the guest single-step: the access is over, and so is KVM_RUN. */
+static void complete_by_debugger(int id)
+{
+	struct kvm_guest_debug debug = { .control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP };
+	const struct kvm_run *run = vm.vcpus[id].run;
+	int result;
+
+	if (ioctl(vm.vcpus[id].fd, KVM_SET_GUEST_DEBUG, &debug) < 0)
+		die("KVM_SET_GUEST_DEBUG");
+	result = ioctl(vm.vcpus[id].fd, KVM_RUN, 0);
+	if (result == 0 && run->exit_reason == KVM_EXIT_DEBUG && run->debug.arch.exception == 1)
+		saw("interrupted");
+	else
+		saw_run(id, result);
+	debug.control = 0;
+	if (ioctl(vm.vcpus[id].fd, KVM_SET_GUEST_DEBUG, &debug) < 0)
+		die("KVM_SET_GUEST_DEBUG");
 }
 
 /* Run the vCPU on to the end of its access. */

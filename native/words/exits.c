@@ -2,10 +2,25 @@
  * Run the guest, and say how that ended: with an MSR exit, with an outcome, or with neither.
  */
 
+/* Whether an access has changed what is none of its own: another register, or a flag. */
+static int has_changed(struct kvm_regs before, struct kvm_regs now)
+{
+	if (!before.rflags)
+		return 0;
+	now.rax = before.rax;
+	now.rcx = before.rcx;
+	now.rdx = before.rdx;
+	now.rip = before.rip;
+	before.rflags |= RF;
+	now.rflags |= RF;
+	return memcmp(&before, &now, sizeof(now)) != 0;
+}
+
 static void saw_regs(int id, const struct kvm_regs *regs)
 {
-	saw("regs(%d, rax=%#llx, rcx=%#llx, rdx=%#llx)", (int)(regs->rip - vm.vcpus[id].access.rip),
-	    regs->rax, regs->rcx, regs->rdx);
+	saw("regs(%d, rax=%#llx, rcx=%#llx, rdx=%#llx%s)",
+	    (int)(regs->rip - vm.vcpus[id].access.rip), regs->rax, regs->rcx, regs->rdx,
+	    has_changed(vm.vcpus[id].at_exit, *regs) ? ", changed=True" : "");
 }
 
 /* Say what stands in kvm_run.msr. */
@@ -98,6 +113,7 @@ static int enter_guest(int id)
 {
 	int result;
 
+	vm.vcpus[id].at_exit.rflags = 0;
 	do
 		result = ioctl(vm.vcpus[id].fd, KVM_RUN, 0);
 	while (result < 0 && errno == EINTR);
@@ -140,8 +156,10 @@ static int saw_run(int id, int result)
 	}
 	if (is_msr_exit(run)) {
 		saw_msr(run->exit_reason, run);
+		vm.vcpus[id].at_exit = read_regs(id);
 		return 1;
 	}
+	vm.vcpus[id].at_exit.rflags = 0;
 	if (vm.vcpus[id].left && vm.vcpus[id].left(id))
 		return 0;
 	if (run->exit_reason == KVM_EXIT_IO)

@@ -42,7 +42,8 @@ enum {
 	WRMSRNS = 0x10740, RDMSR_IMM = 0x10700, WRMSRNS_IMM = 0x10760,	/* WRMSR's bit says write */
 	STUBS = 0x11000,
 	DONE_PORT = 0xd0, VECTOR_PORT = 0x80, VECTORS = 32,
-	TF = 0x100, IF = 0x200,
+	TF = 0x100, IF = 0x200, RF = 0x10000,
+	FLAGS = 0x8d5,			/* those of arithmetic, all set: no access changes one */
 };
 
 /* Where in guest memory things are; the second 2 MiB are mapped for what comes later. */
@@ -72,6 +73,7 @@ struct vcpu {
 	int fd;
 	struct kvm_run *run;
 	struct access access;
+	struct kvm_regs at_exit;	/* of that access, until the guest goes on; else rflags is 0 */
 	int (*left)(int id);	/* in L2 or another mode: says how the run ended, if that is over */
 };
 

@@ -58,6 +58,7 @@ CHOSEN = (
     "completion.scribbled_fields_ignored",
     "exits.reserved_efer_bit_32_is_inval",
     "modes.protected.without_exits",
+    "stepping.told_to_a_debugger",
     "modes.user.never_exits",
     "passthrough.value_of_kernel_gs_base",
     "plumbing.capability_msr_filter",

@@ -182,7 +182,9 @@ BAD_SCRIPTS = {
     '{"word": "begin", "access": {"word": "finish"}}': (
         "script[0].access: finish does not belong here"
     ),
-    '{"word": "complete", "by": "force"}': ("script[0].by: 'force' is no immediate_exit/signal"),
+    '{"word": "complete", "by": "force"}': (
+        "script[0].by: 'force' is no immediate_exit/signal/debugger"
+    ),
     '{"word": "enable_cap", "cap": 188, "args": [1, 2, 3, 4, 5]}': (
         "script[0].args: 5 elements are not what it has"
     ),

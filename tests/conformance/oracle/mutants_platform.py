@@ -5,6 +5,7 @@ from __future__ import annotations
 from mutant import mutant
 from planting import unasked
 
+from vmm.conformance.cases.words import HELD
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.host import HostRules
 from vmm.conformance.oracle.masks import MaskRules
@@ -39,6 +40,11 @@ def _exists_all_the_same(self: HostRules, vm: VmState, action: s.CreateVcpu) -> 
     events = HostRules.create_vcpu(self, vm, action)
     vm.vcpu(action.vcpu)
     return events
+
+
+def _noting_reset(self: HostRules, vm: VmState, action: s.GetMpState) -> s.Step:
+    vars(vm)["_was_reset"] = vm.vcpu(action.vcpu).has_init
+    return HostRules.get_mp_state(self, vm, action)
 
 
 PLATFORM = (
@@ -101,6 +107,15 @@ PLATFORM = (
         "init_keeps_the_completion",
         "What an INIT cut off is completed all the same (B37).",
         reset=_only_pending,
+    ),
+    mutant(
+        Model,
+        "init_forgets_the_filter",
+        "An INIT passes through what the vCPU was denied.",
+        get_mp_state=_noting_reset,
+        reason=unasked(
+            lambda vm, _, access: vars(vm).get("_was_reset", False) and access.index in HELD
+        ),
     ),
     mutant(
         Model,

@@ -59,7 +59,40 @@ def _busy(self: HostRules, vm: VmState, action: s.GetMpState) -> s.Step:
     return (s.got(3),) if vcpu.stage is Stage.EXITED else HostRules.get_mp_state(self, vm, action)
 
 
+def _drops_what_is_pending(self: ShadowRules, vcpu: VcpuState, action: s.Rewrite) -> s.Step:
+    if action.what == "regs" and vcpu.stage is Stage.EXITED:
+        vcpu.stage, vcpu.outcome = Stage.COMPLETED, s.wrote
+    return (s.done,)
+
+
+def _scratches(self: ExitRules, vcpu: VcpuState, access: s.Access, reply: s.Reply) -> s.Regs:
+    return replace(ExitRules.regs_at_end(self, vcpu, access, reply), changed=True)
+
+
+def _tells_no_debugger(self: Model, vm: VmState, action: s.Complete) -> s.Step:
+    step = Model.complete(self, vm, action)
+    return (s.Lost("no KVM_EXIT_DEBUG"),) if action.by == "debugger" else step
+
+
 SHADOWS = (
+    mutant(
+        ShadowRules,
+        "set_regs_loses_completion",
+        "KVM_SET_REGS between exit and completion takes what is pending for stale.",
+        rewrite=_drops_what_is_pending,
+    ),
+    mutant(
+        ExitRules,
+        "completion_scratches",
+        "A completed access changes flags, or a register that is none of its own.",
+        regs_at_end=_scratches,
+    ),
+    mutant(
+        Model,
+        "debugger_is_not_told",
+        "A host that single-steps the guest is not told of an access that it completes.",
+        complete=_tells_no_debugger,
+    ),
     mutant(
         ShadowRules,
         "shadow_stays",

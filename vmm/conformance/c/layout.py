@@ -16,7 +16,7 @@ from vmm.filter import AtEdge, MsrFilter, MsrRange, Pointer, bitmap_bytes
 FILES = {"vm": 0, "system": 1, "vcpu": 2}
 CALLERS = {"self": 0, "compat": 1, "child": 2}
 POINTERS = {Pointer.NULL: 1, Pointer.UNMAPPED: 2, Pointer.KERNEL: 3}
-BY = {"immediate_exit": 0, "signal": 1}
+BY = {"immediate_exit": 0, "signal": 1, "debugger": 3}
 ON_TO_THE_END = 2
 REGISTERS = ("eax", "ebx", "ecx", "edx")
 NO_SLOT = 0xFF

@@ -33,8 +33,10 @@ from vmm.conformance.language.script import (
     interrupted,
     rdmsr,
     regs,
+    returned,
     value,
     wrmsr,
+    wrote,
 )
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.msr import FILTER, UNKNOWN, Msr
@@ -77,6 +79,21 @@ def _cases(emulated: bool) -> Iterator[tuple[str, str, list[Row]]]:
             (_write(Msr.STAR, _STAR, emulated), _stepped()),
             (_read(Msr.STAR, emulated), _stepped(_STAR)),
             (_read(B, emulated), RdmsrExit(B, UNKNOWN), _stepped(REPLY)),
+            denied(A),
+        ],
+    )
+    yield (
+        "told_to_a_debugger",
+        f"A host that single-steps the guest sees KVM_EXIT_DEBUG right behind a denied {where}.",
+        [
+            (begin(rdmsr(A, before=GARBAGE, emulated=emulated)), read_exit),
+            (complete(_ANSWER, by="debugger"), interrupted),
+            (get_regs(), regs(2, REPLY & LOW, A, REPLY >> 32)),
+            (finish(), returned(REPLY)),
+            (begin(wrmsr(A, DATA, emulated=emulated)), write_exit),
+            (complete(_ANSWER, by="debugger"), interrupted),
+            (get_regs(), regs(2, DATA & LOW, A, DATA >> 32)),
+            (finish(), wrote),
             denied(A),
         ],
     )

@@ -6,8 +6,10 @@ import errno
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from vmm._native import lib
+from vmm import x86
+from vmm._native import ffi, lib
 from vmm.conformance.host.limits import raise_if_exhausted
 from vmm.conformance.kernel.pool import PooledVm
 from vmm.conformance.kernel.single import answer, is_single
@@ -15,8 +17,11 @@ from vmm.conformance.kernel.wire import variant
 from vmm.conformance.language import script as words
 from vmm.conformance.language.script import Event, Lost, done, interrupted
 from vmm.errors import KvmError
-from vmm.exits import Exit, InternalErrorExit, IoExit, OtherExit, RdmsrExit, WrmsrExit
+from vmm.exits import DebugExit, Exit, InternalErrorExit, IoExit, OtherExit, RdmsrExit, WrmsrExit
 from vmm.vcpu import Vcpu
+
+ITS_OWN = ("rip", "rax", "rcx", "rdx")
+"""The registers that an access reads or writes."""
 
 
 class Halves:
@@ -27,6 +32,8 @@ class Halves:
         self.vm = vm
         self.stopped: dict[int, words.Access] = {}
         self.last: dict[int, words.Access] = {}
+        self._at_exit: dict[int, bytes] = {}
+        """What a stopped access must leave as it was at its exit, by vCPU."""
         self._ended: dict[int, Event] = {}
         self._left_l2: dict[int, Event] = {}
         """How a stopped access that L1 got ended L2."""
@@ -60,7 +67,9 @@ class Halves:
             at = self.vm.single(action.vcpu).at(last)
         else:
             at = program.instructions[variant(last)]
-        return words.Regs(regs.rip - at, regs.rax, regs.rcx, regs.rdx)
+        is_stopped = action.vcpu in self.stopped and action.vcpu in self._at_exit
+        changed = is_stopped and self._at_exit[action.vcpu] != _others(regs)
+        return words.Regs(regs.rip - at, regs.rax, regs.rcx, regs.rdx, changed)
 
     def set_regs(self, action: words.SetRegs) -> Event:
         vcpu = self.vm.vcpu(action.vcpu)
@@ -121,7 +130,10 @@ class Halves:
                     return Lost(str(error))
                 if asked:
                     return interrupted
+        if asked and isinstance(seen, DebugExit):
+            return interrupted
         if isinstance(seen, RdmsrExit | WrmsrExit):
+            self._at_exit[vcpu_id] = _others(program.vcpu.get_regs())
             return seen
         access = self.last[vcpu_id]
         if left := program.left(program.vcpu.kvm_run.exit_reason):
@@ -137,6 +149,14 @@ class Halves:
             self.stopped.pop(vcpu_id, None)
             return outcome
         return foreign(seen)
+
+
+def _others(regs: Any) -> bytes:
+    """Return the registers and flags that no access changes; RF is the CPU's own."""
+    names = (name for name, _ in ffi.typeof("struct kvm_regs").fields if name not in ITS_OWN)
+    others = {name: getattr(regs, name) for name in names}
+    others["rflags"] |= x86.RFLAGS_RF
+    return bytes(ffi.buffer(ffi.new("struct kvm_regs *", others)))
 
 
 def foreign(seen: Exit) -> Event:
@@ -174,4 +194,14 @@ def _signalled(vcpu: Vcpu) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
 
 
-INTERRUPT = {"immediate_exit": _immediate, "signal": _signalled}
+@contextmanager
+def _debugged(vcpu: Vcpu) -> Iterator[None]:
+    """Within: the host single-steps the guest, so ``KVM_RUN`` ends behind an instruction."""
+    vcpu.set_guest_debug(lib.KVM_GUESTDBG_ENABLE | lib.KVM_GUESTDBG_SINGLESTEP)
+    try:
+        yield
+    finally:
+        vcpu.set_guest_debug(0)
+
+
+INTERRUPT = {"immediate_exit": _immediate, "signal": _signalled, "debugger": _debugged}

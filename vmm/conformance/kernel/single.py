@@ -41,6 +41,10 @@ FORMS = {"rdmsr": "rdmsr", "wrmsr": "wrmsrns"}
 """What the forms that are not of every CPU are called."""
 IMMEDIATE = 5
 """Where in such an instruction the MSR stands: behind VEX, opcode and register."""
+FLAGS = 0x8D5
+"""The flags of arithmetic, all set: no access changes one."""
+OTHERS = {"rsi": 0x51515151, "rdi": 0x47474747, "rbp": 0x42424242}
+"""What is in registers that have nothing to do with an access."""
 MOST_EXITS = 16
 """Exits of one access after which it is taken to come back for ever."""
 
@@ -76,7 +80,8 @@ class Single:
             rcx=rcx,
             rax=rax,
             rdx=rdx,
-            rflags=2 | mode.rflags | access.single_step << 8,
+            rflags=2 | FLAGS | mode.rflags | access.single_step << 8,
+            **OTHERS,
         )
         return None
 

@@ -134,7 +134,7 @@ class SetRegs(Word):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Complete(Word):
-    """Answer the exit and re-enter only to complete it: with ``by`` "immediate_exit" or "signal".
+    """Answer the exit and re-enter only to complete it, which ``by`` ends right behind it.
 
     ``reply`` None re-enters again without an answer, as for a vCPU that has none pending.
     """

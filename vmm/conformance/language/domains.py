@@ -64,8 +64,9 @@ Instruction = Literal[
     "rsm",
 ]
 """What uses MSRs without being RDMSR or WRMSR, as the assembler calls it."""
-VcpuPart = Literal["sregs", "vcpu_events", "mp_state", "debugregs", "xcrs"]
-Interrupter = Literal["immediate_exit", "signal"]
+VcpuPart = Literal["sregs", "vcpu_events", "mp_state", "debugregs", "xcrs", "regs"]
+Interrupter = Literal["immediate_exit", "signal", "debugger"]
+"""A debugger has the guest single-step: ``KVM_RUN`` ends with KVM_EXIT_DEBUG behind the access."""
 
 
 @functools.cache

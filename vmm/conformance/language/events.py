@@ -83,17 +83,21 @@ class Fault(Word):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Regs(Word):
-    """``KVM_GET_REGS``: ``skew`` is RIP in bytes from the instruction (0 at it, 2 after it)."""
+    """``KVM_GET_REGS``: ``skew`` is RIP in bytes from the instruction (0 at it, 2 after it).
+
+    ``changed``: a flag, or a register other than these, is not what it was at the access's exit.
+    """
 
     skew: Skew
     rax: u64
     rcx: u64
     rdx: u64
+    changed: bool = False
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Interrupted(Word):
-    """``KVM_RUN`` returned EINTR."""
+    """``KVM_RUN`` returned EINTR; KVM_EXIT_DEBUG to a debugger."""
 
     bare = True
 

@@ -50,7 +50,7 @@ def first_unsound(script: s.Script) -> int | None:
     return None
 
 
-def _effect(action: s.Action) -> Effect:  # noqa: PLR0911 - one a kind of word
+def _effect(action: s.Action) -> Effect:  # noqa: PLR0911, PLR0912 - one a kind of word
     match action:
         case s.Rdmsr() | s.Wrmsr() | s.Execute():
             return _starts(action.vcpu, plain_only=not s.is_plain(action))
@@ -77,6 +77,8 @@ def _effect(action: s.Action) -> Effect:  # noqa: PLR0911 - one a kind of word
         case s.SendInit():
             bars = frozenset((each, action.vcpu) for each in ("park", "spin"))
             return Effect(bars=bars, begins=frozenset({("init", action.vcpu)}))
+        case s.GetMpState() if action.vcpu == 0:  # the first vCPU waits for no SIPI
+            return Effect(ends=frozenset({("init", action.vcpu)}))
         case _:
             thing = _thing(action)
             needs = frozenset({thing} if thing else ())

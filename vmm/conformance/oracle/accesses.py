@@ -74,6 +74,8 @@ class AccessRules:
         """R27, R50: an access succeeds or fails, and a failing one exits or is #GP."""
         vcpu = vm.vcpu(access.vcpu)
         vcpu.has_run, vcpu.taken = True, s.whatever
+        if vcpu.is_reset and self.starts_anew(access):
+            vcpu.is_reset, vcpu.stage, vcpu.regs = False, IDLE, NO_REGS
         if (vcpu.stage is not IDLE and self.is_stuck(vcpu)) or model.shadows.is_early(access):
             vcpu.forget(access.index & U32)
             return (s.whatever,)
@@ -110,6 +112,10 @@ class AccessRules:
     def is_privileged(self, access: s.Access) -> bool:
         """R59: at CPL3 the CPU itself raises #GP, whatever MSR it is, and nobody is asked."""
         return access.mode != "user"
+
+    def starts_anew(self, access: s.Access) -> bool:
+        """Say whether all of the vCPU's state is set for it: what an INIT left does not matter."""
+        return access.mode in ("compat", "protected", "real", "user")
 
     def is_stuck(self, vcpu: VcpuState) -> bool:
         """Say whether the vCPU cannot start an access: the one before is pending or lost."""

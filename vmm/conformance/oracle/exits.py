@@ -130,6 +130,12 @@ class ExitRules:
             self.end(vcpu, vcpu.access, reply or UNANSWERED)
         return s.interrupted
 
+    def is_stepped(self, vcpu: VcpuState, reply: s.Reply | None) -> bool:
+        """R66: a debugger's step is one instruction that ends well, and no #DB of the guest."""
+        if vcpu.stage is not Stage.EXITED or vcpu.access is None or vcpu.injected:
+            return False
+        return not vcpu.access.single_step and not self.is_error(reply or UNANSWERED)
+
     def end(self, vcpu: VcpuState, access: s.Access, reply: s.Reply) -> None:
         """R65, R68: all of the access's effects are in the vCPU's state."""
         vcpu.outcome = self.outcome_of(vcpu, access, reply)

@@ -16,7 +16,7 @@ from vmm.msr import Msr
 RUNNABLE, INIT_RECEIVED = 0, 2
 """``KVM_MP_STATE_*``: every vCPU here starts runnable; after an INIT all but the first wait."""
 
-AFTER_INIT = s.Regs(s.ANY, 0, 0, s.ANY)
+AFTER_INIT = s.Regs(s.ANY, 0, 0, s.ANY, changed=True)
 """Registers after an INIT: RDX says which CPU it is, and RIP is far from every instruction."""
 
 MAX_SAFE_VCPU = 254
@@ -92,11 +92,13 @@ class HostRules:
             is_known = vcpu.stage not in (Stage.UNSURE, Stage.AWAY)
             return (s.got(RUNNABLE) if is_known else s.whatever,)
         self.reset(vcpu)
+        vcpu.is_reset = not action.vcpu
         return (s.got(INIT_RECEIVED if action.vcpu else RUNNABLE),)
 
     def reset(self, vcpu: VcpuState) -> None:
         """R64, R68: nothing completes later what was begun before."""
         vcpu.has_init, vcpu.stage, vcpu.regs = False, Stage.UNSURE, AFTER_INIT
+        vcpu.msrs.clear()
 
     def set_cpuid(self, vm: VmState, action: s.SetCpuid | s.SetCpuidBits) -> s.Step:
         """R33: no filter asks what a guest's CPUID says; only before the vCPU first runs."""

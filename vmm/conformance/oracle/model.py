@@ -20,7 +20,7 @@ from vmm.conformance.oracle.masks import MaskRules
 from vmm.conformance.oracle.races import CLOSED, RaceRules
 from vmm.conformance.oracle.running import RunningRules
 from vmm.conformance.oracle.shadows import ShadowRules
-from vmm.conformance.oracle.state import VmState
+from vmm.conformance.oracle.state import Stage, VmState
 from vmm.conformance.oracle.sweeps import SweepRules
 
 
@@ -167,8 +167,12 @@ class Model:
         return (self.exits.set_regs(vm.vcpu(action.vcpu), action),)
 
     def complete(self, vm: VmState, action: s.Complete) -> s.Step:
-        """R65."""
-        return (self.exits.complete(vm.vcpu(action.vcpu), action.reply),)
+        """R65; R66: a debugger is told right behind an access that ends well."""
+        vcpu = vm.vcpu(action.vcpu)
+        if action.by == "debugger" and not self.exits.is_stepped(vcpu, action.reply):
+            vcpu.stage = Stage.UNSURE
+            return (s.whatever,)
+        return (self.exits.complete(vcpu, action.reply),)
 
     def finish(self, vm: VmState, action: s.Finish) -> s.Step:
         """R64."""

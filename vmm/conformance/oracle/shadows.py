@@ -49,7 +49,9 @@ class ShadowRules:
         return outcome.vector
 
     def rewrite(self, vcpu: VcpuState, action: s.Rewrite) -> s.Step:
-        """R67, R68: what was so stays so."""
+        """R67, R68: what was so stays so; but KVM_SET_REGS drops an exception that is queued."""
+        if action.what == "regs" and vcpu.stage is Stage.COMPLETED:
+            vcpu.stage = Stage.UNSURE
         return (s.done,)
 
     def inject(self, vm: VmState, vcpu: VcpuState, action: s.Inject) -> s.Step:

@@ -20,7 +20,7 @@ from vmm.conformance.oracle.msrs import (
 from vmm.filter import MsrFilter
 from vmm.msr import Msr, MsrExitReason
 
-NO_REGS = Regs(ANY, ANY, ANY, ANY)
+NO_REGS = Regs(ANY, ANY, ANY, ANY, ANY)
 
 
 class Stage(enum.Enum):
@@ -62,6 +62,8 @@ class VcpuState:
     has_run: bool = False
     has_init: bool = False
     """An INIT is pending, or has reset the vCPU."""
+    is_reset: bool = False
+    """An INIT has reset the vCPU, which waits for no SIPI, and it has not run since."""
     has_lbr_on: bool = False
     """The guest turned the last branch records on, where they are there."""
     moved: bool = False

@@ -130,12 +130,14 @@ def is_drawn(action: s.Action) -> bool:  # noqa: PLR0911, PLR0912 - one a kind o
             return action.kind == "nmi"
         case s.Rewrite():
             return action.what in LOOKED_AT
+        case s.Complete():
+            return action.by != "debugger"
         case _:
             return isinstance(action, _ALWAYS)
 
 
 _ALWAYS = (
-    *(s.Finish, s.Complete, s.GetRegs, s.GetTaken, s.GetVcpuEvents),
+    *(s.Finish, s.GetRegs, s.GetTaken, s.GetVcpuEvents),
     *(s.ScribbleBitmaps, s.LeaveL2, s.FreshVm),
     *(s.SaveNested, s.RestoreNested, s.LeaveNested),
 )

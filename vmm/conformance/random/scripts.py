@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from vmm.conformance.language import script as s
-from vmm.conformance.language.domains import After, Instruction, Mode, VcpuPart, choices
+from vmm.conformance.language.domains import After, Instruction, Interrupter, Mode, VcpuPart
 from vmm.conformance.language.effects import CARRIED
 from vmm.conformance.language.needs import LOW_MSRS
 from vmm.conformance.language.soundness import is_sound
@@ -36,6 +36,8 @@ EFFECTS: tuple[Instruction, ...] = ("cpuid", "swapgs", "syscall", "sysretq")
 """Instructions that every host has, and that its KVM executes rightly without a filter."""
 
 LOOKED_AT: tuple[VcpuPart, ...] = ("sregs", "vcpu_events", "mp_state", "debugregs")
+INTERRUPTERS: tuple[Interrupter, ...] = ("immediate_exit", "signal")
+"""A debugger sees where the guest is after anything but an access that just ended well."""
 WINDOW = (X2APIC_FIRST - 1, X2APIC_FIRST, Msr.APIC_ID, X2APIC_LAST, X2APIC_LAST + 1)
 
 
@@ -200,7 +202,7 @@ class _Writer:
 
     def complete(self, vcpu: int) -> None:
         reply = self.dice.reply() if self.dice.below(4) else None
-        self.add(s.complete(reply, self.dice.pick(choices(s.Complete, "by")), vcpu))
+        self.add(s.complete(reply, self.dice.pick(INTERRUPTERS), vcpu))
 
     def effect(self, vcpu: int) -> None:
         name = self.dice.pick(EFFECTS)
