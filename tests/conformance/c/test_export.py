@@ -148,6 +148,29 @@ def test_exported_cases_agree_with_the_kernel(has_kvm, build):
 STATUS = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.SKIP: 4}
 
 
+NO_ENTRY = """
+#include <errno.h>
+#include <sys/ioctl.h>
+#include <linux/kvm.h>
+static int ioctl_here(int fd, unsigned long number, unsigned long argument)
+{
+	static int has_irqchip;
+	if (number == KVM_RUN && has_irqchip)
+		return errno = EIO, -1;
+	has_irqchip |= number == KVM_CREATE_IRQCHIP;
+	return ioctl(fd, number, argument);
+}
+#define ioctl(fd, number, argument) ioctl_here(fd, number, (unsigned long)(argument))
+"""
+
+
+def test_a_program_skips_where_no_guest_runs_with_an_irqchip(has_kvm, build):
+    (case,) = (case for case in CASES if case.id == "x2apic.whole_window")
+    status, _, said = played(build("#define _GNU_SOURCE" + NO_ENTRY + c_source(case)))
+    assert status == 4
+    assert said == "skipped: no vCPU with an in-kernel APIC runs, without a filter either\n"
+
+
 def test_a_program_says_what_the_parameter_has_to_be_where_it_matters():
     def needed(name):
         (case,) = (case for case in CASES if case.id == name)

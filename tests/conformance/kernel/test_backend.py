@@ -107,6 +107,13 @@ def test_an_access_left_unfinished_does_not_reach_the_next_script(backend):
         )
 
 
+def test_an_irqchip_with_which_no_guest_runs_is_none(backend, monkeypatch):
+    """Bochs 3.0 and a KVM with APICv: KVM_RUN is KVM_EXIT_FAIL_ENTRY."""
+    ended = Lost("FailEntryExit(reason=7)")
+    monkeypatch.setattr(backend, "run", lambda script: (done, ended))
+    assert backend.lacks("irqchip").endswith(f"without a filter either: {ended!r}")
+
+
 @pytest.mark.parametrize("on, held", ((True, 0x500C0), (False, 0x100C0)))
 def test_cpuid_has_the_feature_or_has_it_not(backend, on, held):
     """Without CPUID's TSC_DEADLINE the LVTT's TSC-deadline mode is not there to be chosen."""

@@ -180,7 +180,6 @@ CPUID = {
 """Instructions by leaf, subleaf, register and bit of CPUID."""
 
 PROBES: dict[str, Probe] = {
-    "irqchip": no_irqchip,
     "vcpus": no_second_vcpu,
     "userfaultfd": no_userfaultfd,
     "compat": no_compat,

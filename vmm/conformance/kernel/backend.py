@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from vmm._native import lib
 from vmm.closing import Closing
-from vmm.conformance.host.needs import PROBES, no_nested
+from vmm.conformance.host.needs import PROBES, no_irqchip, no_nested
 from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.host.told import told_lacks
 from vmm.conformance.kernel.effects import counter_of
@@ -25,6 +25,7 @@ from vmm.conformance.language.script import (
     Trace,
     Wrote,
     as_hyper_v,
+    create_irqchip,
     create_vcpu,
     enter_l2,
     entered,
@@ -143,6 +144,16 @@ def _ignores_msrs(_: KvmBackend) -> str | None:
     return "kvm.ignore_msrs is 1: unknown MSRs succeed here" if ignores_msrs() else None
 
 
+def _no_running_irqchip(backend: KvmBackend) -> str | None:
+    """Have a guest run on its APIC: Bochs 3.0 refuses the VM entry where KVM has APICv."""
+    if lack := no_irqchip(backend.kvm):
+        return lack
+    seen = backend.run((create_irqchip(), rdmsr(Msr.IA32_TSC)))
+    if isinstance(seen[-1], Returned):
+        return None
+    return f"no vCPU with an in-kernel APIC runs, without a filter either: {seen[-1]!r}"
+
+
 def _no_forced_emulation(backend: KvmBackend) -> str | None:
     # Without the parameter the prefix is an undefined instruction.
     seen = backend.run((rdmsr(Msr.IA32_TSC, emulated=True),))
@@ -231,6 +242,7 @@ BY_A_GUEST: dict[str, Callable[[KvmBackend], str | None]] = {
     "lbr": _no_state(Msr.IA32_DEBUGCTLMSR, 1, "DEBUGCTL.LBR"),
     "pt": _no_state(Msr.IA32_RTIT_CTL, 1, "RTIT_CTL.TraceEn"),
     "no_ignore_msrs": _ignores_msrs,
+    "irqchip": _no_running_irqchip,
     "force_emulation_prefix": _no_forced_emulation,
     "pmu": _no_pmu,
     "wrmsrns": _no_form(wrmsr(NOBODYS, 0, form="wrmsrns"), "WRMSRNS"),
