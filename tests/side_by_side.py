@@ -70,8 +70,9 @@ def by_file(items):
 def may_fork(session):
     """Say whether anything is to run at all, and nobody looks on who would be in its way."""
     option = session.config.getoption
-    watched = option("usepdb", False) or option("trace", False) or option("capture", "no") == "no"
-    return option("jobs") > 1 and not (watched or option("collectonly") or session.testsfailed)
+    watched = any(option(name, False) for name in ("usepdb", "trace", "setupshow", "collectonly"))
+    watched = watched or option("capture", "no") == "no"
+    return option("jobs") > 1 and not watched and not session.testsfailed
 
 
 def run(session, files, jobs):
@@ -82,7 +83,9 @@ def run(session, files, jobs):
             while waiting and len(running) < jobs:
                 running.append(File(session, waiting.pop(), lifeline))
             wait([end for file in running for end in (file.tells, file.pidfd)])
-            running = [file for file in running if file.goes_on()]
+            for file in [each for each in running if not each.goes_on()]:
+                running.remove(file)
+                file.give_up_the_rest()
             if session.shouldfail:
                 raise session.Failed(session.shouldfail)
             if session.shouldstop:
@@ -97,7 +100,7 @@ def end(running):
     """Wait until they have cleaned up; who is impatient and interrupts this as well kills them."""
     try:
         for file in running:
-            while not file.is_over and not file.news()[1]:
+            while not file.is_over and file.goes_on():
                 wait([file.tells, file.pidfd])
     finally:
         for file in running:
@@ -124,22 +127,14 @@ class File:
 
     def goes_on(self):
         """Hear what is new, and return whether more may come."""
-        told, dead = self.news()
-        for name, said in told:
-            self.hear(name, said)
+        dead = wait([self.pidfd], 0)
+        with suppress(EOFError):
+            while self.tells.poll():
+                self.hear(*self.tells.recv())
         if dead:
             self.close()
             self.say()
-            self.give_up_the_rest()
         return not dead
-
-    def news(self):
-        """Return what it has told since, and whether that was all."""
-        told, dead = [], bool(wait([self.pidfd], 0))
-        with suppress(EOFError):
-            while self.tells.poll():
-                told.append(self.tells.recv())
-        return told, dead
 
     def hear(self, name, said):
         """Keep it until the file ends or a test fails: the lines of a file stand together."""

@@ -134,7 +134,14 @@ WHO = "import os\ndef test_it(): open(f'who.{os.getpid()}', 'w').close()\n"
 
 @pytest.mark.parametrize(
     ("words", "processes"),
-    [((), 2), (("--jobs=1",), 1), (("-s",), 1), (("test_a.py",), 1), (("-k", "test_b"), 1)],
+    [
+        ((), 2),
+        (("--jobs=1",), 1),
+        (("-s",), 1),
+        (("--setup-show",), 1),
+        (("test_a.py",), 1),
+        (("-k", "test_b"), 1),
+    ],
 )
 def test_one_file_or_somebody_who_looks_on_is_one_process(start, tmp_path, words, processes):
     process = start(*words, a=WHO, b=WHO)
@@ -157,6 +164,7 @@ def test_maxfail_and_last_failed(run):
 WAITS = """
 import pytest, signal
 from pathlib import Path
+def test_before(): pass
 @pytest.fixture
 def left():
     Path("began.{name}").touch()
@@ -177,6 +185,7 @@ def test_nothing_outlives_it_and_fixtures_come_down(start, tmp_path, number):
     assert len([*tmp_path.glob("down.*")]) == 2
     if number == signal.SIGINT:
         assert process.returncode == 2 and "KeyboardInterrupt" in said, said
+        assert last(said).startswith("2 passed"), "what had ended by then counts"
 
 
 DIES = """
