@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 )
 def test_the_tree_is_clean(command):
     ran = subprocess.run(
-        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=900
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
 

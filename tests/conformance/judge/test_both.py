@@ -251,11 +251,11 @@ def cases_of(glob):
     return [case for case in CASES if fnmatchcase(case.id, glob) and is_playable(case)][:24]
 
 
-def disagreements(player, cases):
+def disagreements(player, cases, timeout=10.0):
     """Yield the ids of the cases of which the player saw something else than Python."""
-    data = tape(cases)
-    ran = subprocess.run([player, "-j2", "-"], input=data, capture_output=True, timeout=120)
-    reading = Reading(cases, Options())
+    data = tape(cases, timeout=timeout)
+    ran = subprocess.run([player, "-j2", "-"], input=data, capture_output=True, timeout=600)
+    reading = Reading(cases, Options(timeout=timeout))
     for line in ran.stdout.decode("latin-1").splitlines():
         list(reading.line(line))
     seen = {case.actions: reading.seen.get(case.id, "nothing") for case in cases}
@@ -279,7 +279,7 @@ def test_the_executors_agree(player):
     for glob in sorted({glob for _, _, glob in MISTAKES.values()}):
         cases = cases_of(glob)
         assert cases, glob
-        assert [*disagreements(player, cases)] == [], glob
+        assert [*disagreements(player, cases, timeout=120.0)] == [], glob
 
 
 def wrong_player(mistake, there):
