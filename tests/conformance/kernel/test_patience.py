@@ -1,11 +1,13 @@
 """Deadlines that a stopped process does not miss."""
 
+import os
+import threading
 import time
 
 import pytest
 
 from vmm.conformance.kernel import patience
-from vmm.conformance.kernel.patience import MOST, SLICE, Patience
+from vmm.conformance.kernel.patience import MOST, SLICE, Patience, joined, readable
 
 
 @pytest.fixture
@@ -50,3 +52,41 @@ def test_a_thread_is_waited_for_to_its_end():
     assert task.wait(30)
     assert task.event == done
     assert task.close(1)
+
+
+class Asleep(threading.Thread):
+    """A thread that ends when it is joined for the third time; each time an hour goes by."""
+
+    def __init__(self, clock):
+        super().__init__()
+        self.clock, self.joins = clock, 0
+
+    def is_alive(self):
+        return self.joins < 3
+
+    def join(self, timeout=None):
+        self.joins += 1
+        self.clock[0] += 3600
+
+
+def test_a_thread_is_not_late_by_hours_in_which_nobody_ran(clock):
+    assert joined(Asleep(clock), Patience(4 * MOST))
+    assert not joined(Asleep(clock), Patience(2 * MOST))
+
+
+def test_a_descriptor_is_not_late_by_hours_in_which_nobody_ran(clock, monkeypatch):
+    ready, tell = os.pipe()
+    looks = []
+
+    def select(descriptors, *_):
+        clock[0] += 3600
+        looks.append(descriptors)
+        return (descriptors if len(looks) == 3 else [], [], [])
+
+    monkeypatch.setattr(patience.select, "select", select)
+    assert readable(ready, Patience(4 * MOST))
+    assert looks == [[ready]] * 3
+    looks.clear()
+    assert not readable(ready, Patience(2 * MOST))
+    os.close(ready)
+    os.close(tell)

@@ -12,7 +12,7 @@ import pytest
 from vmm.lab.errors import LabError
 from vmm.lab.machines import emulation
 from vmm.lab.machines.console import Console, Records
-from vmm.lab.machines.emulation import Command, run
+from vmm.lab.machines.emulation import Command, Listener, run
 
 
 def script(text):
@@ -60,6 +60,24 @@ def test_a_deadline_ends_it(tmp_path):
     went, _, records = go(tmp_path, "exec sleep 1000", timeout=0.3)
     assert went.expired
     assert records.status is None
+
+
+def test_hours_in_which_nobody_ran_are_not_its_deadline(tmp_path, monkeypatch):
+    """A laptop that slept, a paused VM: the clock went on, and neither we nor the emulator did."""
+    slept, now = [0.0], time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: now() + slept[0])
+
+    def sleep():
+        if not slept[0]:
+            slept[0] = 36000.0
+            (tmp_path / "woken").touch()
+
+    text = "until [ -e woken ]; do sleep 0.01; done; printf 'nokvm\\n' >ttyS1; exec sleep 1000"
+    console, records = Console(), Records()
+    listener = Listener(tick=sleep)
+    went = run(script(text), tmp_path, console, records, 600.0, listener=listener)
+    assert not went.expired
+    assert records.no_kvm
 
 
 def test_a_panic_ends_it(tmp_path):

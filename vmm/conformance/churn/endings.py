@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import random
-import select
 import signal
 import threading
 import time
@@ -18,6 +17,7 @@ from contextlib import closing, suppress
 from typing import Any
 
 from vmm._native import ffi, lib
+from vmm.conformance.kernel.patience import Patience, joined, readable
 from vmm.errors import KvmError
 from vmm.filter import READ_WRITE, MsrFilter, MsrRange
 from vmm.guest import Guest
@@ -130,12 +130,12 @@ def by_death(kvm: Kvm, rng: random.Random) -> None:
     os.close(tell)
     reaper = os.pidfd_open(child)
     try:
-        came = bool(select.select([ready], [], [], DEADLINE)[0]) and os.read(ready, 1) == b"!"
+        came = readable(ready, Patience(DEADLINE)) and os.read(ready, 1) == b"!"
         _spin(rng.random() * 1e-3)
     finally:
         os.close(ready)
         os.kill(child, signal.SIGKILL)
-        gone = bool(select.select([reaper], [], [], DEADLINE)[0])
+        gone = readable(reaper, Patience(DEADLINE))
         os.close(reaper)
         if gone:
             os.waitpid(child, 0)
@@ -216,8 +216,8 @@ class _Spinning:
 
     def __enter__(self) -> None:
         self._thread.start()
-        end = time.monotonic() + DEADLINE
-        while not self._spin.exits and time.monotonic() < end:
+        patience = Patience(DEADLINE)
+        while not self._spin.exits and patience:
             _spin(1e-5)
 
     def __exit__(self, *_: object) -> None:
@@ -226,8 +226,7 @@ class _Spinning:
         if self._thread.ident and self._thread.is_alive():
             with suppress(ProcessLookupError):
                 signal.pthread_kill(self._thread.ident, KICK)
-        self._thread.join(DEADLINE)
-        if self._thread.is_alive():
+        if not joined(self._thread, Patience(DEADLINE)):
             raise Stuck(f"KVM_RUN did not return within {DEADLINE:.0f} s")
         if not self._spin.exits:
             raise Stuck("a vCPU never left the guest")
@@ -252,8 +251,7 @@ class _Installing:
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
-        self._thread.join(DEADLINE)
-        if self._thread.is_alive():
+        if not joined(self._thread, Patience(DEADLINE)):
             raise Stuck(f"an install did not return within {DEADLINE:.0f} s")
         self._placed.close()
         late = (-errno.ENOTTY, -errno.EBADF) if self._may_come_late else ()
@@ -262,11 +260,11 @@ class _Installing:
 
 
 def _wait(uffd: Userfaultfd) -> None:
-    end = time.monotonic() + DEADLINE
+    patience = Patience(DEADLINE)
     while uffd.read() is None:
-        if time.monotonic() > end:
+        if not patience:
             raise Stuck("an install never reached its missing bitmap")
-        uffd.wait(end - time.monotonic())
+        uffd.wait(patience.slice())
 
 
 def _live_until_killed(tell: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import select
+import threading
 import time
 
 SLICE = 0.1
@@ -33,3 +35,18 @@ class Patience:
     def slice(self) -> float:
         """Return the seconds to wait before the next look: 0 when nothing is left."""
         return max(0.0, min(self.left, SLICE))
+
+
+def joined(thread: threading.Thread, patience: Patience) -> bool:
+    """Wait for a thread as long as the patience lasts, and say whether it ended."""
+    while thread.is_alive() and patience:
+        thread.join(patience.slice())
+    return not thread.is_alive()
+
+
+def readable(descriptor: int, patience: Patience) -> bool:
+    """Wait for a descriptor as long as the patience lasts, and say whether it can be read."""
+    while patience:
+        if select.select([descriptor], [], [], patience.slice())[0]:
+            return True
+    return False

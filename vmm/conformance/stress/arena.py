@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from contextlib import ExitStack, closing
 from errno import EINTR, EIO, ENOMEM
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from vmm import x86
 from vmm._native import ffi, lib
 from vmm.closing import Closing
+from vmm.conformance.kernel.patience import Patience, joined
 from vmm.conformance.language.script import Access, Rdmsr
 from vmm.conformance.stress.plan import OUTCOMES, REPLY, STORED, Plan, groups
 from vmm.conformance.stress.violation import (
@@ -197,9 +197,9 @@ class Arena(Closing):
         self._stuck = [thread.name for thread, _ in left if thread.is_alive()]
 
     def _join(self, threads: list[tuple[threading.Thread, list[Vcpu]]]) -> None:
-        deadline = time.monotonic() + GRACE
+        patience = Patience(GRACE)
         for thread, _ in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            joined(thread, patience)
 
     # --- what came of it ----------------------------------------------------------------------
 

@@ -15,12 +15,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vmm.conformance.kernel.patience import Patience
 from vmm.lab.errors import LabError
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines.console import FLOOD, Console, Records
 
 _CHUNK = 1 << 16
-_TICK = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,8 @@ def run(
     """Run the emulator, whose serial ports are the files ttyS0 and ttyS1 in `work`.
 
     Returns when the records are finished, the kernel has panicked, the emulator has exited or
-    `timeout` seconds have passed. Whatever happens, the emulator is gone afterwards.
+    `timeout` seconds have passed in which we were not stopped. Whatever happens, the emulator is
+    gone afterwards.
     """
     with ExitStack() as stack:
         serial = [stack.enter_context(_fifo(work / name)) for name in ("ttyS0", "ttyS1")]
@@ -115,12 +116,13 @@ class _Running:
     def go(self, timeout: float) -> Run:
         begin = time.monotonic()
         self.records.on_kvm = lambda: self._start(time.monotonic() - begin)
-        while (left := begin + timeout - time.monotonic()) > 0 and not self._over():
-            for key, _ in self.selector.select(min(left, _TICK)):
+        patience = Patience(timeout)
+        while (is_left := bool(patience)) and not self._over():
+            for key, _ in self.selector.select(patience.slice()):
                 self._take(key.fd)
             self.listener.tick()
         text = self.said.decode(errors="replace")
-        return Run(self.boot_seconds, time.monotonic() - begin, left <= 0, text)
+        return Run(self.boot_seconds, time.monotonic() - begin, not is_left, text)
 
     def _start(self, seconds: float) -> None:
         self.boot_seconds = seconds
