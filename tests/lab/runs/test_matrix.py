@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,29 @@ def test_a_kernel_that_cannot_be_had_does_not_stop_the_rest(tmp_path):
     assert matrix.cells([wish], ["svm"], tmp_path, lambda *why: missing.append(why)) == []
     assert missing[0][0] == wish
     assert "no kernel" in str(missing[0][1])
+
+
+def test_the_machines_that_take_longest_begin_first(tmp_path, monkeypatch):
+    begun = []
+
+    class Crew:
+        jobs = 1
+
+        def submit(self, cell, order):
+            begun.append(cell.directory.name)
+            return Future()
+
+        def first_of(self, running):
+            return list(running)
+
+        def received(self, cell, done):
+            return ""
+
+    vendors = ("svm", "vmx", "svm-nrips")
+    cells = [cell(tmp_path, release, vendor) for vendor in vendors for release in "ab"]
+    team = lambda jobs: nullcontext(Crew())  # noqa: E731
+    matrix.run(cells, ORDERS, on_cell=lambda *_: None, team=team)
+    assert begun == ["a-vmx", "b-vmx", "a-svm-nrips", "b-svm-nrips", "a-svm", "b-svm"]
 
 
 def test_every_cell_keeps_what_it_said(tmp_path, run):
