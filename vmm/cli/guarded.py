@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from typing import NoReturn
 
 from vmm.cli.output import complain
 from vmm.conformance.records.status import Status
@@ -46,17 +47,23 @@ def ended(
         return Status.INTERRUPTED
 
 
+def _interrupt(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 @contextmanager
 def terminable() -> Iterator[None]:
     """Within: SIGTERM ends a command as Ctrl-C does, and so what it has started.
 
-    Where somebody ignores or handles the signal already, that stays so.
+    It counts once: timeout(1) sends it to a process and to its group, and the second must not stop
+    us from taking things away. Where somebody ignores or handles it already, that stays so.
     """
     is_ours = threading.current_thread() is threading.main_thread()
     if not is_ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     finally:

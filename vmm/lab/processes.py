@@ -44,10 +44,14 @@ def pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
         yield executor
     except BaseException:
         ours = [child for child in active_children() if child not in others]
-        for child in ours:
-            child.terminate()
-        executor.shutdown(wait=False, cancel_futures=True)
-        _end(ours)
+        try:
+            for child in ours:
+                child.terminate()
+            executor.shutdown(wait=False, cancel_futures=True)
+            _end(ours)
+        finally:  # told again while they end: now they are killed, or who waits for them hangs
+            for child in ours:
+                child.kill()
         raise
     finally:
         executor.shutdown(cancel_futures=True)
@@ -172,4 +176,3 @@ def _end(children: list[BaseProcess]) -> None:
     deadline = time.monotonic() + _PATIENCE
     for child in children:
         child.join(max(0.0, deadline - time.monotonic()))
-        child.kill()

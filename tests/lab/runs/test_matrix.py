@@ -156,11 +156,12 @@ from vmm.cli.guarded import terminable
 from vmm.conformance.judge.selection import Chosen
 from vmm.conformance.language.case import Case
 from vmm.lab.runs.order import Inner, Orders
+from vmm.lab.errors import LabError
 from vmm.lab.initramfs import archive as initramfs
+from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines import machine
 from vmm.lab.runs import matrix
 from vmm.lab.runs.order import Inner, Orders
-from vmm.lab.kernels.kernels import Kernel
 
 place = Path(sys.argv[1])
 
@@ -169,14 +170,19 @@ class Emulator:
     accelerated = False
 
 def boot(kernel, vendor, argv, *, timeout, append, cpu, files, listener):
-    (place / f"{kernel.release}.pid").write_text(str(os.getpid()))
+    if kernel.release == "quick":
+        raise LabError("it has no /dev/kvm")
+    (place / f"{kernel.release}.new").write_text(str(os.getpid()))
+    (place / f"{kernel.release}.new").rename(place / f"{kernel.release}.pid")
     try:
         time.sleep(300)
     finally:
         (place / f"{kernel.release}.ended").touch()
+        while "slow" in kernel.release and not (place / "go").exists():
+            time.sleep(0.01)
 
 machine.boot, machine.emulator_of, initramfs.base = boot, lambda vendor: Emulator, lambda: b""
-cells = [matrix.Cell(Kernel(n, n, place), "svm", place / n) for n in "abcd"]
+cells = [matrix.Cell(Kernel(n, n, place), "svm", place / n) for n in sys.argv[2:]]
 chosen = Chosen([Case("plumbing.x", "S.", "R01", (), ())], 1)
 orders = Orders(chosen, Inner(), 5.0, executor="python")
 try:
@@ -187,18 +193,28 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("to_group", [False, True])
-def test_ctrl_c_ends_every_boot_and_begins_none(tmp_path, to_group, how):
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", FOREVER, str(tmp_path)],
+def forever(tmp_path, *releases):
+    """A matrix of boots without an end, two at once, in a session of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", FOREVER, str(tmp_path), *releases],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+
+
+def until(condition):
     deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("*.pid"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("to_group", [False, True])
+def test_ctrl_c_ends_every_boot_and_begins_none(tmp_path, to_group, how):
+    process = forever(tmp_path, *"abcd")
+    until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
     pids = [int(file.read_text()) for file in tmp_path.glob("*.pid")]
     (os.killpg if to_group else os.kill)(process.pid, how)
     _, err = process.communicate(timeout=30)
@@ -206,6 +222,21 @@ def test_ctrl_c_ends_every_boot_and_begins_none(tmp_path, to_group, how):
     assert sorted(file.stem for file in tmp_path.glob("*.ended")) == ["a", "b"]
     assert len(list(tmp_path.glob("*.pid"))) == 2, "no boot began after Ctrl-C"
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_being_told_twice_does_not_hold_up_the_end(tmp_path, how):
+    """As timeout(1) does it: the process, and at once its group, where one worker is idle."""
+    process = forever(tmp_path, "quick", "slow")
+    until((tmp_path / "slow.pid").exists)
+    pid = int((tmp_path / "slow.pid").read_text())
+    os.killpg(process.pid, how)
+    until((tmp_path / "slow.ended").exists)
+    os.kill(process.pid, how)
+    (tmp_path / "go").touch()
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "")
+    assert not Path(f"/proc/{pid}").exists()
 
 
 def test_a_cell_whose_process_dies_is_told_and_the_others_are_judged(tmp_path, run, monkeypatch):
