@@ -1,6 +1,9 @@
 """The records of stress, churn and fuzz: every report reads them."""
 
 import json
+import signal
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 
@@ -12,6 +15,7 @@ from vmm.conformance.churn.result import ChurnResult, as_cases
 from vmm.conformance.language.script import gp, rdmsr, returned
 from vmm.conformance.random.finding import Finding, as_case
 from vmm.conformance.records.saved import load
+from vmm.conformance.records.status import Status
 from vmm.conformance.records.verdict import Verdict
 from vmm.conformance.report import formats, rerun
 from vmm.conformance.stress import stress
@@ -54,6 +58,34 @@ def test_what_fuzz_finds_has_its_script_and_where_it_differs(tmp_path):
     assert (case["expected"], case["seen"]) == (["returned(1)"], ["gp"])
     assert case["action"] == "rdmsr(Msr.STAR)" and case["file"].endswith("found.json")
     assert as_case(None, 10)["verdict"] is Verdict.PASS
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("stress", "--seconds", "1000"),
+        ("churn", "--rounds", "100000"),
+        ("fuzz", "--seconds", "1000", "--no-corpus"),
+        ("fuzz", "--bulk", "--seconds", "1000"),
+    ],
+    ids=" ".join,
+)
+def test_who_is_interrupted_tells_what_was_done_until_then(has_kvm, tmp_path, words, how):
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "vmm", *words, "--json", "-o", tmp_path / "run"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert json.loads(process.stdout.readline())["type"] == "live", "it has begun"
+        process.send_signal(how)
+        told, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (Status.INTERRUPTED, "")
+    end = json.loads(told.splitlines()[-1])
+    assert end["type"] == "end" and end["interrupted"]
+    assert "interrupted" in end["report"][0]
+    assert load(tmp_path / "run").end["interrupted"]
 
 
 @pytest.mark.parametrize(

@@ -46,4 +46,4 @@ def _churn(args: argparse.Namespace) -> int:
     report = render(result)
     telling.report(report)
     kept.leave(args, telling, as_cases(result), result.seconds, result, report)
-    return Status.of(not result.conforms)
+    return Status.INTERRUPTED if result.interrupted else Status.of(not result.conforms)

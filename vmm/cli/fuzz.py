@@ -60,13 +60,19 @@ def _fuzz(args: argparse.Namespace) -> int:
     found: list[Finding] = []
     began = time.monotonic()
     seed = first = fuzz.random_seed() if args.seed is None else args.seed
+    interrupted = False
     with Watch() as watch, KvmBackend() as backend:
         corpus = corpus_of(args, fuzz.gate_of(backend))
         run = bulk.run if args.bulk else partial(fuzz.run, corpus=corpus)
-        status = run(backend, seed, args.examples, telling.say, on_found=found.append)
-        while status == DONE and time.monotonic() - began < (args.seconds or 0.0):
-            seed += 1
+        try:
             status = run(backend, seed, args.examples, telling.say, on_found=found.append)
+            while status == DONE and time.monotonic() - began < (args.seconds or 0.0):
+                seed += 1
+                status = run(backend, seed, args.examples, telling.say, on_found=found.append)
+        except KeyboardInterrupt:
+            status, interrupted = Status.INTERRUPTED, True
+            told = f"{args.examples * (seed - first)} scripts were as predicted"
+            telling.say(f"interrupted: {told}, and then came some of --seed {seed}")
         complaints = watch.complaints()
     report = str(found[0]) if found else telling.last
     if corpus:
@@ -77,7 +83,7 @@ def _fuzz(args: argparse.Namespace) -> int:
     if file:
         telling.say(f"saved: {file}")
     if args.output or args.json:
-        total = args.examples * (seed - first + 1)
+        total = args.examples * (seed - first + (not interrupted))
         drawn = finding.Drawn(seed, args.examples, args.bulk)
         case = finding.as_case(found[0] if found else None, total, file, drawn)
         if status == Status.UNTESTED:
@@ -90,9 +96,10 @@ def _fuzz(args: argparse.Namespace) -> int:
             foreign=watch.foreign,
             blind=watch.blind,
             report=report,
+            interrupted=interrupted,
         )
         telling.end(run_, args.output)
-    return Status.VIOLATES if complaints else status
+    return Status.VIOLATES if complaints and not interrupted else status
 
 
 def corpus_of(args: argparse.Namespace, gate: Gate, whose: str = "corpus") -> Corpus | None:

@@ -92,11 +92,12 @@ def recorded(
     foreign: Sequence[str] = (),
     blind: str = "",
     report: str = "",
+    interrupted: bool = False,
 ) -> Run:
     """Return a run of ``cases`` that has just ended, after ``seconds``.
 
     ``complaints`` are the kernel's, and splats of the run; ``blind`` is why its log was not
-    watched; ``report`` is what a person read.
+    watched; ``report`` is what a person read; ``interrupted`` that Ctrl-C ended it.
     """
     from vmm.conformance.cases import CASES
     from vmm.conformance.host.facts import facts
@@ -108,7 +109,7 @@ def recorded(
     run = run_of(*counts, kernel_log=blind or "watched")
     run |= {"started": round(time.time() - seconds, 3), "jobs": 1}
     splats = [text.splitlines() for text in complaints]
-    end = end_record(cases, seconds, splats=splats, foreign=foreign)
+    end = end_record(cases, seconds, splats=splats, foreign=foreign, interrupted=interrupted)
     end["report"] = report.splitlines()
     return {**facts(), **here}, [run, *cases, end]
 
@@ -123,8 +124,15 @@ def leave(  # noqa: PLR0917 - what a run of either kind leaves
 ) -> None:
     """Keep the records of a stress or a churn, and tell them, as the words of the command say."""
     if args.output or args.json:
-        told = {"complaints": of.complaints, "foreign": of.foreign, "blind": of.blind}
-        telling.end(recorded(cases, seconds, report=report, **told), args.output)
+        run = recorded(
+            *(cases, seconds),
+            complaints=of.complaints,
+            foreign=of.foreign,
+            blind=of.blind,
+            report=report,
+            interrupted=of.interrupted,
+        )
+        telling.end(run, args.output)
 
 
 def keep(directory: Path, run: Run) -> None:

@@ -59,6 +59,8 @@ def _stress(args: argparse.Namespace) -> int:
     every = samples[:: len(samples) // POINTS + 1]
     case = stress.as_case(result, [*every, result.progress])
     kept.leave(args, telling, [case], result.progress.seconds, result, report)
+    if result.interrupted:
+        return Status.INTERRUPTED
     if result.conforms:
         return Status.CONFORMS
     is_violated = result.violation or result.complaints

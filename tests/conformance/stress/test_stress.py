@@ -362,8 +362,9 @@ def test_ctrl_c_leaves_nothing(stress, nothing_left):
     def interrupt(_):
         signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        stress.run(20, 2, 2, 1, interrupt)
+    result = stress.run(1000, 2, 2, 1, interrupt)
+    assert result.interrupted and result.violation is None
+    assert "interrupted: " in stress.render(result)
 
 
 def test_a_thread_that_hangs_in_the_kernel_is_kicked_out(stress, monkeypatch, nothing_left):

@@ -49,25 +49,28 @@ def run(
 ) -> ChurnResult:
     """End ``rounds`` VMs in each way, then measure ``installs`` and ``vms``; 0 leaves one out.
 
+    Ctrl-C ends it earlier, with what was done until then.
     ``on_progress`` gets a line about twice a second. ``KvmError`` when there is no usable KVM.
     """
     seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
     start, ended, skipped = time.monotonic(), dict.fromkeys(ENDINGS, 0), {}
     slopes: list[Slope] = []
     tell = _paced(on_progress)
+    failure, interrupted = "", False
     allow_kicks()
     with Watch() as watch, Kvm() as kvm:
         try:
             skipped = _end_all(kvm, random.Random(seed), rounds, ended, tell)
             slopes += _slopes(kvm, installs, vms, tell)
-            failure = ""
         except Stuck as stuck:
             failure = str(stuck)
+        except KeyboardInterrupt:
+            interrupted = True
         complaints = watch.complaints()
     seconds = time.monotonic() - start
     return ChurnResult(
         *(seed, seconds, ended, skipped, tuple(slopes), failure, complaints, watch.blind),
-        tuple(watch.foreign),
+        *(tuple(watch.foreign), interrupted),
     )
 
 

@@ -16,7 +16,8 @@ class ChurnResult:
     """How a churn ended. ``failure`` is "" when every VM went away and nothing got stuck.
 
     ``ended`` counts the VMs of each ending, ``skipped`` says why this host cannot do one;
-    ``complaints`` are the kernel's, ``blind`` why its log could not be watched.
+    ``complaints`` are the kernel's, ``blind`` why its log could not be watched; ``interrupted``
+    says that Ctrl-C ended it before its time.
     """
 
     seed: int
@@ -28,6 +29,7 @@ class ChurnResult:
     complaints: tuple[str, ...]
     blind: str
     foreign: tuple[str, ...] = ()
+    interrupted: bool = False
 
     @property
     def conforms(self) -> bool:
@@ -72,6 +74,7 @@ def render(result: ChurnResult) -> str:
     verdict = "nothing was lost" if result.conforms else "FAILED"
     if not sum(result.ended.values()) and not result.failure:
         verdict = "nothing was done"
+    verdict = f"interrupted: {verdict}" if result.interrupted else verdict
     lines = [f"churn: {verdict}, {sum(result.ended.values())} VMs in {result.seconds:.1f} s"]
     lines += [f"  {count:6} ended {name}" for name, count in result.ended.items()]
     lines += [f"    SKIP ended {name}: {why}" for name, why in result.skipped.items()]

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from vmm.conformance.host.parameters import ignores_msrs
@@ -65,7 +65,7 @@ class StressResult:
     ``loose`` counts entries of a vCPU that lasted through more installs than the judge keeps: there
     only what no filter at all permits was seen as impossible. ``complaints`` are the kernel's,
     ``blind`` is why its log could not be watched; ``took`` counts KVM_RUNs by their time, as
-    ``Arena.took`` does.
+    ``Arena.took`` does; ``interrupted`` that Ctrl-C ended it before its time.
     """
 
     seed: int
@@ -81,6 +81,7 @@ class StressResult:
     blind: str
     foreign: tuple[str, ...] = ()
     took: tuple[int, ...] = ()
+    interrupted: bool = False
 
     @property
     def conforms(self) -> bool:
@@ -100,6 +101,8 @@ def run(
 ) -> StressResult:
     """Race for ``seconds`` and return what came of it; stops at the first impossible observation.
 
+    Ctrl-C ends it earlier, with what was seen until then.
+
     ``vcpus`` are threads, each with a vCPU in every VM (0: one for each CPU); ``seed`` None draws
     one. ``on_progress`` is called about twice a second. ``model`` is the oracle (None:
     one that is told what ``kvm.ignore_msrs`` is). ``KvmError`` when the host has no usable KVM,
@@ -112,12 +115,15 @@ def run(
     vms = min(MAX_VMS, VMS_PER_INSTALLER * installers)
     with Watch() as watch, Arena(drawn, vcpus, installers, vms) as arena:
         start = time.monotonic()
-        over = arena.start()
+        over, interrupted = arena.start(), False
         try:
             _watch(arena, over, start, seconds, on_progress)
+        except KeyboardInterrupt:
+            interrupted = True
         finally:
             arena.stop()
-        return _result(arena, drawn, time.monotonic() - start, watch)
+        result = _result(arena, drawn, time.monotonic() - start, watch)
+        return replace(result, interrupted=interrupted)
 
 
 def _check(seconds: float, vcpus: int, installers: int) -> None:
@@ -207,7 +213,7 @@ def render(result: StressResult) -> str:
     counts = result.progress
     loose = f", {result.loose} of them too long to judge closely" if result.loose else ""
     lines = [
-        f"stress: {_verdict(result)}",
+        f"stress: {'interrupted: ' if result.interrupted else ''}{_verdict(result)}",
         f"  {counts.line()}",
         f"  {result.vcpus} vCPUs in each of {result.vms} VMs, {result.installers} installers; "
         f"{counts.swaps} filters swapped, {counts.refused} refused as they must be",
