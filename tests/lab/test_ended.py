@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from told import DEADLINE, STAND_IN, Told, ended
 
+from vmm.cli.guarded import terminable
 from vmm.lab import processes
 from vmm.lab.kernels.selftests import CONTROL, SELFTESTS
 from vmm.lab.mutants.source import load
@@ -149,3 +150,21 @@ def test_what_does_not_end_when_it_is_told_is_killed(tmp_path):
 def test_what_ends_by_itself_is_told_to_nobody():
     ran = processes.run(["sh", "-c", "echo said; echo complained >&2; exit 3"])
     assert (ran.returncode, ran.stdout, ran.stderr) == (3, "said\n", "complained\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_is_told_to_end_while_a_command_begins_takes_it_along(monkeypatch, number):
+    """A make may say that it runs before Popen has returned to us."""
+    begun = []
+
+    class Told(subprocess.Popen):
+        def __init__(self, *arguments, **how):
+            super().__init__(*arguments, **how)
+            begun.append(os.pidfd_open(self.pid))
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(subprocess, "Popen", Told)
+    with pytest.raises(KeyboardInterrupt), terminable(), processes.started(["sleep", "1000"]):
+        pytest.fail("it went on")
+    assert len(begun) == 1
+    assert ended(begun)

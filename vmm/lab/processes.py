@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import active_children, get_context
 from multiprocessing.process import BaseProcess
-from threading import Lock
+from threading import Lock, current_thread, main_thread
 from typing import Any, NoReturn, TypeVar
 
 from vmm.lab.errors import LabError
@@ -97,8 +97,9 @@ def started(
     ``how`` goes to ``subprocess.Popen``.
     """
     plain = {"stdin": subprocess.DEVNULL, "text": True, "errors": "replace", "process_group": 0}
-    with subprocess.Popen(command, **{**plain, **how}) as process:
+    with _told_later() as tell_now, subprocess.Popen(command, **{**plain, **how}) as process:
         try:
+            tell_now()
             yield process
         except BaseException:
             tell(process, signal.SIGTERM)
@@ -106,6 +107,32 @@ def started(
                 process.wait(patience)
             tell(process, signal.SIGKILL)
             raise
+
+
+@contextmanager
+def _told_later() -> Iterator[Callable[[], None]]:
+    """Within: Ctrl-C and SIGTERM wait until the function that is returned is called.
+
+    Between a fork and the block that takes the child away with it, they would leave it behind.
+    """
+    told: list[int] = []
+    handlers: dict[int, Any] = {}
+
+    def tell_now() -> None:
+        while handlers:
+            signal.signal(*handlers.popitem())
+        while told:
+            signal.raise_signal(told.pop())
+
+    try:
+        if current_thread() is main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if callable(handler := signal.getsignal(number)):
+                    handlers[number] = handler
+                    signal.signal(number, lambda number, _: told.append(number))
+        yield tell_now
+    finally:
+        tell_now()
 
 
 class Commands:
