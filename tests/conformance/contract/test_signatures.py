@@ -223,6 +223,7 @@ ROWS: dict[str, tuple[Difference, ...]] = {
         D("wrmsr(0x49, 0x1)", "WrmsrExit(0x49, FILTER, 0x1), wrote", "wrote"),
         D(f"wrmsr({_FLUSH}, 0x1)", f"WrmsrExit({_FLUSH}, FILTER, 0x1), wrote", "gp"),
         D(f"wrmsr({_FLUSH}, 0x1)", "wrote", "gp"),
+        D(f"wrmsr({_FLUSH}, 0x1)", f"WrmsrExit({_FLUSH}, FILTER, 0x1), wrote", "wrote", _L2, VMX),
     ),
     "B12": (
         D(_DEADLINE, _DEADLINE_EXIT, "wrote", (_DENY,), VMX),

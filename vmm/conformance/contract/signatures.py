@@ -197,7 +197,7 @@ SIGNATURES = (
         before=rf"\bpark\(|-> blocked|{p.INSTALL_IN_L2}|{p.RESTORED}",
         vendor=SVM,
     ),
-    Signature("B11", p.at("0x10b", r"Msr\.IA32_FLUSH_CMD"), p.DENIED, "wrote"),
+    Signature("B11", p.at("0x10b", r"Msr\.IA32_FLUSH_CMD"), p.DENIED, "wrote", without=p.IN_L2),
     # 5.3: the denied write of exactly this MSR ends as `wrote`, and nothing exits.
     Signature("B12", p.WRITE_DEADLINE, p.DENIED, "wrote", without=p.IN_L2, vendor=VMX),
     Signature("B13", p.WRITE_DEADLINE, p.DENIED, "wrote", without=p.IN_L2, vendor=SVM),
