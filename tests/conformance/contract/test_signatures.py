@@ -34,6 +34,9 @@ _SET_FS = "set_msr(Msr.FS_BASE, 0x5) -> refused"
 _WROTE_FS = "wrmsr(Msr.FS_BASE, 0x5) -> wrote"
 _FAILED_FS, _PARKED = "wrmsr(Msr.FS_BASE, 0x7) -> gp", "park(1) -> parked"
 _GET = ("get_msr(Msr.FS_BASE)", "got(0x1)", "refused")
+_SPEC, _READ_SPEC = "Msr.IA32_SPEC_CTRL", "rdmsr(Msr.IA32_SPEC_CTRL)"
+_WROTE_SPEC = "wrmsr(Msr.IA32_SPEC_CTRL, 1) -> wrote"
+_ALONE = "swept((run(0x0, 0x48, 'FILTER'), run({}, 1, 'PASSED'), run(0x49, 0x37, 'FILTER')))"
 _SHADOW = ("get_vcpu_events()", "vcpu_events(True)", "vcpu_events(False)")
 _BEGUN = f"begin(rdmsr({A}, emulated=True, after='sti')) -> RdmsrExit({A}, FILTER)"
 _SPUN, _SPINS = "RdmsrExit(Msr.{}, FILTER)", "spin(rdmsr(Msr.FS_BASE, vcpu=1)) -> spinning"
@@ -317,6 +320,22 @@ ROWS: dict[str, tuple[Difference, ...]] = {
             (_LAST, _SWEPT.format(_LAST, 4, "PASSED"), _LBR, VMX),
             (_LAST, _SWEPT.format(_LAST, 4, "GP"), _LBR, SVM),
             ("0x680", _SWEPT.format("0x680", 4, "PASSED"), _LBR, SVM),
+        )
+    ),
+    "B40": (
+        D(_READ_SPEC, FILTER.format(_SPEC), "returned(0x1)", (_WROTE_SPEC, _DENY), VMX),
+        D(_READ_SPEC, FILTER.format(_SPEC), "returned(0x1)", (_WROTE_SPEC, _DENY), SVM),
+        D(_READ_SPEC, FILTER.format(_SPEC), "returned(0x1)", (_DENY, _WROTE_SPEC), VMX),
+        D(_READ_SPEC, FILTER.format(_SPEC), "returned(0x1)", (_WROTE_SPEC, *_L2, _DENY), VMX),
+        D(_READ_SPEC, FILTER.format(_SPEC), "gp", (_WROTE_SPEC, _DENY), VMX),
+        D("rdmsr(0x49)", FILTER.format("0x49"), "returned(0x1)", (_WROTE_SPEC, _DENY), VMX),
+    ),
+    "B40 swept": tuple(
+        D("sweep('rdmsr', 0x0, 0x80)", _SWEPT.format("0x0", "0x80", "FILTER"), seen, before, VMX)
+        for seen, before in (
+            (_ALONE.format(_SPEC), (_WROTE_SPEC, _DENY)),
+            (_ALONE.format("Msr.IA32_PRED_CMD"), (_WROTE_SPEC, _DENY)),
+            (_ALONE.format(_SPEC), (_DENY,)),
         )
     ),
     "B37": (

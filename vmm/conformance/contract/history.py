@@ -329,6 +329,15 @@ _FIXES = (
         "KVM_SET_NESTED_STATE of a vCPU that is in L2 keeps L2's controls as L1's: back in L1 the"
         " guest runs under L2's bitmap, and no filter that comes after reaches it",
     ),
+    Fix(
+        "B40",
+        "8a056ece45d2",
+        "KVM: VMX: Manually recalc all MSR intercepts on userspace MSR filter change",
+        "6.17",
+        "6.12..6.16 (VMX)",
+        "a SPEC_CTRL that the guest has written stays passed through: the lookup of what a filter"
+        " change re-applies takes 0x48 for one of the LBRs, 0x40 and 8 more",
+    ),
 )
 
 HISTORY: Mapping[str, Fix] = {fix.id: fix for fix in _FIXES}

@@ -196,7 +196,7 @@ _ATOMICITY = (
     _R(
         "R72",
         "after the call, the next VM entry obeys the new filter, for passed-through MSRs too",
-        history=("B11", "B19", "B34", "B36", "B39"),
+        history=("B11", "B19", "B34", "B36", "B39", "B40"),
     ),
     _R(
         "R73",

@@ -285,6 +285,18 @@ SIGNATURES = (
         "B39", p.at("[^,)]+"), p.FILTERED, p.NATIVE, before=p.TWICE + p.BACK_IN_L1, vendor=SVM
     ),
     Signature("B39", p.at("[^,)]+"), p.FILTERED, p.NATIVE, before=p.TWICE + p.STILL, vendor=SVM),
+    *(
+        Signature(
+            *("B40", action, expected, seen),
+            before=p.SPEC_CTRL_PASSED,
+            without=p.IN_L2,
+            vendor=VMX,
+        )
+        for action, expected, seen in (
+            (p.at("0x48", r"Msr\.IA32_SPEC_CTRL"), p.FILTERED, p.NATIVE),
+            (r"sweep\('(?:rd|wr)msr', .*", p.ONE_FILTER, p.SPEC_CTRL_ALONE),
+        )
+    ),
     # What was begun before the INIT is completed after it: its data, its length, or no instruction.
     Signature(
         *("B37", r"get_regs\(.*", r"regs\(ANY, rax=0, rcx=0, .*", r"regs\(.*"),
