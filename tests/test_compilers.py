@@ -87,10 +87,18 @@ def quiet(compiler, *arguments):
 
 
 OBJECT = ("-O2", "-c", "-o", "/dev/null")
+PYTHON = "#define Py_LIMITED_API 0x030b0000\n#include <Python.h>\n"
+
+
+def first_error(said):
+    return next(line for line in said.splitlines() if "error: " in line)
 
 
 def test_the_extension(compiler, flags, extension):
     headers = f"-isystem{sysconfig.get_path('include')}", f"-I{NATIVE}"
+    python = cc(compiler, *flags, *OBJECT, *headers, "-xc", "-", source=PYTHON)
+    if python.returncode:
+        pytest.skip(f"Python's own headers are not for it: {first_error(python.stderr)}")
     for source in (extension, *(NATIVE / f"{name}.c" for name in ("shim", "stress", "entry"))):
         quiet(compiler, *flags, *OBJECT, *headers, "-DPy_LIMITED_API=0x030b0000", source)
 

@@ -128,9 +128,11 @@ static void make_low_bitmaps(void)
 /* The filter with garbage in its padding, which is nobody's to read. */
 static struct kvm_msr_filter *holes(struct kvm_msr_filter *filter)
 {
-	memset((char *)filter->ranges - 4, 0xa5, 4);
+	const size_t last = sizeof(filter->ranges->bitmap) + 4;
+
+	memset((char *)filter + sizeof(filter->flags), 0xa5, 4);
 	for (int i = 0; i < KVM_MSR_FILTER_MAX_RANGES; i++)
-		memset((char *)&filter->ranges[i].bitmap - 4, 0xa5, 4);
+		memset((char *)&filter->ranges[i] + sizeof(filter->ranges[i]) - last, 0xa5, 4);
 	return filter;
 }
 
