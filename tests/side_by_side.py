@@ -185,9 +185,9 @@ def become(session, items, lifeline, tell):
         os.setpgid(0, 0)  # Ctrl-C reaches the first process alone, which passes it on once
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-        hold(*lifeline)
+        line = hold(*lifeline)
         capture_anew(session.config)
-        play(session, items, tell)
+        play(session, items, tell, line)
     except BaseException:
         tell.send(("broke", traceback.format_exc()))
     finally:
@@ -202,6 +202,7 @@ def hold(line, write_end):
     fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpid())
     fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGINT)
     fcntl.fcntl(own, fcntl.F_SETFL, os.O_ASYNC)
+    return own
 
 
 def capture_anew(config):
@@ -212,8 +213,11 @@ def capture_anew(config):
     capture.suspend_global_capture()
 
 
-def play(session, items, tell):
-    """Run the tests as pytest does, and tell what its hooks hear."""
+def play(session, items, tell, line):
+    """Run the tests as pytest does, and tell what its hooks hear.
+
+    The code under test may have taken the interrupt for its own: then ``line`` tells of it.
+    """
     plugins = session.config.pluginmanager
     plugins.set_blocked("terminalreporter")
     plugins.register(teller := Teller(session.config))
@@ -221,7 +225,7 @@ def play(session, items, tell):
     try:
         for item, following in pairwise([*items, None]):
             session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-            if session.shouldfail or session.shouldstop:
+            if session.shouldfail or session.shouldstop or wait([line], 0):
                 break
     finally:
         plugins.get_plugin("runner").pytest_sessionfinish(session)

@@ -188,6 +188,29 @@ def test_nothing_outlives_it_and_fixtures_come_down(start, tmp_path, number):
         assert last(said).startswith("2 passed"), "what had ended by then counts"
 
 
+TAKES_IT = """
+import signal
+from pathlib import Path
+def test_1():
+    try:
+        Path("began.taken").touch()
+        while True:
+            signal.pause()
+    except KeyboardInterrupt:
+        pass
+def test_2():
+    signal.pause()
+"""
+
+
+def test_an_interrupt_that_the_tested_code_takes_ends_the_run_as_well(start, tmp_path):
+    process = start(a=TAKES_IT, b="def test_it(): pass")
+    wait_for((tmp_path / "began.taken").exists)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 2 and last(said).startswith("2 passed"), said
+
+
 DIES = """
 import os, signal
 def test_1(): pass
