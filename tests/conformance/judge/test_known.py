@@ -9,6 +9,7 @@ import pytest
 from vmm.cli.options import known
 from vmm.conformance.cases import CASES
 from vmm.conformance.judge.recording import Options, case_record
+from vmm.conformance.records.causes import explains
 from vmm.conformance.records.verdict import Verdict
 
 CASE = next(case for case in CASES if case.id == "fastpath.write_denied_by_range_no_apic_cpuid_on")
@@ -64,6 +65,20 @@ def test_a_splat_is_no_known_bug() -> None:
     options = Options(known=("B12",), vendor="kvm_intel")
     assert case_record(CASE, dict(outcome), 1.0, [], options)["verdict"] == "XFAIL"
     assert case_record(CASE, dict(outcome), 1.0, [["BUG: x"]], options)["verdict"] == "FAIL"
+
+
+def test_a_splat_is_no_known_bug_even_where_the_entry_explains_it() -> None:
+    case = next(case for case in CASES if case.id == "l2.fields_under_everything")
+    at = next(n for n, action in enumerate(case.actions) if repr(action).startswith("enter_l2("))
+    outcome = {"verdict": Verdict.FAIL, "step": at + 1, "action": repr(case.actions[at])}
+    outcome |= {"trace": [], "expected": ["entered"], "seen": ["entry_failed('state')"]}
+    where = "arch/x86/kvm/vmx/nested.c:2638 nested_vmx_enter_non_root_mode+0xcd5/0x2360"
+    splats = [[f"WARNING: CPU: 0 PID: 1340 at {where} [kvm_intel]"]]
+    options = Options(known=("B06",), vendor="kvm_intel")
+    record = case_record(case, dict(outcome), 1.0, splats, options)
+    assert explains(record, {"vendor_module": "kvm_intel"}) == "B06"
+    assert record["verdict"] == "FAIL"
+    assert case_record(case, dict(outcome), 1.0, [], options)["verdict"] == "XFAIL"
 
 
 def test_open_stands_for_all_that_no_kernel_has_a_fix_for() -> None:

@@ -33,11 +33,21 @@ B12 = {
     "seen": ["wrote"],
 }
 NEWS = {**B12, "script": ["rdmsr(0x10)"], "action": "rdmsr(0x10)"}
+B06 = {
+    "script": ["enter_l2()"],
+    "trace": ["entry_failed('state')"],
+    "step": 1,
+    "action": "enter_l2()",
+    "expected": ["entered"],
+    "seen": ["entry_failed('state')"],
+}
 LATER = {**NEWS, "script": ["done()", "rdmsr(0x10)"], "step": 2}
 KILLED = {"error": "killed at its deadline"}
 SHAKY = {"first": Verdict.FAIL}
 SKIPPED = {"reason": "no irqchip"}
 SPLAT = {"splats": [["WARNING"]]}
+_WHERE = "arch/x86/kvm/vmx/nested.c:4288 load_vmcs12_host_state+0x8bd/0xa00 [kvm_intel]"
+B06_WARNS = {**B06, "splats": [[f"WARNING: CPU: 0 PID: 1340 at {_WHERE}"]]}
 
 
 def case(verdict: str, fields: dict[str, Any] | None = None, name: str = "a.b") -> dict[str, Any]:
@@ -71,6 +81,8 @@ def judged(
         (case("XFAIL", NEWS), case("FAIL", NEWS), "XFAIL", ""),
         (case("FAIL", NEWS), case("FAIL", {**NEWS, **SPLAT}), "FAIL", "failing"),
         (case("FAIL", {**NEWS, **SPLAT}), case("FAIL", {**NEWS, **SPLAT}), "XFAIL", ""),
+        (case("FAIL", B06), case("FAIL", B06_WARNS), "FAIL", "failing"),
+        (case("FAIL", B06_WARNS), case("FAIL", B06_WARNS), "XFAIL", ""),
         (case("FAIL", NEWS), case("FAIL", LATER), "FAIL", "failing"),
         (case("FAIL", NEWS), case("TIMEOUT", KILLED), "TIMEOUT", "failing"),
         (case("TIMEOUT", KILLED), case("TIMEOUT", KILLED), "XFAIL", ""),

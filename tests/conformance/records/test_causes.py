@@ -53,7 +53,26 @@ def test_what_goes_on_with_the_same_access_is_the_same_difference() -> None:
     assert explains({**begun, "also": [finish]}, VMX) == "B12"
 
 
-def test_a_splat_or_an_error_is_explained_by_nothing() -> None:
+_FIELDS = _case("enter_l2(fields=True)", ["entered"], ["entry_failed('state')"])
+_CUT = "------------[ cut here ]------------"
+
+
+def _warning(function: str) -> list[str]:
+    where = f"arch/x86/kvm/vmx/nested.c:2638 {function}+0xcd5/0x2360 [kvm_intel]"
+    return [_CUT, "", f"WARNING: CPU: 0 PID: 1340 at {where}", "", "Modules linked in:"]
+
+
+def test_a_warning_is_explained_with_the_difference_that_it_comes_with() -> None:
+    known = [_warning("nested_vmx_enter_non_root_mode"), _warning("load_vmcs12_host_state")]
+    assert explains({**_FIELDS, "splats": known}, VMX) == "B06"
+    assert explains({**_FIELDS, "splats": [*known, _warning("kvm_msr_allowed")]}, VMX) == ""
+    assert explains({**_FIELDS, "splats": [[_CUT, *known[0]]]}, VMX) == "B06"
+    assert explains({**_FIELDS, "splats": [["BUG: KASAN", *known[0]]]}, VMX) == ""
+    assert explains({**_FIELDS, "splats": [[]]}, VMX) == ""
+    assert explains({**OPEN, "splats": known}, VMX) == ""
+
+
+def test_another_splat_or_an_error_is_explained_by_nothing() -> None:
     assert explains({**OPEN, "splats": [["BUG: KASAN"]]}, VMX) == ""
     assert explains({"id": "some.case", "verdict": "TIMEOUT", "error": "killed"}, VMX) == ""
     assert explains({"id": "some.case", "verdict": "FAIL", "expected": ["done"]}, VMX) == ""

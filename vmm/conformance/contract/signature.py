@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vmm.conformance.contract.difference import Difference
 
+_WARNING = re.compile(r"WARNING: CPU: \d+ PID: \d+ at \S+:\d+ (\w+)\+0x")
+"""The first line of a WARN (__warn in kernel/panic.c), to 6.17; older entries are meant."""
 VMX, SVM = "kvm_intel", "kvm_amd"
 """The KVM modules of the two vendors."""
 
@@ -20,8 +23,9 @@ class Signature:
     range that reaches 2^32 and holds the MSR of the access, ``halfway`` for a half-built filter
     that allows it (True) or does not. ``unfiltered`` asks that the host was refused the MSR without
     a filter too, ``unset`` that the read looks for what a write failed to leave. ``lasts`` says
-    that the steps after it prove nothing: the VM's state is no more what the script made it. None
-    explains a read that ends as a write, or an exit for another MSR.
+    that the steps after it prove nothing: the VM's state is no more what the script made it.
+    ``warns`` are the functions that warn of it in the kernel log; any other splat is unexplained.
+    None explains a read that ends as a write, or an exit for another MSR.
     """
 
     id: str
@@ -37,6 +41,7 @@ class Signature:
     unfiltered: bool = False
     unset: bool = False
     lasts: bool = False
+    warns: str = ""
 
     def explains(self, difference: Difference) -> bool:
         """Say whether this entry makes a kernel differ in exactly this way."""
@@ -45,6 +50,12 @@ class Signature:
             and self.can_show_at(difference)
             and difference.is_of_its_access
         )
+
+    def explains_splat(self, lines: Sequence[str]) -> bool:
+        """Say whether a splat of the kernel log is this entry's: a WARN in one of its functions."""
+        headline = next((line for line in lines if "cut here" not in line and line), "")
+        warned = _WARNING.match(headline)
+        return bool(self.warns and warned and re.fullmatch(self.warns, warned[1]))
 
     def can_show_at(self, step: Difference) -> bool:
         """Say whether this entry can make a kernel differ at this step, whatever was seen."""

@@ -63,6 +63,7 @@ SIGNATURES = (
         r"entry_failed\('state'\)",
         vendor=VMX,
         lasts=True,
+        warns="nested_vmx_enter_non_root_mode|load_vmcs12_host_state",
     ),
     # The emulator goes on with what it could not read: 0, what lay on the stack, or a fault.
     Signature(
@@ -315,7 +316,7 @@ _UNSEEN = "the guest and the VMM see no difference"
 
 UNSIGNED: Mapping[str, str] = MappingProxyType(
     {
-        "B14": "it shows as a splat or as nothing, and a splat is explained by no entry",
+        "B14": "it shows as a splat, and wherever memory is used after it was freed, or as nothing",
         "B21": "a filter that is late shows the same way whatever made it late",
         "B22": "it needs a kernel that is out of memory, which no case makes",
         "B23": _OBSERVED,

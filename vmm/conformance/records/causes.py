@@ -75,24 +75,27 @@ def explains(case: CaseRecord, host: Mapping[str, Any] | None = None) -> str:
 
     ``host`` has the facts of the run, for a record that carries none of its own.
     """
-    if "splats" in case or not case.keys() >= _SEEN:
+    if not case.keys() >= _SEEN:
         return ""
     facts = case.get("host") or host or {}
     found = list(_differences(case, str(facts.get("vendor_module") or "")))
-    return next((entry for entry in _ENTRIES if _is_all(entry, found)), "")
+    splats = case.get("splats", ())
+    return next((entry for entry in _ENTRIES if _is_all(entry, found, splats)), "")
 
 
 _ENTRIES = tuple(dict.fromkeys(signature.id for signature in SIGNATURES))
 
 
-def _is_all(entry: str, found: Sequence[Difference]) -> bool:
+def _is_all(entry: str, found: Sequence[Difference], splats: Sequence[Sequence[str]] = ()) -> bool:
+    matches: list[Signature] = []
     for difference in found:
         match = _match(entry, difference)
         if match is None:
             return False
+        matches.append(match)
         if match.lasts:
-            return True
-    return True
+            break
+    return all(any(match.explains_splat(splat) for match in matches) for splat in splats)
 
 
 def _match(entry: str, difference: Difference) -> Signature | None:
