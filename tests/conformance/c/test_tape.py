@@ -21,8 +21,8 @@ from vmm.conformance.language.script import done, enable_exits, install, rdmsr
 from vmm.filter import AtEdge, MsrFilter, MsrRange, Pointer, default_allow
 from vmm.msr import FILTER
 
-PLAYER = Path(__file__).parents[3] / "native" / "player"
-SOURCE = "".join((PLAYER / f"{name}.c").read_text() for name in ("tape", "needs"))
+SOURCES = sorted((Path(__file__).parents[3] / "native" / "player").glob("*.c"))
+SOURCE = "".join(each.read_text() for each in SOURCES)
 PLAYER = Path(sys.executable).with_name("msrward-player")
 SMALL = Case("a.b", "", "", (enable_exits(FILTER), install(default_allow().deny(1)), rdmsr(1)), ())
 
@@ -134,12 +134,14 @@ ONE_OF_EACH: tuple[s.Action, ...] = (
 )
 
 
-def test_another_layout_is_another_version():
+def test_another_layout_of_a_tape_or_a_trace_is_another_version():
     """A player that reads what it does not know as something else would blame the kernel."""
     assert {type(action) for action in ONE_OF_EACH} == {*layout.WORDS}
     whole = tapes.tape([Case("a.b", "", "", ONE_OF_EACH, ())])
     assert re.search(r"VERSION = 0x([0-9a-f]{8});", SOURCE)[1] == f"{tapes.VERSION:08x}"
-    computed = tapes.crc_of(whole)
+    lines = sorted(set(re.findall(r'\bsay\("([^"]+)"', SOURCE)))  # what a trace is made of
+    assert "done %d %d %s%s" in lines and "begin %u %d" in lines
+    computed = zlib.crc32("\n".join(lines).encode(), tapes.crc_of(whole))
     assert f"{tapes.VERSION:08x}" == f"{computed:08x}", "a new layout: tape.py and tape.c say this"
 
 

@@ -29,8 +29,9 @@ from vmm.conformance.language.lasting import needs_its_own_vm
 from vmm.conformance.oracle import spoiled
 from vmm.conformance.oracle.refused import asked_alone
 
-VERSION = 0xA3D60840
-"""What the layout of every action comes to, as a test computes it: no other one is played."""
+VERSION = 0xFCEEF592
+"""What the layout of every action and each line of a trace come to, as a test computes it: no other
+tape is played, and no other player's trace is judged."""
 MAGIC = b"MSRWTAPE"
 NEED, PARAMETER, CASE = 1, 2, 3
 KEEPS, MAKES_VCPUS = 1, 2
