@@ -27,10 +27,11 @@ static void access_on(struct cursor *tape, __u8 action)
 	__u16 flags = u16(tape), what = flags >> 3 & 3, mode = flags >> 5 & 7, form = flags >> 8;
 	struct access access = access_of(tape, flags);
 
-	if (form > 2 || (form && action == SPIN))
+	if (form > 3 || (form && action == SPIN))
 		damaged("an access of no form that it can have");
 	if (form)
-		access = form == 1 ? by_wrmsrns(access) : by_immediate(access);
+		access = form == 1 ? by_wrmsrns(access) : form == 2 ? by_immediate(access) :
+			 by_rex(access);
 	if (what || mode)
 		access_in(mode, action, id, what ? behind(what, access) : access);
 	else if (action == ACCESS)

@@ -20,6 +20,17 @@ static struct access by_wrmsrns(struct access access)
 	return access;
 }
 
+/* The plain instruction with a prefix that makes it a byte longer, and nothing else. */
+static struct access by_rex(struct access access)
+{
+	int is_write = access.rip & (RDMSR ^ WRMSR);
+	const __u8 code[] = { 0x48, 0x0f, is_write ? 0x30 : 0x32 };
+
+	access.rip = is_write ? REX_WRMSR : REX_RDMSR;
+	write_form(access.rip, code, sizeof(code));
+	return access;
+}
+
 /* RDMSR $msr, %rax or WRMSRNS $msr, %rax; RCX has every bit of the MSR's number wrong. */
 static struct access by_immediate(struct access access)
 {

@@ -40,6 +40,7 @@ enum {
 	TOUCH = 0x10080,			/* a read of guest memory at RCX */
 	SWEEP_RDMSR = 0x10090, SWEEP_WRMSR = 0x100a0,	/* of RCX, RCX + RSI, ...: RBP of them */
 	WRMSRNS = 0x10740, RDMSR_IMM = 0x10700, WRMSRNS_IMM = 0x10760,	/* WRMSR's bit says write */
+	REX_RDMSR = 0x10720, REX_WRMSR = 0x107c0,
 	STUBS = 0x11000,
 	DONE_PORT = 0xd0, VECTOR_PORT = 0x80, VECTORS = 32,
 	TF = 0x100, IF = 0x200, RF = 0x10000,

@@ -59,6 +59,7 @@ CHOSEN = (
     "exits.reserved_efer_bit_32_is_inval",
     "modes.protected.without_exits",
     "stepping.told_to_a_debugger",
+    "forms.rex_in_steps",
     "modes.user.never_exits",
     "passthrough.value_of_kernel_gs_base",
     "plumbing.capability_msr_filter",

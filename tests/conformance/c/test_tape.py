@@ -104,7 +104,11 @@ ONE_OF_EACH: tuple[s.Action, ...] = (
     s.Wrmsr(1, 2, 3, 4, s.Reply(5, False, True), 6, True, True),
     *(s.Begin(s.Rdmsr(1)), s.Spin(s.Wrmsr(1, 2))),
     *(s.Rdmsr(1, mode=mode) for mode in layout.MODES),
-    *(s.Rdmsr(1, high=2, form="immediate"), s.Begin(s.Wrmsr(1, 2, form="wrmsrns"))),
+    *(
+        s.Rdmsr(1, high=2, form="immediate"),
+        s.Begin(s.Wrmsr(1, 2, form="wrmsrns")),
+        s.Rdmsr(1, form="rex"),
+    ),
     *(s.Begin(s.Wrmsr(1, 2, mode="real", after=after)) for after in layout.AFTER),
     *(s.Complete(s.Reply(5, True), by, 6) for by in layout.BY),
     *(s.Finish(None, 6), s.Finish(s.Reply(5), 6)),

@@ -340,6 +340,12 @@ LEVELS = (
     mutant(LevelRules, "one_l2_for_all", "One vCPU's L2 is every vCPU's.", left_by=_any_vcpus_l2),
     mutant(LevelRules, "l1_never", "L1's bitmap counts for nothing.", intercepts=lambda *_: False),
     mutant(LevelRules, "l1_always", "L1 gets every access.", intercepts=lambda *_: True),
+    mutant(
+        LevelRules,
+        "svms_span_is_l1s",
+        "L1 gets every access to an MSR of which SVM's bitmap alone has bits.",
+        intercepts_amds=lambda *_: True,
+    ),
     mutant(LevelRules, "all_have_a_bit", "L1 passes what has no bit.", has_bit=lambda *_: True),
     mutant(LevelRules, "a_bit_less", "The last MSR of a bitmap is L1's.", has_bit=_spans(0x1FFF)),
     mutant(LevelRules, "a_bit_more", "The MSR after a bitmap has a bit.", has_bit=_spans(0x2001)),

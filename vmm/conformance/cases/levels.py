@@ -42,6 +42,8 @@ from vmm.msr import FILTER, Msr
 
 EDGES = (0, 0x1FFF, 0xC000_0000, 0xC000_1FFF)
 """The first and last MSRs with a bit in either vendor's bitmap."""
+AMDS = (0xC001_0000, 0xC001_0015, 0xC001_1FFF)
+"""MSRs that have a bit in SVM's bitmap alone."""
 OUTSIDE = (0x2000, 0xBFFF_FFFF, 0xC000_2000, 0xC001_2000, 0xFFFF_FFFE, A)
 
 
@@ -181,6 +183,28 @@ CASES = (
             ),
         )
         for index in EDGES
+    ),
+    *(
+        Case(
+            f"levels.in_svms_bitmap_{index:#x}",
+            f"SVM's bitmap has a bit for {index:#x} too, by which L1 lets it pass or gets it.",
+            "R36",
+            *play(
+                TELL_FILTER,
+                # What only SVM has: from here on it is known that there is a third span of bits.
+                *((enter_l2(bitmap=False), entered), CALLS),
+                done_install(default_allow().deny(index)),
+                *(ENTERS, denied(index), write_denied(index, 0), CALLS),
+                *(NONE_PASSES, to_l1(index), NONE_PASSES, write_to_l1(index)),
+                (enter_l2(passes=(through(index, "read"),)), entered),
+                *(denied(index), write_to_l1(index)),
+                (enter_l2(passes=(through(index, "write"),)), entered),
+                *(write_denied(index), to_l1(index)),
+                done_install(default_allow().deny(A)),
+                *(ENTERS, passes(index), CALLS, denied(A)),
+            ),
+        )
+        for index in AMDS
     ),
     *(
         Case(

@@ -41,9 +41,11 @@ Mode = Literal["long", "compat", "user", "protected", "real", "smm"]
 """64-bit code at CPL0; 32-bit code under it; 64-bit at CPL3; 32-bit without paging; 16-bit; SMM."""
 After = Literal["nothing", "sti", "mov_ss", "sti_nop"]
 """What comes right before an access: "sti_nop" lets interrupts in, and leaves no shadow."""
-ReadForm = Literal["register", "immediate"]
-WriteForm = Literal["register", "wrmsrns", "immediate"]
-"""Where the MSR is named: in ECX (by WRMSRNS too), or in the instruction, for one register."""
+ReadForm = Literal["register", "immediate", "rex"]
+WriteForm = Literal["register", "wrmsrns", "immediate", "rex"]
+"""Where the MSR is named: in ECX (by WRMSRNS too), or in the instruction, for one register.
+
+"rex" is the plain instruction with a prefix that makes it a byte longer and nothing else."""
 Instruction = Literal[
     "rdtsc",
     "rdtscp",

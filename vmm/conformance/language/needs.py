@@ -26,7 +26,11 @@ OF_INSTRUCTION: dict[str, tuple[str, ...]] = {
     "rsm": ("smm",),
 }
 """What an instruction needs that not every x86-64 has."""
-OF_FORM: dict[str, tuple[str, ...]] = {"wrmsrns": ("wrmsrns",), "immediate": ("msr_imm",)}
+OF_FORM: dict[str, tuple[str, ...]] = {
+    "wrmsrns": ("wrmsrns",),
+    "immediate": ("msr_imm",),
+    "rex": (),
+}
 
 
 def needs_of(script: Sequence[Action]) -> tuple[str, ...]:

@@ -167,7 +167,7 @@ class ExitRules:
 
     def length(self, access: s.Access) -> int:
         """R64: RDMSR and WRMSR are two bytes, WRMSRNS three, and one instruction is skipped."""
-        return {"register": 2, "wrmsrns": 3, "immediate": 9}[access.form]
+        return {"register": 2, "wrmsrns": 3, "immediate": 9, "rex": 3}[access.form]
 
     def finish(self, vcpu: VcpuState, reply: s.Reply | None) -> s.Event:
         """R64: the access ends once, whether answered here or by ``complete``."""

@@ -69,6 +69,7 @@ class LevelRules:
         if vcpu.l2 is not None:
             return self.exit(model, vm, action.vcpu, s.L1Exit("entry"))
         self.switch(vcpu, fields=action.fields)
+        vm.is_svm |= not action.bitmap and action.passes == "all"
         vcpu.is_misled = action.clean and self.misleads(vcpu, action)
         vcpu.entered = action
         for number, each in enumerate(action.entry_load, 1):
@@ -169,6 +170,8 @@ class LevelRules:
         if vcpu.l2 is None:
             return None
         intercepted = None if vcpu.is_misled else self.intercepts(vcpu.l2, access)
+        if intercepted is None and vm.is_svm and not vcpu.is_misled:
+            intercepted = self.intercepts_amds(vcpu.l2, access)
         if intercepted is None or access.mode != "long" or access.form != "register":
             return self.unsure(vcpu)
         return self.exit(model, vm, access.vcpu, self.seen(access)) if intercepted else None
@@ -182,6 +185,12 @@ class LevelRules:
         index = access.index & U32
         if not self.has_bit(index):
             return None if SVM_SPAN <= index < SVM_SPAN + SPAN or access.emulated else True
+        return not self.passes(l2.passes, access)
+
+    def intercepts_amds(self, l2: s.EnterL2, access: s.Access) -> bool | None:
+        """R36: SVM's bitmap has bits for the MSRs of a third span, as for others."""
+        if access.emulated or not SVM_SPAN <= access.index & U32 < SVM_SPAN + SPAN:
+            return None
         return not self.passes(l2.passes, access)
 
     def has_bit(self, index: int) -> bool:

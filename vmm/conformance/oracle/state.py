@@ -140,6 +140,8 @@ class VmState:
     mask: int = 0
     filter: Installed | None = NO_FILTER
     has_irqchip: bool = False
+    is_svm: bool = False
+    """An L1 did what only SVM has; where this is not set, nobody knows."""
     vcpus: dict[int, VcpuState] = field(default_factory=dict)
     is_open: bool = True
     rivals: tuple[Installed | None, ...] = ()
