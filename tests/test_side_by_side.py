@@ -193,7 +193,7 @@ import signal
 from pathlib import Path
 def test_1():
     try:
-        Path("began.taken").touch()
+        Path(f"began.{__name__}").touch()
         while True:
             signal.pause()
     except KeyboardInterrupt:
@@ -204,8 +204,8 @@ def test_2():
 
 
 def test_an_interrupt_that_the_tested_code_takes_ends_the_run_as_well(start, tmp_path):
-    process = start(a=TAKES_IT, b="def test_it(): pass")
-    wait_for((tmp_path / "began.taken").exists)
+    process = start(a=TAKES_IT, b=TAKES_IT)
+    wait_for(lambda: len([*tmp_path.glob("began.*")]) == 2)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 2 and last(said).startswith("2 passed"), said
