@@ -26,7 +26,8 @@ static struct access by_rex(struct access access)
 	int is_write = access.rip & (RDMSR ^ WRMSR);
 	const __u8 code[] = { 0x48, 0x0f, is_write ? 0x30 : 0x32 };
 
-	access.rip = is_write ? REX_WRMSR : REX_RDMSR;
+	access.rip = (is_write ? REX_WRMSR : REX_RDMSR) | (access.rip & PREFIXED);
+	memcpy(vm.memory + access.rip - sizeof(prefix), prefix, sizeof(prefix));
 	write_form(access.rip, code, sizeof(code));
 	return access;
 }

@@ -30,6 +30,7 @@ from vmm.conformance.language.script import (
     Access,
     Event,
     Fault,
+    Rdmsr,
     Wrmsr,
     begin,
     complete,
@@ -237,6 +238,25 @@ def _passed(form: WriteForm, msr: Msr, one: int, two: int) -> Case:
     )
 
 
+EMULATED = (
+    rdmsr(A, form="rex", emulated=True),
+    wrmsr(A, REPLY, form="rex", emulated=True),
+)
+
+
+def _emulated_in_steps(access: Access) -> tuple[Row, ...]:
+    is_read = isinstance(access, Rdmsr)
+    low, high = REPLY & 0xFFFFFFFF, REPLY >> 32
+    before = (0, 0) if is_read else (low, high)
+    return (
+        (begin(access), RdmsrExit(A, FILTER) if is_read else WrmsrExit(A, FILTER, REPLY)),
+        (get_regs(), regs(0, rax=before[0], rcx=A, rdx=before[1])),
+        (complete(value(REPLY)), interrupted),
+        (get_regs(), regs(3, rax=low, rcx=A, rdx=high)),
+        (finish(), returned(REPLY) if is_read else wrote),
+    )
+
+
 FORMS: tuple[WriteForm, ...] = ("wrmsrns", "immediate", "rex")
 
 CASES = (
@@ -268,6 +288,18 @@ CASES = (
             ),
         )
         for form in FORMS
+    ),
+    Case(
+        "forms.rex_emulated_in_steps",
+        "An emulated access is skipped by its own length, not by that of what brought it to KVM.",
+        "R42 R64 R40",
+        *play(
+            *(TELL_FILTER, done_install(default_allow().deny(A))),
+            *(row for access in EMULATED for row in _emulated_in_steps(access)),
+            *(exits(replace(access, reply=fault()), FILTER, gp) for access in EMULATED),
+            exits(replace(EMULATED[1], single_step=True), FILTER, Fault(DB, skew=3)),
+            denied(A),
+        ),
     ),
     Case(
         "forms.read_in_steps",

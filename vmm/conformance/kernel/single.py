@@ -206,7 +206,7 @@ class Single:
     def _symbol(self, access: Access) -> str:
         name = "rdmsr" if isinstance(access, Rdmsr) else "wrmsr"
         if access.form == "rex":
-            return f"stub_rex_{name}"
+            return f"stub_rex_{'emulated_' * access.emulated}{name}"
         if access.form != "register":
             return f"stub_{'immediate_' * (access.form == 'immediate')}{FORMS[name]}"
         before = "" if access.after == "nothing" else f"after_{access.after}_"

@@ -95,8 +95,8 @@ Access = Rdmsr | Wrmsr
 def _must_have_form(access: Access) -> None:
     if access.form == "register":
         return
-    plain = access.mode == "long" and access.after == "nothing" and not access.emulated
-    if not plain or access.rcx_high:
+    plain = access.mode == "long" and access.after == "nothing"
+    if not plain or access.rcx_high or (access.emulated and access.form != "rex"):
         raise ValueError(f"form {access.form!r} is plain 64-bit code, and has no rcx_high")
 
 
