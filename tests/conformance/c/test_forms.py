@@ -19,18 +19,23 @@ def of_python(name):
     return guest.code[guest.symbols[f"stub_{name}_at"] - guest.base :]
 
 
-def of_c(name, *, is_write=False):
-    text = re.search(rf"{name}\[\] = \{{ (.*?) \}};", SOURCE)[1]
-    text = text.replace("is_write ? 0x7a : 0x7b", "0x7a" if is_write else "0x7b")
+def of_c(function, *, is_write=False):
+    text = SOURCE.partition(f"\nstatic struct access {function}(")[2]
+    text = re.search(r"__u8 \w+\[\] = \{ (.*?) \};", text)[1]
+    text = re.sub(r"is_write \? (\w+) : (\w+)", r"\1" if is_write else r"\2", text)
     return bytes(int(each, 0) for each in text.split(", "))
 
 
 @pytest.mark.parametrize(
     ("stub", "code"),
     [
-        ("wrmsrns", of_c("wrmsrns")),
-        ("immediate_rdmsr", of_c("code")),
-        ("immediate_wrmsrns", of_c("code", is_write=True)),
+        ("wrmsrns", of_c("by_wrmsrns")),
+        ("immediate_rdmsr", of_c("by_immediate")),
+        ("immediate_wrmsrns", of_c("by_immediate", is_write=True)),
+        ("rex_rdmsr", of_c("by_rex")),
+        ("rex_wrmsr", of_c("by_rex", is_write=True)),
+        ("rex_emulated_rdmsr", of_c("by_rex")),
+        ("rex_emulated_wrmsr", of_c("by_rex", is_write=True)),
     ],
 )
 def test_the_instruction_is_that_of_the_guest(stub, code):
