@@ -1,5 +1,6 @@
 import errno
 import os
+import signal
 import threading
 import time
 
@@ -179,6 +180,18 @@ def test_mapping_more_than_there_is_names_mmap():
 
 def boot(vm, name="read_msr", **registers):
     return Guest.load(name).boot(vm, **registers)
+
+
+def test_a_vm_is_created_whatever_signals_come(kvm):
+    """The kernel has EINTR for who is told anything meanwhile (two runs of three see it here)."""
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 2e-3, 2e-3)
+        for _ in range(400):
+            kvm.create_vm().close()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_the_kernel_has_the_capabilities_on_both_descriptors(kvm, vm):

@@ -70,8 +70,16 @@ class Kvm(KvmFile):
         return tuple(msrs.indices[0 : msrs.nmsrs])
 
     def create_vm(self) -> Vm:
-        """Return a new VM without memory, vCPUs or interrupt controller."""
-        return Vm(self, self.ioctl(lib.KVM_CREATE_VM, 0, "KVM_CREATE_VM"))
+        """Return a new VM without memory, vCPUs or interrupt controller.
+
+        A signal interrupts the kernel at it (``mm_take_all_locks``): it is asked again then.
+        """
+        while True:
+            try:
+                return Vm(self, self.ioctl(lib.KVM_CREATE_VM, 0, "KVM_CREATE_VM"))
+            except KvmError as error:
+                if error.errno != errno.EINTR:
+                    raise
 
 
 class Vm(KvmFile):

@@ -9,8 +9,8 @@ static void control_install(void)
 	static int control;
 
 	if (!control)
-		control = ioctl(kvm, KVM_CREATE_VM, 0);
-	if (control < 0 || ioctl(control, KVM_X86_SET_MSR_FILTER, &off) < 0)
+		control = create_vm();
+	if (ioctl(control, KVM_X86_SET_MSR_FILTER, &off) < 0)
 		die("an install of another VM");
 }
 

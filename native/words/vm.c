@@ -104,6 +104,21 @@ static void open_kvm(void)
 		die("/dev/kvm");
 }
 
+/* It registers an MMU notifier, which gives up where a signal is pending: SIGSTOP, say. */
+static int create_vm(void)
+{
+	int fd;
+
+	if (!kvm)
+		open_kvm();
+	do
+		fd = ioctl(kvm, KVM_CREATE_VM, 0);
+	while (fd < 0 && errno == EINTR);
+	if (fd < 0)
+		die("KVM_CREATE_VM");
+	return fd;
+}
+
 static void open_vm(void)
 {
 	const __u64 gdt[] = { 0, 0x00af9b000000ffff, 0x00cf93000000ffff };
@@ -111,11 +126,7 @@ static void open_vm(void)
 	/* mov (%rcx), %rbx; out %al, $port */
 	const __u8 touch[] = { 0x48, 0x8b, 0x19, 0xe6, DONE_PORT };
 
-	if (!kvm)
-		open_kvm();
-	vm.fd = ioctl(kvm, KVM_CREATE_VM, 0);
-	if (vm.fd < 0)
-		die("KVM_CREATE_VM");
+	vm.fd = create_vm();
 	vm.memory = add_memory(0, 0, MEMORY);
 	memcpy(vm.memory + GDT, gdt, sizeof(gdt));
 	memcpy(vm.memory + PML4, &pml4, sizeof(pml4));

@@ -82,13 +82,8 @@ static long long weigh_cgroup(void)
 
 static void make_weighed(int *fds, int count)
 {
-	if (!kvm)
-		open_kvm();
-	for (int i = 0; i < count; i++) {
-		fds[i] = ioctl(kvm, KVM_CREATE_VM, 0);
-		if (fds[i] < 0)
-			die("KVM_CREATE_VM");
-	}
+	for (int i = 0; i < count; i++)
+		fds[i] = create_vm();
 }
 
 static void close_weighed(const int *fds, int count)

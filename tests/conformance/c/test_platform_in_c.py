@@ -1,4 +1,4 @@
-"""What the words for CPUID make of kernels that answer in other ways."""
+"""What words about the platform make of kernels that answer in other ways."""
 
 import shutil
 import subprocess
@@ -32,11 +32,37 @@ MAIN = """int main(int argc, char **argv)
 @pytest.mark.parametrize("says_how_many", [True, False])
 def test_a_vcpus_cpuid_has_the_entries_that_it_has(tmp_path, says_how_many):
     """6.1 leaves the number as it was asked; 512 of them KVM_SET_CPUID2 refuses with E2BIG."""
+    ran = run(tmp_path, KERNEL, MAIN, *["yes"] * says_how_many)
+    assert (ran.returncode, ran.stdout) == (0, b"3")
+
+
+INTERRUPTED = """
+int __wrap_ioctl(int fd, unsigned long number, ...)
+{
+	static int times;
+
+	if (number == KVM_CREATE_VM && ++times == 3)
+		return 7;
+	errno = times < 3 ? EINTR : ENOMEM;
+	return -1;
+}
+"""
+
+
+def test_a_vm_that_a_signal_keeps_from_being_created_is_created_again(tmp_path):
+    """As after SIGSTOP and SIGCONT; what is no signal's ends the program, as before."""
+    ran = run(tmp_path, INTERRUPTED, 'int main(void) { kvm = 1; printf("%d", create_vm()); }')
+    assert (ran.returncode, ran.stdout) == (0, b"7")
+    twice = "int main(void) { kvm = 1; create_vm(); return create_vm() < 0; }"
+    assert run(tmp_path, INTERRUPTED, twice).returncode == 2
+
+
+def run(tmp_path, kernel, main, *arguments):
+    """Run a main with the words that it needs, and what stands for the kernel."""
     if not shutil.which("cc"):
         pytest.skip("no C compiler (cc) to build the words with")
-    source = "\n\n".join([words.includes(), *words.needed(MAIN), KERNEL, MAIN])
-    (tmp_path / "cpuid.c").write_text(source)
-    command = ["cc", "-w", "-Wl,--wrap=ioctl", tmp_path / "cpuid.c", "-o", tmp_path / "cpuid"]
+    source = "\n\n".join([words.includes(), *words.needed(main), kernel, main])
+    (tmp_path / "program.c").write_text(source)
+    command = ["cc", "-w", "-Wl,--wrap=ioctl", tmp_path / "program.c", "-o", tmp_path / "program"]
     subprocess.run(command, check=True)
-    ran = subprocess.run([tmp_path / "cpuid", *["yes"] * says_how_many], capture_output=True)
-    assert (ran.returncode, ran.stdout) == (0, b"3")
+    return subprocess.run([tmp_path / "program", *arguments], capture_output=True)

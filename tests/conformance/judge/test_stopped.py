@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -17,17 +17,30 @@ LIMIT = 5
 THEMES = ("running.*", "parked.*")
 
 
+@contextmanager
+def gone_afterwards(run):
+    """Within: what ends this early leaves nobody behind, stopped or not."""
+    try:
+        yield
+    finally:
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+
+
 @pytest.mark.usefixtures("has_kvm")
 @pytest.mark.parametrize("whom", ["everybody", "the workers"])
 def test_a_stopped_run_blames_nobody(tmp_path, whom):
     command = [sys.executable, "-P", "-m", "vmm", "check", "-o", tmp_path, f"--timeout={LIMIT}"]
-    with subprocess.Popen(
-        [*command, *THEMES],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    ) as run:
+    with (
+        subprocess.Popen(
+            [*command, *THEMES],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        ) as run,
+        gone_afterwards(run),
+    ):
         file = tmp_path / "results.jsonl"
         while not file.exists() or file.read_text().count('"case"') < 5:
             assert run.poll() is None, "it ended before it could be stopped"

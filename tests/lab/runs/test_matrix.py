@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Future
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -193,14 +193,27 @@ except KeyboardInterrupt:
 """
 
 
-def forever(tmp_path, *releases):
-    """A matrix of boots without an end, two at once, in a session of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-P", "-c", FOREVER, str(tmp_path), *releases],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+@pytest.fixture
+def forever(tmp_path):
+    """Begin a matrix of boots without an end, two at once, in a session of its own."""
+    begun = []
+
+    def begin(*releases):
+        begun.append(
+            subprocess.Popen(
+                [sys.executable, "-P", "-c", FOREVER, str(tmp_path), *releases],
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        )
+        return begun[-1]
+
+    yield begin
+    for process in begun:  # where the test failed, it may not have come to its end
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def until(condition):
@@ -212,8 +225,8 @@ def until(condition):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("to_group", [False, True])
-def test_ctrl_c_ends_every_boot_and_begins_none(tmp_path, to_group, how):
-    process = forever(tmp_path, *"abcd")
+def test_ctrl_c_ends_every_boot_and_begins_none(forever, tmp_path, to_group, how):
+    process = forever(*"abcd")
     until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
     pids = [int(file.read_text()) for file in tmp_path.glob("*.pid")]
     (os.killpg if to_group else os.kill)(process.pid, how)
@@ -225,9 +238,9 @@ def test_ctrl_c_ends_every_boot_and_begins_none(tmp_path, to_group, how):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_being_told_twice_does_not_hold_up_the_end(tmp_path, how):
+def test_being_told_twice_does_not_hold_up_the_end(forever, tmp_path, how):
     """As timeout(1) does it: the process, and at once its group, where one worker is idle."""
-    process = forever(tmp_path, "quick", "slow")
+    process = forever("quick", "slow")
     until((tmp_path / "slow.pid").exists)
     pid = int((tmp_path / "slow.pid").read_text())
     os.killpg(process.pid, how)
