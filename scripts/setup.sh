@@ -105,8 +105,9 @@ make_venv() {
 	apart "$(find_python)" -m venv "$venv" || stop "cannot make $venv"
 }
 
+# Directories do not count: Python writes its bytecode into them.
 newer_than() {
-	[ ! -e "$1" ] || [ -n "$(find "${@:2}" -name __pycache__ -prune -o -newer "$1" -print -quit)" ]
+	[ ! -e "$1" ] || [ -n "$(find "${@:2}" -name __pycache__ -prune -o ! -type d -newer "$1" -print -quit)" ]
 }
 
 install_requirements() {
@@ -153,9 +154,12 @@ build_package() {
 		stop "the package does not build: $(first_error "$log" | sed 's/^ *//'); all that was said: $log"
 }
 
+# The stamp names the files that the package is made of: one that goes away leaves no newer file.
 install_package() {
-	newer_than "$venv/package" "$root"/{vmm,native,guests,meson.build,pyproject.toml} || return 0
-	touch "$venv/package.new"
+	local sources=("$root"/{vmm,native,guests,meson.build,pyproject.toml}) names
+	names=$(find "${sources[@]}" -name __pycache__ -prune -o ! -type d -print | LC_ALL=C sort)
+	! newer_than "$venv/package" "${sources[@]}" && [ "$names" = "$(cat "$venv/package")" ] && return
+	echo "$names" >"$venv/package.new"
 	build_package
 	mv "$venv/package.new" "$venv/package"
 }

@@ -217,6 +217,22 @@ def test_once_set_up_nothing_needs_the_network(tree):
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
+def test_bytecode_in_the_tree_builds_nothing_and_a_file_that_goes_does(tree):
+    """A build takes the package away for a moment, from under whoever runs it."""
+    (tree / "vmm/gone.py").write_text('"""Nothing."""\n')
+    assert check_in(tree).returncode == 0
+    stamp, (site,) = tree / ".venv/package", (tree / ".venv/lib").glob("python3*/site-packages")
+    built = stamp.stat().st_mtime_ns
+    bytecode = tree / "vmm/lab/__pycache__"
+    bytecode.mkdir()
+    (bytecode / "cache.cpython-399.pyc").touch()
+    assert check_in(tree).returncode == 0 and stamp.stat().st_mtime_ns == built
+    assert (site / "vmm/gone.py").exists()
+    (tree / "vmm/gone.py").unlink()
+    assert check_in(tree).returncode == 0 and stamp.stat().st_mtime_ns != built
+    assert not (site / "vmm/gone.py").exists()
+
+
 def copy_tree(there):
     ignored = shutil.ignore_patterns(
         ".venv*", "build", ".git", "__pycache__", ".*_cache", ".hypothesis"
