@@ -25,6 +25,8 @@ from vmm.conformance.stress.violation import Violation
 from vmm.x86 import MAX_VCPUS
 
 TICK = 0.5
+GLANCE = 0.02
+"""Seconds from one look at a race to the next."""
 TOOK = "ns from KVM_RUN to its exit"
 """What is counted by log2: the guest's few instructions are in it, and waits for other threads."""
 REQUIREMENTS = "R14", "R70", "R71", "R72", "R77"
@@ -142,9 +144,12 @@ def _watch(
     seconds: float,
     on_progress: Callable[[Tally], None] | None,
 ) -> None:
-    while (left := start + seconds - time.monotonic()) > 0 and not over.wait(min(TICK, left)):
-        if on_progress:
-            on_progress(_progress(arena, time.monotonic() - start))
+    told = start
+    while (left := start + seconds - time.monotonic()) > 0 and not over.is_set():
+        time.sleep(min(GLANCE, left))  # Ctrl-C within over.wait() may leave its lock in no order
+        if on_progress and time.monotonic() - told >= TICK and not over.is_set():
+            told = time.monotonic()
+            on_progress(_progress(arena, told - start))
 
 
 def _progress(arena: Arena, seconds: float) -> Tally:
