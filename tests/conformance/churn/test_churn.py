@@ -3,6 +3,8 @@
 import os
 import random
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -82,7 +84,7 @@ def test_an_install_that_stays_stalled_is_stuck(
 
 def test_a_child_that_does_not_start_is_told(kvm, endings, monkeypatch, nothing_left):
     monkeypatch.setattr(endings, "DEADLINE", 0.5)
-    monkeypatch.setattr(endings, "_live_until_killed", lambda tell: os._exit(1))
+    monkeypatch.setattr(endings, "_live_until_killed", lambda tell, parent: os._exit(1))
     with pytest.raises(endings.Stuck, match="forked"):
         endings.by_death(kvm, random.Random(1))
 
@@ -96,6 +98,27 @@ def test_ctrl_c_leaves_nothing(churn, monkeypatch, nothing_left):
     result = churn.run(100_000, 0, 0, on_progress=interrupt)
     assert result.interrupted and not result.failure
     assert sum(result.ended.values()) > 0
+
+
+INTERRUPTED = """
+import os, random
+from vmm.conformance.churn import endings
+from vmm.kvm import Kvm
+
+def pidfd_open(pid):
+    raise KeyboardInterrupt
+
+os.pidfd_open = pidfd_open
+with Kvm() as kvm:
+    endings.by_death(kvm, random.Random(1))
+"""
+
+
+def test_who_is_interrupted_before_he_kills_leaves_nobody_behind(has_kvm):
+    """The child has our stdout: whoever reads it would wait for ever."""
+    command = [sys.executable, "-P", "-c", INTERRUPTED]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ran.stderr.endswith("KeyboardInterrupt\n")
 
 
 def test_nothing_done_is_no_success(churn):

@@ -124,9 +124,9 @@ def while_all_is_busy(kvm: Kvm, rng: random.Random) -> None:
 def by_death(kvm: Kvm, rng: random.Random) -> None:
     """Kill the process (SIGKILL) whose vCPU runs while it installs."""
     ready, tell = os.pipe()
-    child = os.fork()
+    parent, child = os.getpid(), os.fork()
     if not child:
-        _live_until_killed(tell)
+        _live_until_killed(tell, parent)
     os.close(tell)
     reaper = os.pidfd_open(child)
     try:
@@ -267,8 +267,8 @@ def _wait(uffd: Userfaultfd) -> None:
         uffd.wait(patience.slice())
 
 
-def _live_until_killed(tell: int) -> None:
-    """Be the child: never return."""
+def _live_until_killed(tell: int, parent: int) -> None:
+    """Be the child: never return, and end without a parent, whom Ctrl-C may have ended first."""
     try:
         with Kvm() as kvm:
             vm = _made(kvm)
@@ -276,7 +276,7 @@ def _live_until_killed(tell: int) -> None:
             with _Spinning(vm.vcpus[0]):
                 vm.set_msr_filter_at(placed.address)
                 os.write(tell, b"!")
-                while True:
+                while os.getppid() == parent:
                     vm.set_msr_filter_at(placed.address)
     finally:
         os._exit(1)
