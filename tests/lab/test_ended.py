@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from told import DEADLINE, STAND_IN, Told, ended
 
-from vmm.cli.guarded import terminable
+from vmm.conformance.host.interrupts import terminable
 from vmm.lab import processes
 from vmm.lab.kernels.selftests import CONTROL, SELFTESTS
 from vmm.lab.mutants.source import load

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from vmm.cli import listing, options, reports
-from vmm.cli.guarded import terminable
 from vmm.cli.output import StdoutFailed, complain, say
 from vmm.cli.parser import Parser, add_command
+from vmm.conformance.host.interrupts import terminable
 from vmm.conformance.host.limits import limit_of
 from vmm.conformance.records.status import DONE, Status, epilog
 from vmm.errors import KvmError

@@ -14,10 +14,10 @@ from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
-from vmm.cli.guarded import terminable
 from vmm.conformance.c.export import c_source
 from vmm.conformance.c.tape import is_playable
 from vmm.conformance.cases import CASES
+from vmm.conformance.host.interrupts import terminable
 from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.judge.judging import judge
 from vmm.conformance.kernel.backend import KvmBackend

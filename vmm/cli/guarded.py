@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
-from typing import NoReturn
 
 from vmm.cli.output import complain
+from vmm.conformance.host.interrupts import terminable
 from vmm.conformance.records.status import Status
 
 Call = Callable[[argparse.Namespace], int]
@@ -45,26 +42,3 @@ def ended(
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return Status.INTERRUPTED
-
-
-def _interrupt(*_: object) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Within: SIGTERM ends a command as Ctrl-C does, and so what it has started.
-
-    It counts once: timeout(1) sends it to a process and to its group, and the second must not stop
-    us from taking things away. Where somebody ignores or handles it already, that stays so.
-    """
-    is_ours = threading.current_thread() is threading.main_thread()
-    if not is_ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

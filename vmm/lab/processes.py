@@ -17,8 +17,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import active_children, get_context
 from multiprocessing.process import BaseProcess
 from threading import Lock, current_thread, main_thread
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
+from vmm.conformance.host.interrupts import terminable
 from vmm.lab.errors import LabError
 
 T = TypeVar("T")
@@ -59,17 +60,8 @@ def pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
 
 def interruptibly(call: Callable[[], T]) -> T:
     """Call in a process of the pool: being told to end raises KeyboardInterrupt in `call`."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
+    with terminable():
         return call()
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _interrupt(*_: object) -> NoReturn:
-    """Have what runs end, once: being told again must not stop it from taking things away."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 def die_with_parent() -> None:

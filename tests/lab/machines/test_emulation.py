@@ -102,7 +102,7 @@ HAS_SETPRIV = shutil.which("setpriv") is not None
 def test_an_interrupted_or_killed_msrward_leaves_no_emulator(tmp_path, how):
     program = (
         "import signal, sys; from pathlib import Path; from vmm.lab.machines.emulation import *\n"
-        "from vmm.cli.guarded import terminable\n"
+        "from vmm.conformance.host.interrupts import terminable\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "command = Command(('sh', '-c', 'echo $$ >pid.new; mv pid.new pid; exec sleep 1000'))\n"
         "with terminable(): run(command, Path(sys.argv[1]), Console(), Records(), 60)"

@@ -152,7 +152,7 @@ def test_resume_boots_only_what_is_unfinished(tmp_path, run):
 FOREVER = """
 import os, signal, sys, time
 from pathlib import Path
-from vmm.cli.guarded import terminable
+from vmm.conformance.host.interrupts import terminable
 from vmm.conformance.judge.selection import Chosen
 from vmm.conformance.language.case import Case
 from vmm.lab.runs.order import Inner, Orders
