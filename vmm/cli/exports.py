@@ -9,20 +9,23 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
+from vmm.cli.guarded import ended
+from vmm.cli.output import complain
+from vmm.cli.parser import script
 from vmm.conformance.c.export import c_source
 from vmm.conformance.c.tape import is_playable
 from vmm.conformance.cases import CASES
-from vmm.conformance.host.interrupts import terminable
 from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.judge.judging import judge
 from vmm.conformance.kernel.backend import KvmBackend
 from vmm.conformance.language.case import Case
-from vmm.conformance.records.status import Status, epilog
+from vmm.conformance.records.status import Status
 from vmm.conformance.records.summary import of_a_program
 from vmm.conformance.records.verdict import Verdict
 from vmm.lab import processes
@@ -32,7 +35,7 @@ FLAGS = ("-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread")
 VERDICTS = {0: Verdict.PASS, 1: Verdict.FAIL, 2: Verdict.ERROR, 4: Verdict.SKIP}
 SECONDS = 120
 
-_STATUSES = epilog(
+_STATUSES: Mapping[int, str] = MappingProxyType(
     {
         Status.CONFORMS: "every program was built and says what msrward says",
         Status.VIOLATES: "one was not, or says something else: it is named",
@@ -49,29 +52,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     cases = [each for each in CASES if any(fnmatchcase(each.id, glob) for glob in globs)]
     cases = [each for each in cases if is_playable(each)]
     if not cases:
-        return _complain("no case with a form in C is called that: see msrward list")
+        return complain("no case with a form in C is called that: see msrward list")
     for compiler in compilers:
         if not shutil.which(shlex.split(compiler)[0]):
-            return _complain(f"no compiler {compiler}: install one, or name another with --cc")
-    try:
-        with terminable():
-            verdicts = _verdicts(cases)
-            differ = [_differ(compiler, cases, verdicts) for compiler in compilers]
-    except OSError as error:
-        return _complain(str(error))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return Status.INTERRUPTED
+            return complain(f"no compiler {compiler}: install one, or name another with --cc")
+    return ended(lambda: _compare(compilers, cases), OSError)
+
+
+def _compare(compilers: Sequence[str], cases: Sequence[Case]) -> int:
+    verdicts = _verdicts(cases)
+    differ = [_differ(compiler, cases, verdicts) for compiler in compilers]
     return Status.of(any(differ))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="scripts/exports",
-        description="Write cases as C, build and run each, and compare with what msrward says.",
-        epilog=_STATUSES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    text = "Write cases as C, build and run each, and compare with what msrward says."
+    parser = script("exports", text, _STATUSES)
     parser.add_argument("globs", nargs="*", metavar="GLOB", help="cases by name (default: all)")
     parser.add_argument("--cc", action="append", metavar="CC", help="a compiler, with options (cc)")
     return parser
@@ -121,11 +117,6 @@ def _run(commands: Commands, *command: str) -> tuple[int, str]:
     except subprocess.TimeoutExpired:
         return -1, f"no end within {SECONDS} s"
     return process.returncode, said + complained
-
-
-def _complain(why: str) -> int:
-    print(f"msrward: {why}", file=sys.stderr)
-    return Status.TROUBLE
 
 
 if __name__ == "__main__":

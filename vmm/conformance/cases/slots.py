@@ -21,7 +21,7 @@ from vmm.filter import (
     default_allow,
     default_deny,
 )
-from vmm.msr import MAX_NMSRS
+from vmm.msr import KVM_MSR_FILTER_MAX_BITMAP_SIZE, MAX_NMSRS
 
 
 def _holed(ranges: MsrFilter) -> MsrFilter:
@@ -30,7 +30,6 @@ def _holed(ranges: MsrFilter) -> MsrFilter:
 
 _FIRSTS = tuple(0x474F_0000 + 0x4000 * slot for slot in range(16))
 """The first MSR of each slot's range, which are all of MSRs that no KVM knows."""
-MAX_BYTES = MAX_NMSRS // 8
 
 
 def _longest(start: MsrFilter, bitmap: bytes) -> MsrFilter:
@@ -75,11 +74,11 @@ CASES = (
         "R15 R09",
         *play(
             TELL,
-            done_install(_longest(default_allow(), b"\0" * MAX_BYTES)),
+            done_install(_longest(default_allow(), b"\0" * KVM_MSR_FILTER_MAX_BITMAP_SIZE)),
             *(denied(first + at) for first in _FIRSTS for at in (0, MAX_NMSRS - 1)),
             *(allowed(first - 1) for first in _FIRSTS),
             *(allowed(first + MAX_NMSRS) for first in _FIRSTS),
-            done_install(_longest(default_deny(), b"\xff" * MAX_BYTES)),
+            done_install(_longest(default_deny(), b"\xff" * KVM_MSR_FILTER_MAX_BITMAP_SIZE)),
             *(allowed(first + at) for first in _FIRSTS for at in (0, MAX_NMSRS - 1)),
             *(denied(first - 1) for first in _FIRSTS),
         ),
