@@ -243,6 +243,13 @@ def test_a_mail_is_plain_of_72_columns_with_programs_attached():
     assert "6.12.9" in message["Subject"] and "base64" not in text
 
 
+@pytest.mark.parametrize("format_", ["mail", "md"])
+def test_what_a_guest_that_died_did_not_tell_is_unknown(format_):
+    page = FORMATS[format_].write([run(host={"release": "6.12.9"})], TOLD)
+    assert "unknown" in page
+    assert "None" not in page
+
+
 def test_a_mail_says_why_a_program_is_missing():
     def none(_):
         raise ValueError("it has no form in C")

@@ -39,6 +39,11 @@ def verdict(*cases, run=RUN, **ending):
     return closing.verdict(run, end_record(cases, 1.25, **ending), HOST, plain)
 
 
+def test_of_a_machine_that_told_nothing_nothing_is_said():
+    assert text.header(RUN, {"release": "6.1.0"}) == ["kernel 6.1.0 (kvm)"]
+    assert text.header(RUN, {**HOST, "msrward": "1"})[0].endswith(" on CPU, virtual; msrward 1")
+
+
 # --- the exit status and the verdict line --------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from vmm.conformance.records.saved import Saved
 from vmm.conformance.records.schema import CaseRecord
 from vmm.conformance.report.account import account, block, line, unfinished
 from vmm.conformance.report.markdown import verdict
-from vmm.conformance.report.text import plural
+from vmm.conformance.report.text import machine, plural
 
 WIDTH = 72
 SUBJECT = 200
@@ -78,8 +78,8 @@ def _run(saved: Saved, programs: dict[str, tuple[str, str]]) -> Iterator[str]:
     yield from _folded(verdict(saved))
     yield ""
     yield from _folded(f"kernel:  {host.get('version') or host.get('release')}", "         ")
-    yield from _folded(f"CPU:     {host.get('cpu_model')}, {host.get('platform')}", "         ")
-    yield from _folded(f"msrward: {host.get('msrward')}")
+    yield from _folded(f"CPU:     {machine(host) or 'unknown'}", "         ")
+    yield from _folded(f"msrward: {host.get('msrward') or 'unknown'}")
     if why := unfinished(saved):
         yield from _folded(f"no verdict: {why}")
     for cause in _causes(saved):

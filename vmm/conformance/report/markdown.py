@@ -67,8 +67,8 @@ def _run(saved: Saved) -> Iterator[str]:
 def _host(saved: Saved) -> Iterator[str]:
     host = saved.host
     yield f"build: {host.get('version') or 'unknown'}"
-    yield f"CPU: {host.get('cpu_model') or 'unknown'}, {host.get('platform') or 'platform unknown'}"
-    yield f"msrward {host.get('msrward')}"
+    yield f"CPU: {text.machine(host) or 'unknown'}"
+    yield f"msrward {host.get('msrward') or 'unknown'}"
     if host.get("taint_letters"):
         yield f"tainted: {host['taint_letters']}"
 

@@ -37,8 +37,9 @@ def painter(stream: TextIO) -> Paint:
 
 def header(run: RunRecord, host: Mapping[str, Any]) -> list[str]:
     """Return the lines that say what is judged, and where."""
-    cpu, platform = host.get("cpu_model") or "a CPU", host.get("platform") or "platform unknown"
-    lines = [f"{kernel(host)} on {cpu}, {platform}; msrward {host.get('msrward')}"]
+    where, version = machine(host), host.get("msrward")
+    on, by = f" on {where}" if where else "", f"; msrward {version}" if version else ""
+    lines = [f"{kernel(host)}{on}{by}"]
     if run.get("repeat"):
         lines.append(f"each case is judged {run['repeat']} times")
     if run["resumed"]:
@@ -46,6 +47,11 @@ def header(run: RunRecord, host: Mapping[str, Any]) -> list[str]:
     if run["kernel_log"] != "watched":
         lines.append(f"the kernel log is not watched for splats: {run['kernel_log']}")
     return lines
+
+
+def machine(host: Mapping[str, Any]) -> str:
+    """Return "AMD EPYC, virtual", or less: "" of a guest that did not get so far as to tell."""
+    return ", ".join(host[fact] for fact in ("cpu_model", "platform") if host.get(fact))
 
 
 def kernel(host: Mapping[str, Any]) -> str:
