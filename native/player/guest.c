@@ -62,7 +62,7 @@ static void load_module(const char *name)
 	read_arguments(path, arguments, sizeof(arguments));
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0 || syscall(SYS_finit_module, fd, arguments, 0) < 0)
-		fprintf(stderr, "%s: %s\n", path, strerror(errno));
+		printf("refused %s %s\n", name, strerror(errno));
 	close(fd);
 }
 

@@ -53,6 +53,16 @@ def test_no_kvm():
     assert fed(b"start 1.0\nnokvm\n").finished
 
 
+def test_the_first_module_that_was_refused_is_the_cause():
+    said = b"refused 00-a.ko Operation not permitted\nrefused 01-b.ko No such file\nnokvm\n"
+    assert fed(b"start 1.0\n" + said).refused == ("00-a.ko", "Operation not permitted")
+    assert fed(b"refused \x1b[1m \xff\nnokvm\n").refused == (
+        "\\x1b[1m",
+        "\N{REPLACEMENT CHARACTER}",
+    )
+    assert fed(b"kvm 1.0\n" + said).damaged
+
+
 def test_panic_is_seen_at_its_last_line():
     console = Console()
     console.feed(b"Kernel panic - not syncing: Attempted to kill init!\r\n")

@@ -2,7 +2,9 @@
 
 import pytest
 
+from vmm.conformance.c.tape import tape
 from vmm.lab.errors import LabError
+from vmm.lab.initramfs.player import Playing
 from vmm.lab.kernels import kernels, packaged
 from vmm.lab.machines import emulators, machine
 from vmm.lab.machines.emulation import Run
@@ -60,6 +62,25 @@ def test_a_kernel_without_kvm_says_so(kernel):
     bare = kernels.Kernel(kernel.name, kernel.release, kernel.image)
     result = machine.boot(bare, "svm", ["true"], timeout=120)
     assert (result.outcome, result.attempts) == ("no-kvm", 1)
+
+
+@pytest.mark.parametrize("executor", ["python", "player"])
+def test_a_module_that_the_kernel_refuses_is_named_with_the_way_out(kernel, executor):
+    how = {"append": "kvm_amd.npt=maybe", "timeout": 120}
+    if executor == "python":
+        result = machine.boot(kernel, "svm", ["true"], **how)
+    else:
+        result = machine.play(kernel, "svm", Playing(tape([])), **how)
+    assert result.outcome == "no-kvm"
+    assert "for it refused 02-kvm_amd.ko: Invalid argument: a parameter that" in result.reason
+    assert any("`maybe' invalid for parameter `npt'" in line for line in result.console_tail)
+
+
+def test_what_the_lab_stripped_of_signatures_is_said_where_they_are_asked_for(kernel):
+    for append in ("lockdown=integrity", "module.sig_enforce=1"):
+        result = machine.boot(kernel, "svm", ["true"], append=append, timeout=120)
+        assert "irqbypass.ko: " in result.reason
+        assert "have no signature, which lockdown= and module.sig_enforce ask" in result.reason
 
 
 def test_an_unknown_vendor_is_one_line(kernel):

@@ -17,7 +17,9 @@ if mount -t cgroup2 cgroup /sys/fs/cgroup && echo +memory >/sys/fs/cgroup/cgroup
     busybox mkdir /sys/fs/cgroup/payload && echo $$ >/sys/fs/cgroup/payload/cgroup.procs
 fi 2>/dev/null
 for module in /modules/*.ko; do
-    [ -e "$module" ] && insmod "$module" $(cat "${module%.ko}.args" 2>/dev/null)
+    [ -e "$module" ] || continue
+    why=$(insmod "$module" $(cat "${module%.ko}.args" 2>/dev/null) 2>&1) ||
+        echo "refused ${module##*/} ${why##*: }" >&3
 done
 [ -e /dev/kvm ] || { echo "nokvm" >&3; exec poweroff -f; }
 echo "kvm $(cut -d' ' -f1 /proc/uptime)" >&3

@@ -69,6 +69,7 @@ class Records:
 
     `damaged` says what is wrong with the stream once a line is missing or has the wrong length, or
     there is more than any run of ours has to say;
+    `refused` is the first module that the kernel did not take, and why, in words;
     `on_kvm` is called before the payload starts.
     """
 
@@ -77,6 +78,7 @@ class Records:
         self.lines: list[str] = []
         self.kvm_ready = False
         self.no_kvm = False
+        self.refused: tuple[str, str] | None = None
         self.status: int | None = None
         self.damaged: str | None = None
         self._on_line = on_line
@@ -104,6 +106,9 @@ class Records:
             case [b"kvm", _]:
                 self.kvm_ready = True
                 self.on_kvm()
+            case [b"refused", module, *words] if not self.kvm_ready:
+                # What needs a module that was refused is refused as well: the first is the cause.
+                self.refused = self.refused or (_text(module), _text(b" ".join(words)))
             case [b"nokvm"]:
                 self.no_kvm = True
             case [b"end", status, count, _] if _is_number(status) and _is_number(count):
@@ -141,6 +146,10 @@ class Records:
             self.status = status
         else:
             self.damaged = f"{len(self.lines)} of {count} lines of output arrived"
+
+
+def _text(said: bytes) -> str:
+    return plain(said[:_WIDTH].decode(errors="replace"))
 
 
 def _is_number(text: bytes) -> bool:

@@ -36,6 +36,22 @@ _COMMAND_LINE = (
     "initcall_blacklist=crypto_kdf108_init,jent_mod_init"
 )
 
+_UNSIGNED = (
+    "the lab's modules have no signature, which lockdown= and module.sig_enforce ask for: leave"
+    " these out, or take a kernel with KVM built in"
+)
+_NO_CPU = "the machine's CPU lacks what this module drives: choose another --cpu or --vendor"
+_REFUSALS = {
+    "Operation not permitted": _UNSIGNED,
+    "Key was rejected by service": _UNSIGNED,
+    "Required key not available": _UNSIGNED,
+    "Operation not supported": _NO_CPU,
+    "No such device": _NO_CPU,
+    "Invalid argument": "a parameter that --append gives it has a value that it does not take",
+    "Numerical result out of range": "a parameter that --append gives it has too large a value",
+}
+"""What to do about a module that the kernel refuses with this error."""
+
 
 class Outcome(StrEnum):
     """How a boot ended; everything but DONE means that the payload's answer is not to be had."""
@@ -199,7 +215,7 @@ def _judge(console: Console, records: Records, went: Run) -> tuple[Outcome, str]
     if records.status is not None:
         return Outcome.DONE, ""
     if records.no_kvm:
-        return Outcome.NO_KVM, "the kernel booted, but has no /dev/kvm: is KVM built for it?"
+        return Outcome.NO_KVM, _why_no_kvm(records.refused)
     if console.panicked:
         return Outcome.PANIC, "the guest kernel panicked"
     if console.flooded or not went.expired:
@@ -209,6 +225,14 @@ def _judge(console: Console, records: Records, went: Run) -> tuple[Outcome, str]
     if went.boot_seconds is None:
         return Outcome.HANG, f"the guest kernel did not start the command within {seconds}"
     return Outcome.TIMEOUT, f"the command did not end within {seconds}"
+
+
+def _why_no_kvm(refused: tuple[str, str] | None) -> str:
+    if not refused:
+        return "the kernel booted, but has no /dev/kvm: is KVM built for it?"
+    module, why = refused
+    hint = next((f": {hint}" for text, hint in _REFUSALS.items() if text in why), "")
+    return f"the kernel booted, but has no /dev/kvm, for it refused {module}: {why}{hint}"
 
 
 @contextmanager
