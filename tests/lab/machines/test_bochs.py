@@ -2,6 +2,7 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,19 @@ def test_bochs_adds_the_features_that_its_version_knows(
     bochs.command(emulator, boot, tmp_path)
     (line,) = re.findall(r"^cpu: .*", (tmp_path / "bochsrc").read_text(), re.M)
     assert line.partition("ignore_bad_msrs=1")[2] == added
+
+
+def test_bochs_blinks_with_no_cursor_on_a_terminal_that_nobody_reads(tmp_path, monkeypatch):
+    monkeypatch.setattr(bochs.images, "read", lambda image: KERNEL)
+    pytest.importorskip("curses")
+    boot = Boot(Kernel("k", "6.6", tmp_path), "vmx", b"", "quiet", 1)
+    command = bochs.command(Emulator("bochs", (3, 0), ("bochs",), Path("/")), boot, tmp_path)
+    drawn = "import curses, os, sys; curses.setupterm(os.environ['TERM'], 1);" + (
+        "print([curses.tigetstr(shape) for shape in ('civis', 'cnorm', 'cvvis', 'cup')])"
+    )
+    argv = (sys.executable, "-P", "-c", drawn)
+    said = subprocess.run(argv, capture_output=True, text=True, env=dict(command.environment))
+    assert said.stdout == "[None, None, None, None]\n"
 
 
 def test_why_bochs_gave_up_is_in_its_own_words(tmp_path):

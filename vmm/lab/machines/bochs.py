@@ -16,6 +16,10 @@ MEMORY_MIB = 1024
 # Instructions per emulated second. More make the guest's waits dearer (an idle guest is emulated
 # too), fewer make its timer interrupts more frequent; measured.
 _SPEED = 20_000_000
+# Bochs draws its screen on a terminal that it makes itself and that nobody reads. Any that has a
+# cursor gets 18 bytes each time it blinks, until the kernel holds no more and Bochs sleeps for
+# ever in a write: after ten minutes or so. A dumb one gets nothing.
+_TERMINAL = "dumb"
 
 _CONFIGURATION = """\
 config_interface: textconfig
@@ -50,7 +54,8 @@ def command(emulator: Emulator, boot: Boot, work: Path) -> Command:
         )
     )
     return Command(
-        (*emulator.command, "-q", "-f", "bochsrc"), {**dict(emulator.environment), "TERM": "xterm"}
+        (*emulator.command, "-q", "-f", "bochsrc"),
+        {**dict(emulator.environment), "TERM": _TERMINAL},
     )
 
 
