@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vmm.conformance.host.diagnosis import Diagnosis, Health
 from vmm.lab import cache, vendors
+from vmm.lab.errors import LabError
 from vmm.lab.kernels import packaged
 from vmm.lab.machines import emulators, machine
 
@@ -32,14 +33,17 @@ def _memory() -> Diagnosis:
 def _emulator(name: str) -> Diagnosis:
     machines = [row.gives for row in vendors.VENDORS.values() if row.emulator == name]
     gives = f"other kernels on {' and on '.join(machines)}"
-    here = [emulator for emulator in emulators.emulators() if emulator.name == name]
-    if not here:
+    if not emulators.is_here(name):
         return Diagnosis(Health.WARN, f"not here: it would judge {gives}", "msrward lab install")
-    if not here[0].good:
+    try:
+        found = emulators.find(name)
+    except LabError as error:
+        return Diagnosis(Health.WARN, str(error), "msrward lab install")
+    if not found.good:
         return Diagnosis(
-            Health.WARN, f"{here[0].title} is old and loses guests", "msrward lab install"
+            Health.WARN, f"{found.title} is old and loses guests", "msrward lab install"
         )
-    return Diagnosis(Health.PASS, f"{here[0].title}: judges {gives}")
+    return Diagnosis(Health.PASS, f"{found.title}: judges {gives}")
 
 
 def _kernels() -> Diagnosis:

@@ -13,6 +13,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmm.conformance.records.plain import plain
 from vmm.lab import cache
 from vmm.lab.apt import AptRoot
 from vmm.lab.errors import LabError
@@ -80,23 +81,22 @@ _KINDS = {
 }
 
 
-def emulators() -> list[Emulator]:
-    """Every emulator found on this machine and in the cache, the best of each kind first."""
-    found = [
-        emulator
-        for kind in _KINDS.values()
-        for place in (_system, _cached)
-        if (emulator := place(kind))
-    ]
-    return sorted(found, key=lambda emulator: (emulator.name, emulator.version), reverse=True)
+def is_here(name: str) -> bool:
+    """Say whether there is one, on this machine or in the cache, that may run or not."""
+    return bool(_places(_KINDS[name]))
 
 
 def find(name: str) -> Emulator:
-    """Return the newest "qemu" or "bochs"; a :class:`LabError` if there is none."""
-    for emulator in emulators():
-        if emulator.name == name:
-            return emulator
+    """Return the newest "qemu" or "bochs".
+
+    A :class:`LabError` says that there is none, or what one that is there says and does not run.
+    """
     kind = _KINDS[name]
+    answers = [_ask(kind, place) for place in _places(kind)]
+    if found := [answer for answer in answers if isinstance(answer, Emulator)]:
+        return max(found, key=lambda emulator: emulator.version)
+    if refusals := [answer for answer in answers if isinstance(answer, str)]:
+        raise LabError(refusals[0])
     raise LabError(
         f"no {kind.program} here: apt-get install {kind.package}, or fetch it into the cache "
         "with scripts/check --lab"
@@ -107,8 +107,8 @@ def install(name: str) -> Emulator:
     """Fetch an emulator into the cache (85 MB for QEMU), or verify the one that is there."""
     kind = _KINDS[name]
     cache.entry("emulators", name, lambda into: _unpack(kind, into))
-    if emulator := _cached(kind):
-        return emulator
+    if (place := _cached(kind)) and isinstance(answer := _ask(kind, place), Emulator):
+        return answer
     raise LabError(f"the fetched {kind.program} does not run on this machine; install it instead")
 
 
@@ -121,12 +121,20 @@ def _unpack(kind: _Kind, into: Path) -> None:
         shutil.rmtree(into / unused, ignore_errors=True)
 
 
-def _system(kind: _Kind) -> Emulator | None:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    command: tuple[str, ...]
+    root: Path
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+def _places(kind: _Kind) -> list[_Place]:
     program = shutil.which(kind.program)
-    return _ask(kind, (program,), Path("/")) if program else None
+    system = _Place((program,), Path("/")) if program else None
+    return [place for place in (system, _cached(kind)) if place]
 
 
-def _cached(kind: _Kind) -> Emulator | None:
+def _cached(kind: _Kind) -> _Place | None:
     root = cache.root() / "emulators" / kind.name
     loaders = [
         path for path in (root / "usr/lib64" / _LOADER, root / "lib64" / _LOADER) if path.exists()
@@ -139,7 +147,7 @@ def _cached(kind: _Kind) -> Emulator | None:
         ("LTDL_LIBRARY_PATH", str(root / _LIBRARIES / "bochs/plugins")),
         ("BXSHARE", str(root / "usr/share/bochs")),
     )
-    return _ask(kind, (*loader, str(root / "usr/bin" / kind.program)), root, environment)
+    return _Place((*loader, str(root / "usr/bin" / kind.program)), root, environment)
 
 
 def _library_path(root: Path) -> str:
@@ -147,23 +155,22 @@ def _library_path(root: Path) -> str:
     return ":".join(str(path) for path in (libraries, libraries / "pulseaudio"))
 
 
-def _ask(
-    kind: _Kind,
-    command: tuple[str, ...],
-    root: Path,
-    environment: tuple[tuple[str, str], ...] = (),
-) -> Emulator | None:
-    """Return the emulator if it runs here and says its version, else None."""
-    said = subprocess.run(
-        (*command, *kind.ask),
+def _ask(kind: _Kind, place: _Place) -> Emulator | str:
+    """Return the emulator if it runs here and says its version, else why there is none."""
+    went = subprocess.run(
+        (*place.command, *kind.ask),
         capture_output=True,
         text=True,
+        errors="replace",
         stdin=subprocess.DEVNULL,
-        env={**os.environ, **dict(environment)},
+        env={**os.environ, **dict(place.environment)},
         check=False,
     )
-    found = kind.version.search(said.stdout + said.stderr)
+    found = kind.version.search(went.stdout + went.stderr)
     if not found:
-        return None
+        lines = f"{went.stderr}\n{went.stdout}".splitlines()
+        silence = f"nothing, and ended with status {went.returncode}"
+        said = next((plain(line.strip()) for line in lines if line.strip()), silence)
+        return f"{kind.program} is here and does not run: {place.command[-1]} said {said}"
     version = tuple(int(number) for number in found[1].split("."))
-    return Emulator(kind.name, version, command, root, environment)
+    return Emulator(kind.name, version, place.command, place.root, place.environment)
