@@ -17,10 +17,12 @@ COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 SPOKEN = re.compile(r'"(?:[^"\\]|\\.)*"')
 NAME = re.compile(r"(?<!\.)(?<!->)\b[A-Za-z_]\w*\b")
 """A name that is no member of a struct."""
+TAG = re.compile(r"\bstruct [A-Za-z_]\w*\b")
+"""The name of a struct, which a variable may have too (``struct kvm_run *run``)."""
 DECLARED = (
     re.compile(r"^(?:static|extern)\b[^={;]*?\b(\w+)\("),
     re.compile(r"^#define (\w+)", re.MULTILINE),
-    re.compile(r"^(?:static )?struct (\w+) \{"),
+    re.compile(r"^(?:static )?(struct \w+) \{"),
     re.compile(r"^(?:static|\}) ?[^={;(]*?\b(\w+)(?:\[[^=]*\])*(?: =[^=]|;)", re.MULTILINE),
 )
 ENUMERATOR = re.compile(r"[{,]\s*([A-Z][A-Z0-9_]*)")
@@ -54,7 +56,8 @@ def declared(piece: str) -> frozenset[str]:
 @functools.cache
 def used(code: str) -> frozenset[str]:
     """Return the names in a piece of C, but those in its comments and texts."""
-    return frozenset(NAME.findall(SPOKEN.sub("", COMMENT.sub("", code))))
+    own = SPOKEN.sub("", COMMENT.sub("", code))
+    return frozenset((*NAME.findall(own), *TAG.findall(own)))
 
 
 def needed(main: str) -> list[str]:
