@@ -259,6 +259,30 @@ def test_every_step_of_a_case_is_checked(has_kvm, build):
         assert status == 1 and lines[-1].startswith(f"FAIL: step {step + 1}: expected ")
 
 
+def test_a_program_declares_no_struct_that_it_does_not_use():
+    for case in selection():
+        source = c_source(case)
+        for name in re.findall(r"^(?:static )?struct (\w+) \{", source, re.MULTILINE):
+            said = re.findall(rf"\bstruct {name}\b|^\}} {name};", source, re.MULTILINE)
+            assert len(said) > 1, (case.id, name)
+
+
+@pytest.mark.parametrize(
+    ("case", "known"),
+    [
+        ("fastpath.write_denied_by_range_no_apic_cpuid_on", {"6.18..newest", "5.10..newest"}),
+        ("fastpath.no_apic_and_ia32_rtit_ctl", set()),
+        ("lbr.denied_by_range", {"6.17.13..newest"}),
+        ("matching.first_range_wins", set()),
+        ("inside.read_of_fs_base_denied_by_range", {"5.10..newest", "5.10..5.15"}),
+        ("quirks.range_below_the_top", set()),
+    ],
+)
+def test_a_program_names_the_kernels_that_break_its_case_and_no_others(case, known):
+    (case,) = (each for each in CASES if each.id == case)
+    assert set(re.findall(r"Known to break it: ([^ ;]*)", c_source(case))) == known
+
+
 def test_no_kvm_is_trouble_and_no_verdict(build):
     source = c_source(Case("a.b", "", "", DENY, SEEN)).replace('"/dev/kvm"', '"/dev/nothing"')
     status, lines, errors = played(build(source))

@@ -22,6 +22,7 @@ from vmm.conformance.language import script as s
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.needs import needs_of
 from vmm.conformance.oracle import spoiled
+from vmm.conformance.records.unseen import could_show
 from vmm.conformance.records.verdict import Verdict
 
 HAS = {"single_step", "upper_rcx", "emulated_shadow", spoiled.NEED}
@@ -65,8 +66,7 @@ def _about(case: Case) -> list[str]:
     """Return the contract that the case is about, and which kernels are known to break it."""
     known = [REQUIREMENTS[name] for name in case.requirements if name in REQUIREMENTS]
     said = [f"{each.id}: {each.sentence}." for each in known]
-    broken = dict.fromkeys(fix for each in known for fix in each.history)
-    fixes = [HISTORY[each] for each in broken]
+    fixes = [HISTORY[entry] for entry in could_show(case)] if not case.observes else []
     said += [
         f"Known to break it: {fix.affected} ({fix.title})"
         + (" (open)." if fix.is_open else f", fixed by {fix.commit[:12]} in v{fix.fixed_in}.")

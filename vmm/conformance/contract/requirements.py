@@ -233,7 +233,7 @@ _ATOMICITY = (
     _R(
         "R81",
         "a filter installed while L2 is active governs L2 from that vCPU's next VM entry on",
-        history=("B20", "B36", "B39"),
+        history=("B20", "B36", "B39", "B05"),
     ),
 )
 _TABLES = (_DISCOVERY, _VALIDATION, _MATCHING, _SCOPE, _EXIT, _COMPLETION, _ATOMICITY)

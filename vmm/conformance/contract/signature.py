@@ -59,16 +59,21 @@ class Signature:
 
     def can_show_at(self, step: Difference) -> bool:
         """Say whether this entry can make a kernel differ at this step, whatever was seen."""
-        before = "\n".join(step.before)
         return (
             self.vendor in ("", step.vendor)
             and bool(re.fullmatch(self.action, step.action))
             and bool(re.fullmatch(self.expected, step.expected))
             and bool(re.search(self.install, step.install))
-            and bool(re.search(self.before, before))
-            and not (self.without and re.search(self.without, before))
+            and self._is_after(step)
             and (not self.at_top or step.at_top)
             and (self.halfway is None or step.halfway is self.halfway)
             and (not self.unfiltered or step.is_refused_unfiltered)
             and (not self.unset or step.is_of_failed_write)
+        )
+
+    def _is_after(self, step: Difference) -> bool:
+        """Say whether the steps before this one are as ``before`` and ``without`` ask."""
+        before = "\n".join(step.before) if self.before or self.without else ""
+        return bool(re.search(self.before, before)) and not (
+            self.without and re.search(self.without, before)
         )

@@ -1,4 +1,4 @@
-"""Known bugs that nothing shows, where something could have shown them."""
+"""Where a known bug could show: in which cases, and that nothing shows it though it could."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from vmm.conformance.contract.difference import Difference
 from vmm.conformance.contract.reach import can_show
 from vmm.conformance.contract.requirements import REQUIREMENTS
+from vmm.conformance.contract.signature import SVM, VMX
 from vmm.conformance.contract.signatures import SIGNATURES
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import steps
@@ -36,6 +37,20 @@ def unseen(
     ]
 
 
+def could_show(case: Case) -> list[str]:
+    """Return the entries of the history that can make a case fail, on some kernel.
+
+    They break a requirement of the case, and a signature of theirs can match at one of its steps.
+    """
+    steps = [step for vendor in (VMX, SVM) for step in _steps(case, vendor)]
+    broken = (REQUIREMENTS[name].history for name in case.requirements if name in REQUIREMENTS)
+    return [
+        entry
+        for entry in dict.fromkeys(entry for each in broken for entry in each)
+        if any(row.can_show_at(step) for row in SIGNATURES if row.id == entry for step in steps)
+    ]
+
+
 def _could_show(entry: str, passed: Iterable[CaseRecord], vendor: str) -> bool:
     signatures = [each for each in SIGNATURES if each.id == entry and each.vendor in ("", vendor)]
     about = {each.id for each in REQUIREMENTS.values() if entry in each.history}
@@ -55,9 +70,13 @@ def _catalogue(ids: set[str]) -> list[Case]:
 
 
 def _steps(case: Case, vendor: str) -> Iterator[Difference]:
-    """Yield each step of a case with what is expected of it; nothing was seen."""
+    """Yield each step of a case with what is expected of it; nothing was seen.
+
+    Before it, what no filter governs went well.
+    """
     before: list[str] = []
     for action, events in zip(case.actions, steps(case.actions, case.expected), strict=False):
         expected = ", ".join(map(repr, events))
         yield Difference(repr(action), expected, "", before, vendor)
-        before = [*before, f"{action!r} -> {expected}"]
+        well = "wrote" if "wrmsr(" in repr(action) else "returned(0x0)"
+        before = [*before, f"{action!r} -> {expected.replace('unfiltered', well)}"]
