@@ -43,3 +43,4 @@
 #include "words/restored.c"
 #include "words/weigh.c"
 #include "words/forms.c"
+#include "words/xen.c"

@@ -38,6 +38,7 @@ VM_CALLS = {
     "create_irqchip": lambda vm: vm.create_irqchip(),
     "create_any_irqchip": lambda vm: vm.create_any_irqchip(),
     "signal_msi": lambda vm: vm.signal_msi(0xFEE00000, 0),
+    "xen_hvm_config": lambda vm: vm.xen_hvm_config(ffi.new("struct kvm_xen_hvm_config *")),
     "set_tss_addr": lambda vm: vm.set_tss_addr(0xFFFBD000),
     "create_vcpu": lambda vm: vm.create_vcpu(0),
 }

@@ -13,7 +13,7 @@ from typing import Any
 from vmm._native import ffi, lib
 from vmm.errors import KvmError
 from vmm.filter import MsrFilter
-from vmm.ioctl import KvmFile, fits
+from vmm.ioctl import KvmFile, fits, struct_of
 from vmm.memory import GuestMemory
 from vmm.msr import KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X86_USER_SPACE_MSR
 from vmm.placed import PlacedFilter
@@ -182,6 +182,11 @@ class Vm(KvmFile):
         fields["data"] = fits("signal_msi: data", data, 32)
         msi = ffi.new("struct kvm_msi *", fields)
         return self.pointed(lib.KVM_SIGNAL_MSI, msi, "KVM_SIGNAL_MSI")
+
+    def xen_hvm_config(self, config: Any) -> None:
+        """Set ``struct kvm_xen_hvm_config``: the MSR of hypercall pages (api.rst 4.28)."""
+        struct_of("struct kvm_xen_hvm_config", config, "KVM_XEN_HVM_CONFIG")
+        self.pointed(lib.KVM_XEN_HVM_CONFIG, config, "KVM_XEN_HVM_CONFIG")
 
     def set_tss_addr(self, address: int) -> None:
         """Give VMX three pages below 4 GiB for guests in real mode (api.rst 4.29)."""

@@ -88,6 +88,8 @@ static void do_action(struct cursor *tape)
 	case LEAVE_NESTED: leave_nested(used_vcpu(tape)); break;
 	case FRESH_VM: fresh_vm_of_case(); break;
 	case WEIGH_BITMAPS: weigh_bitmaps(); break;
+	case XEN_HVM_CONFIG: xen_hvm_config_of(tape); break;
+	case GET_HYPERCALL_PAGE: get_hypercall_page(); break;
 	default: damaged("an action that this player does not know");
 	}
 }

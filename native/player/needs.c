@@ -19,6 +19,7 @@ static const struct { const char *name; const char *(*lacks)(void); } needs[] = 
 	{ "clean_bitmap", lacks_clean_bitmap },
 	{ "smm", lacks_smm }, { "wrmsrns", lacks_wrmsrns }, { "msr_imm", lacks_msr_imm },
 	{ "put_off_debug", lacks_put_off_debug }, { "guest_tsc", lacks_guest_tsc },
+	{ "xen_hvm", lacks_xen_hvm }, { "xen_intercept", lacks_xen_intercept },
 	{ "rdtscp", lacks_rdtscp }, { "rdpid", lacks_rdpid }, { "pmu", lacks_pmu },
 	{ "fsgsbase", lacks_fsgsbase }, { "xsaves", lacks_xsaves }, { "sep", lacks_sep },
 };

@@ -101,6 +101,14 @@ static void create_vcpu_of(struct cursor *tape)
 		create_vcpu(id);
 }
 
+static void xen_hvm_config_of(struct cursor *tape)
+{
+	__u32 msr = u32(tape);
+	__u8 pages = u8(tape);
+
+	xen_hvm_config(msr, pages, u32(tape));
+}
+
 static void sweep_of(struct cursor *tape)
 {
 	int id = used_vcpu(tape);

@@ -4,7 +4,7 @@
  */
 
 /* What every action's layout and each line of a trace come to; a test computes it, so that neither is misread. */
-static const __u32 VERSION = 0x9c3b4cb0;
+static const __u32 VERSION = 0x509aac4c;
 
 enum { HEADER = 24, POOLED = 2 };
 
@@ -22,7 +22,7 @@ enum {
 	CLOSE_VCPU, SWEEP, SET_CPUID_BITS, SEND_INIT, GET_MP_STATE, ENTER_L2, LEAVE_L2,
 	EXECUTE, GET_VCPU_EVENTS, REWRITE, INJECT, GET_TAKEN,
 	SAVE_NESTED, RESTORE_NESTED, LEAVE_NESTED, FRESH_VM,
-	WEIGH_BITMAPS,
+	WEIGH_BITMAPS, XEN_HVM_CONFIG, GET_HYPERCALL_PAGE,
 };
 
 struct cursor {

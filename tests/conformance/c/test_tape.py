@@ -125,7 +125,7 @@ ONE_OF_EACH: tuple[s.Action, ...] = (
     *(kind(6) for kind in (s.Park, s.Release, s.UntilExits, s.UntilRuns, s.StopSpin)),
     *(s.CloseVm(), s.CloseVcpu(6), s.Sweep("wrmsr", 1, 2, 3, 4, 6)),
     *(s.SetCpuidBits(1, "ecx", 2, True, 3, 6), s.SendInit(6), s.GetMpState(6)),
-    s.WeighBitmaps(),
+    *(s.WeighBitmaps(), s.XenHvmConfig(1, 2, 3), s.GetHypercallPage()),
     *(s.EnterL2(passes) for passes in ("all", "none")),
     s.EnterL2((Through(1, "read"), Through(2)), True, *[(Listed(4, 3),)] * 3, True, False, 6),
     s.EnterL2((Through(1, "read"),), fields=True, clean=True, vcpu=6),

@@ -53,6 +53,7 @@ NEEDS = {
     "compat",
     "force_emulation_prefix",
     "smm",
+    *("xen_hvm", "xen_intercept"),
     "put_off_debug",
     "clean_bitmap",
     "memory_cgroup",
@@ -154,6 +155,8 @@ def test_needs_are_what_the_script_uses():
             and at.after in {"sti", "mov_ss"}
             for at, look in itertools.pairwise(used)
         )
+        xen = [each.flags & 2 for each in used if isinstance(each, script.XenHvmConfig)]
+        has["xen_intercept"], has["xen_hvm"] = any(xen), not all(xen)
         entries = [each for each in case.actions if isinstance(each, script.EnterL2)]
         bare_bitmaps = {each.passes for each in entries if not each.bitmap}
         lists = [each.entry_load + each.exit_store + each.exit_load for each in entries]

@@ -20,6 +20,7 @@ from vmm.conformance.oracle.races import RaceRules
 from vmm.conformance.oracle.running import RunningRules
 from vmm.conformance.oracle.shadows import ShadowRules
 from vmm.conformance.oracle.sweeps import SweepRules
+from vmm.conformance.oracle.xen import XenRules
 
 PARTS: dict[type[Any], str] = {
     FilterRules: "filters",
@@ -34,6 +35,7 @@ PARTS: dict[type[Any], str] = {
     EffectRules: "effects",
     LevelRules: "levels",
     ShadowRules: "shadows",
+    XenRules: "xen",
 }
 """The parts of a Model, each with the name under which the Model holds it."""
 WHOLE = (Model, MaskRules, InstallRules, AccessRules, HostRules)

@@ -29,6 +29,7 @@ from mutants_shadows import SHADOWS
 from mutants_stopping import STOPPING
 from mutants_sweep import SWEEPING
 from mutants_validation import VALIDATION
+from mutants_xen import XEN
 
 MUTANTS = (
     *MATCHING,
@@ -54,4 +55,5 @@ MUTANTS = (
     *ORDERS,
     *SWEEPING,
     *PLATFORM,
+    *XEN,
 )

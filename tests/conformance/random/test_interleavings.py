@@ -148,6 +148,8 @@ NEVER_DRAWN = {
     s.WeighBitmaps: "it says nothing of a filter, and has VMs of its own",
     s.SendInit: "not every host has an APIC in the kernel, and the vCPU is of no use afterwards",
     s.GetMpState: "as SendInit",
+    s.XenHvmConfig: "not every host has CONFIG_KVM_XEN",
+    s.GetHypercallPage: "as XenHvmConfig",
     s.SetRegs: "what a guest goes on with is then nobody's promise (R67)",
     s.Spin: "it obeys soon, not at once, and takes seconds to say never",
     s.UntilExits: "as Spin",

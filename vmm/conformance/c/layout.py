@@ -212,5 +212,10 @@ WORDS: dict[type, tuple[int, Callable[[Any], Iterator[bytes]]]] = {
     s.LeaveNested: (41, _vcpu),
     s.FreshVm: (42, _nothing),
     s.WeighBitmaps: (43, _nothing),
+    s.XenHvmConfig: (
+        44,
+        lambda each: iter([struct.pack("<IBI", each.msr, each.pages, each.flags)]),
+    ),
+    s.GetHypercallPage: (45, _nothing),
 }
 """The number of each word on a tape, and what writes its fields: every word is here."""

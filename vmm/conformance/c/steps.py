@@ -93,6 +93,10 @@ def _set_cpuid_bits(action: s.SetCpuidBits, _: At) -> Iterable[str]:
     yield f"\tset_cpuid_bits({action.vcpu}, {where}, {what});"
 
 
+def _xen_hvm_config(action: s.XenHvmConfig, _: At) -> Iterable[str]:
+    yield f"\txen_hvm_config({c_number(action.msr)}, {action.pages}, {c_number(action.flags)});"
+
+
 def _msr(action: s.GetMsr | s.SetMsr, _: At) -> Iterable[str]:
     word = "get_msr" if isinstance(action, s.GetMsr) else "set_msr"
     how = "_by_one_reg" if action.by == "one_reg" else ""
@@ -199,6 +203,8 @@ CALLS: dict[type, Callable[[Any, At], Iterable[str]]] = {
     s.LeaveNested: lambda each, _: [f"\tleave_nested({each.vcpu});"],
     s.FreshVm: lambda _, __: ["\tfresh_vm();"],
     s.WeighBitmaps: lambda _, __: ["\tweigh_bitmaps();"],
+    s.XenHvmConfig: _xen_hvm_config,
+    s.GetHypercallPage: lambda _, __: ["\tget_hypercall_page();"],
     s.Execute: accesses.execute,
     s.GetVcpuEvents: lambda each, _: [f"\tget_vcpu_events({each.vcpu});"],
     s.Rewrite: accesses.rewrite,

@@ -48,6 +48,7 @@ from vmm.conformance.cases import (
     validation,
     vcpus,
     x2apic,
+    xen,
 )
 from vmm.conformance.language.case import Case
 
@@ -96,6 +97,7 @@ THEMES = (
     restored,
     clean,
     orders,
+    xen,
     quirks,
 )
 

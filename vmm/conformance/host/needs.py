@@ -12,14 +12,15 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from vmm._native import lib
+from vmm._native import ffi, lib
 from vmm.conformance.host import containers
 from vmm.conformance.host.facts import facts
 from vmm.conformance.host.limits import raise_if_exhausted
 from vmm.conformance.host.memory_cgroup import no_memory_cgroup
-from vmm.conformance.language.script import DISABLE_EXITS, KVM_CAP_X86_DISABLE_EXITS
+from vmm.conformance.language.script import DISABLE_EXITS, KVM_CAP_X86_DISABLE_EXITS, XEN_INTERCEPT
 from vmm.errors import KvmError
 from vmm.kvm import Kvm
+from vmm.msr import Msr
 from vmm.nested.l1 import vendor_of
 from vmm.nested.state import KVM_CAP_NESTED_STATE
 from vmm.uffd import Userfaultfd
@@ -97,6 +98,25 @@ def no_smm(kvm: Kvm) -> str | None:
 def no_one_reg(kvm: Kvm) -> str | None:
     """Ask for ``KVM_CAP_ONE_REG``, by which 6.18 and later name MSRs one at a time."""
     return None if kvm.check_extension(lib.KVM_CAP_ONE_REG) else "no KVM_GET_ONE_REG before 6.18"
+
+
+def no_xen_hvm(kvm: Kvm, flags: int = 0) -> str | None:
+    """Ask for ``KVM_CAP_XEN_HVM``, and try to give a VM an MSR for pages of hypercalls."""
+    if not kvm.check_extension(lib.KVM_CAP_XEN_HVM):
+        return "no KVM_XEN_HVM_CONFIG: this kernel is built without CONFIG_KVM_XEN, or has none"
+    with kvm.create_vm() as vm:
+        config = {"flags": flags, "msr": Msr.XEN_HYPERCALL}
+        try:
+            vm.xen_hvm_config(ffi.new("struct kvm_xen_hvm_config *", config))
+        except KvmError as error:
+            raise_if_exhausted(error)
+            return f"KVM_XEN_HVM_CONFIG with flags {flags}: {error}"
+    return None
+
+
+def no_xen_intercept(kvm: Kvm) -> str | None:
+    """Try to have KVM make pages of hypercalls itself, as from 5.12 on."""
+    return no_xen_hvm(kvm, XEN_INTERCEPT)
 
 
 def no_disable_exits(bit: int) -> Probe:
@@ -191,6 +211,8 @@ PROBES: dict[str, Probe] = {
     "emulated_shadow": lambda _: None,
     **{f"disable_exits_{name}": no_disable_exits(bit) for name, bit in DISABLE_EXITS.items()},
     "one_reg": no_one_reg,
+    "xen_hvm": no_xen_hvm,
+    "xen_intercept": no_xen_intercept,
     "memory_cgroup": no_memory_cgroup,
     "shstk": no_cpuid(7, 0, "ecx", 1 << 7, "SHSTK"),
     "mediated_pmu": no_mediated_pmu,

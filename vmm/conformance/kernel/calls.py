@@ -9,7 +9,13 @@ from typing import Any
 
 from vmm._native import lib
 from vmm.conformance.host.memory_cgroup import charges_bitmaps
-from vmm.conformance.kernel.platform import change, cpuid_with, no_descriptor
+from vmm.conformance.kernel.platform import (
+    PAGE,
+    change,
+    cpuid_with,
+    no_descriptor,
+    xen_config,
+)
 from vmm.conformance.kernel.pool import PooledVm
 from vmm.conformance.language import script as words
 from vmm.conformance.language.script import (
@@ -33,6 +39,7 @@ class Calls:
         """Have nothing placed yet."""
         self.vm = vm
         self._placed: list[PlacedFilter] = []
+        self._blobs: list[Any] = []
         self.cpuid: dict[int, Any] = {}
         """What each vCPU was given last."""
 
@@ -105,6 +112,17 @@ class Calls:
         if charged is None:
             return words.Lost("the memory cgroup is not at rest")
         return words.Got(int(charged))
+
+    def xen_hvm_config(self, action: words.XenHvmConfig) -> Event:
+        config, blobs = xen_config(action.msr, action.pages, action.flags)
+        self._blobs += blobs  # the kernel reads them whenever the guest writes the MSR
+        self.vm.vm.xen_hvm_config(config)
+        return done
+
+    def get_hypercall_page(self) -> Event:
+        page = bytes(self.vm.memory.buffer[words.HYPERCALL_PAGE : words.HYPERCALL_PAGE + PAGE])
+        parts = (int.from_bytes(page[at : at + 4], "little") for at in range(0, PAGE, 4))
+        return words.Got(next(filter(None, parts), 0))
 
     def send_init(self, action: words.SendInit) -> Event:
         self.vm.vcpu(action.vcpu).set_lapic(self.vm.vcpu(action.vcpu).get_lapic())

@@ -175,6 +175,10 @@ class Execution:
                 return self.fresh_vm()
             case words.WeighBitmaps():
                 return self.calls.weigh_bitmaps()
+            case words.XenHvmConfig():
+                return self.calls.xen_hvm_config(action)
+            case words.GetHypercallPage():
+                return self.calls.get_hypercall_page()
             case words.Sweep():
                 self.halves.give_up(action.vcpu)
                 return run_sweep(self.vm.program(action.vcpu), action)

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from vmm._native import lib
+from vmm._native import ffi, lib
 from vmm.conformance.language import script as words
 from vmm.kvm import Kvm
 
+PAGE = 4096
 BARE = {0x8000_0001: ("edx", 1 << 29 | 1 << 20 | 1 << 11)}
 """What a vCPU in long mode cannot be without: LM, NX, SYSCALL."""
 NO_FEATURES = (0, 0x4000_0000, 0x8000_0000, 0x8000_0008)
@@ -54,6 +55,23 @@ def cpuid_with(kvm: Kvm, feature: str, on: bool) -> Any:
             rest = getattr(entry, register) & ~(1 << bit)
             setattr(entry, register, rest | on << bit)
     return cpuid
+
+
+def xen_config(msr: int, pages: int, flags: int) -> tuple[Any, list[Any]]:
+    """Return ``struct kvm_xen_hvm_config``, and the pages of 32- and 64-bit code that it names."""
+    blobs = [
+        ffi.new("uint8_t[]", b"".join(_hypercall_page(kind << 24 | at) for at in range(pages)))
+        for kind in (0x32, 0x64)
+    ]
+    addresses = [int(ffi.cast("uintptr_t", blob)) * bool(pages) for blob in blobs]
+    config = ffi.new("struct kvm_xen_hvm_config *", {"flags": flags, "msr": msr})
+    config.blob_addr_32, config.blob_addr_64 = addresses
+    config.blob_size_32 = config.blob_size_64 = pages
+    return config, blobs
+
+
+def _hypercall_page(content: int) -> bytes:
+    return content.to_bytes(4, "little") * (PAGE // 4)
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from vmm.conformance.language.script import (
     fault,
     finish,
     fresh_vm,
+    get_hypercall_page,
     get_mp_state,
     get_msr,
     get_regs,
@@ -93,6 +94,7 @@ from vmm.conformance.language.script import (
     whatever,
     wrmsr,
     wrote,
+    xen_hvm_config,
 )
 from vmm.filter import AtEdge, default_allow, default_deny
 from vmm.msr import FILTER, UNKNOWN, Msr
@@ -199,6 +201,20 @@ EXAMPLES: tuple[Case, ...] = (
         (
             *(done, done, done, done, done, RdmsrExit(_A, FILTER), done, interrupted),
             *(regs(2, rax=7, rcx=_A, rdx=0), got(2)),
+        ),
+    ),
+    Case(
+        "words.xen",
+        "A write of the MSR for hypercalls is filtered before KVM writes the page.",
+        "R39 R28",
+        (
+            *(xen_hvm_config(_A, pages=1), _TELL, install(_DENY), wrmsr(_A, 0xF0000)),
+            *(get_hypercall_page(), install(default_allow()), wrmsr(_A, 0xF0000)),
+            get_hypercall_page(),
+        ),
+        (
+            *(done, done, done, WrmsrExit(_A, FILTER, 0xF0000), wrote, got(0)),
+            *(done, wrote, got(0x64000000)),
         ),
     ),
     Case(

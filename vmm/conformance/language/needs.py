@@ -76,10 +76,7 @@ def _needs(action: Action) -> Iterator[str]:
     if isinstance(action, words.Execute):
         yield from ["force_emulation_prefix"] * action.emulated
         yield from OF_INSTRUCTION.get(action.instruction, ())
-    if isinstance(action, words.WeighBitmaps):
-        yield "memory_cgroup"
-    if isinstance(action, words.CreateIrqchip):
-        yield "irqchip"
+    yield from _of_the_vm(action)
     if isinstance(action, words.Park) or getattr(action, "stall_at", None) is not None:
         yield "userfaultfd"
     if getattr(action, "caller", "") == "compat":
@@ -88,6 +85,15 @@ def _needs(action: Action) -> Iterator[str]:
         yield "task_syscall"
     if getattr(access, "vcpu", 0):
         yield "vcpus"
+
+
+def _of_the_vm(action: Action) -> Iterator[str]:
+    if isinstance(action, words.WeighBitmaps):
+        yield "memory_cgroup"
+    if isinstance(action, words.XenHvmConfig):
+        yield "xen_intercept" if action.flags & words.XEN_INTERCEPT else "xen_hvm"
+    if isinstance(action, words.CreateIrqchip):
+        yield "irqchip"
 
 
 def _of_levels(action: words.LevelAction) -> Iterator[str]:

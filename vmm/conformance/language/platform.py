@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vmm.bits import u32
+from vmm.bits import MsrIndex, u8, u32
 from vmm.conformance.language.domains import VcpuId
 from vmm.conformance.language.word import Word
 
@@ -61,6 +61,31 @@ class WeighBitmaps(Word):
     """
 
 
+XEN_INTERCEPT = 2
+"""``KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL`` (5.12 on): KVM makes the pages of hypercalls itself."""
+HYPERCALL_PAGE = 0xF_0000
+"""Where in its memory a guest has a page that nobody else uses."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class XenHvmConfig(Word):
+    """``KVM_XEN_HVM_CONFIG``: the guest's WRMSR of ``msr`` has KVM write a page of hypercalls.
+
+    The value written says where, and its low 12 bits which of the host's ``pages``: each page is
+    0x64000000 and its number, again and again, 0x32000000 where EFER.LMA is 0. With flag 2 KVM
+    makes the page itself. MSR 0 is none.
+    """
+
+    msr: MsrIndex
+    pages: u8 = 0
+    flags: u32 = 0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class GetHypercallPage(Word):
+    """The first 32 bits, of the page of the guest's memory at 0xf0000, that are not 0; or 0."""
+
+
 # --- events -----------------------------------------------------------------------------------
 
 
@@ -98,4 +123,5 @@ def as_hyper_v(vcpu: int = 0) -> tuple[SetCpuidBits, SetCpuidBits, SetCpuidBits]
 
 set_cpuid_bits, send_init, get_mp_state = SetCpuidBits, SendInit, GetMpState
 fresh_vm, weigh_bitmaps = FreshVm, WeighBitmaps
+xen_hvm_config, get_hypercall_page = XenHvmConfig, GetHypercallPage
 internal_error, other_exit = InternalError, OtherExit

@@ -41,6 +41,8 @@ HostAction = (
     | GetMpState
     | FreshVm
     | WeighBitmaps
+    | XenHvmConfig
+    | GetHypercallPage
     | GetVcpuEvents
     | Rewrite
     | Inject

@@ -24,6 +24,7 @@ from vmm.conformance.oracle.msrs import (
 )
 from vmm.conformance.oracle.shadows import ShadowRules
 from vmm.conformance.oracle.state import IDLE, NO_REGS, Reason, Stage, Unsure, VcpuState, VmState
+from vmm.conformance.oracle.xen import XenRules
 from vmm.filter import READ, WRITE
 from vmm.msr import FILTER, INVAL, UNKNOWN, Msr, MsrExitReason
 
@@ -60,6 +61,10 @@ class Rest(Protocol):
     def effects(self) -> EffectRules:
         """What other instructions do."""
 
+    @property
+    def xen(self) -> XenRules:
+        """What one MSR writes to memory."""
+
     def allowed(self, vm: VmState, access: s.Access) -> bool | None:
         """Return what the filter in force says to an access; None: one of two may be."""
 
@@ -88,6 +93,7 @@ class AccessRules:
             return self.failing(model, vm, access, reason)
         if reason is Unsure.WHATEVER and self.is_between(vm, access):
             return (self.between(model, vm, vcpu, access),)
+        model.xen.write(vm, access, reason)
         return (self.perform(model, vcpu, access, reason),)
 
     def is_between(self, vm: VmState, access: s.Access) -> bool:
@@ -99,7 +105,8 @@ class AccessRules:
         """R70: as under the old filter or as under the new, whichever of them denies it."""
         kind = WRITE if isinstance(access, s.Wrmsr) else READ
         denied = _endings(self.failing(model, vm, access, self.denied(model, access)))
-        failure = self.failure(model, vcpu, access)
+        failure = self.fails(model, vm, vcpu, access)
+        model.xen.write(vm, access, Unsure.WHATEVER)
         if isinstance(failure, MsrExitReason):
             allowed = _endings(self.failing(model, vm, access, failure))
         else:
@@ -130,11 +137,17 @@ class AccessRules:
         allowed = model.allowed(vm, access)
         if allowed is None:
             return Unsure.WHATEVER
-        return self.failure(model, vcpu, access) if allowed else self.denied(model, access)
+        return self.fails(model, vm, vcpu, access) if allowed else self.denied(model, access)
 
     def denied(self, model: Rest, access: s.Access) -> MsrExitReason:
         """R51: exactly FILTER."""
         return FILTER
+
+    def fails(self, model: Rest, vm: VmState, vcpu: VcpuState, access: s.Access) -> Reason:
+        """R27: what KVM itself says to an allowed access."""
+        if model.xen.is_about(access, vm):
+            return model.xen.failure(vm, access)
+        return self.failure(model, vcpu, access)
 
     def failure(self, model: Rest, vcpu: VcpuState, access: s.Access) -> Reason:
         """R52: why KVM itself fails the access, where that is unmistakable."""

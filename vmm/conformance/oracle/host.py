@@ -11,6 +11,7 @@ from typing import Protocol
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.msrs import APIC_BASES, U64, is_unknown_to_kvm
 from vmm.conformance.oracle.state import IDLE, Stage, VcpuState, VmState
+from vmm.conformance.oracle.xen import XenRules
 from vmm.msr import Msr
 
 RUNNABLE, INIT_RECEIVED = 0, 2
@@ -29,6 +30,10 @@ class Rest(Protocol):
     ignore_msrs: bool
     """What the parameter of that name says (R56)."""
 
+    @property
+    def xen(self) -> XenRules:
+        """What one MSR writes to memory."""
+
 
 class HostRules:
     """MSRs read and written by the host, the vCPUs that it makes, INIT and CPUID."""
@@ -44,6 +49,8 @@ class HostRules:
     def set_msr(self, model: Rest, vm: VmState, action: s.SetMsr) -> s.Step:
         """R34: never filtered."""
         vcpu, index, value = vm.vcpu(action.vcpu), action.index, action.value & U64
+        if event := model.xen.by_host(vm, action):
+            return (s.whatever if model.ignore_msrs else event,)
         if is_unknown_to_kvm(index):
             return (self.host_unknown(model),)
         if vcpu.can_hold(index, value):

@@ -22,6 +22,7 @@ from vmm.conformance.oracle.running import RunningRules
 from vmm.conformance.oracle.shadows import ShadowRules
 from vmm.conformance.oracle.state import Stage, VmState
 from vmm.conformance.oracle.sweeps import SweepRules
+from vmm.conformance.oracle.xen import XenRules
 
 
 class Model:
@@ -45,6 +46,7 @@ class Model:
     levels = LevelRules()
     effects = EffectRules()
     shadows = ShadowRules()
+    xen = XenRules()
 
     def __init__(self, *, ignore_msrs: bool = False, has_lbr: bool = False) -> None:
         self.ignore_msrs, self.has_lbr = ignore_msrs, has_lbr
@@ -110,6 +112,10 @@ class Model:
                 return self.fresh_vm(vm)
             case s.WeighBitmaps():
                 return (s.whatever,)  # B38: no sentence of the contract says who pays
+            case s.XenHvmConfig():
+                return self.xen.config(vm, action)
+            case s.GetHypercallPage():
+                return self.xen.get_page(vm)
             case s.Sweep():
                 return self.sweeps.step(self, vm, action)
             case s.Begin():
@@ -134,7 +140,7 @@ class Model:
 
     def fresh_vm(self, vm: VmState) -> s.Step:
         """R26, R45, R47: filter and mask are a VM's own; what the host has saved stays with it."""
-        fresh = VmState(saved=vm.saved, makes_vcpus=vm.makes_vcpus)
+        fresh = VmState(saved=vm.saved, page=vm.page, makes_vcpus=vm.makes_vcpus)
         for name in VmState.__dataclass_fields__:
             setattr(vm, name, getattr(fresh, name))
         if not vm.makes_vcpus:

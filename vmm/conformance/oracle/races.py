@@ -81,7 +81,8 @@ class RaceRules:
             return False
         if isinstance(action, s.EnableCap | s.Install | s.CheckExtension):
             return action.on == "vm"
-        return isinstance(action, s.BeginInstall | s.CreateIrqchip | s.CreateVcpu | s.CloseVm)
+        asks = (s.BeginInstall, s.CreateIrqchip, s.CreateVcpu, s.XenHvmConfig, s.CloseVm)
+        return isinstance(action, asks)
 
     def close_vm(self, model: Rest, vm: VmState, action: s.CloseVm) -> s.Step:
         """Close the descriptor only: vCPUs and ioctls in flight hold the VM, and so its filter."""
@@ -215,7 +216,7 @@ class RaceRules:
 
     def may_wait(self, vm: VmState, action: s.Action, events: s.Step) -> s.Step:
         """R73, B17: nothing waits for a stalled install; what needs kvm->lock may for a blocked."""
-        if isinstance(action, s.CreateVcpu | s.CreateIrqchip) and vm.waits:
+        if isinstance(action, s.CreateVcpu | s.CreateIrqchip | s.XenHvmConfig) and vm.waits:
             return (s.whatever,)
         return events
 

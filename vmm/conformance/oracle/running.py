@@ -62,6 +62,7 @@ class RunningRules:
         vcpu.stage = IDLE
         if isinstance(access, s.Wrmsr):
             vcpu.forget(access.index & U32)
+        model.xen.write(vm, access, Unsure.WHATEVER)
         return (s.stopped,)
 
     def until_exits(self, model: Rest, vm: VmState, action: s.UntilExits) -> s.Step:

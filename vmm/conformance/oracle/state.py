@@ -5,7 +5,16 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from vmm.conformance.language.script import ANY, Access, EnterL2, Event, Regs, Wrmsr, whatever
+from vmm.conformance.language.script import (
+    ANY,
+    Access,
+    EnterL2,
+    Event,
+    Regs,
+    Wrmsr,
+    XenHvmConfig,
+    whatever,
+)
 from vmm.conformance.oracle.filters import NO_FILTER, Installed
 from vmm.conformance.oracle.msrs import (
     READABLE,
@@ -159,6 +168,12 @@ class VmState:
     """
     held: dict[int, tuple[Access | None, Regs, Event]] = field(default_factory=dict)
     """Of each vCPU that was saved behind a completed access: the access, and what it left."""
+    xen: XenHvmConfig | None = None
+    """The MSR by which the guest has pages of hypercalls written, as the host has set it last."""
+    is_xen_sure: bool = True
+    """Every kernel takes that one."""
+    page: int = 0
+    """What the guest's memory has where such a page is to come."""
     makes_vcpus: bool = False
     """The script makes the vCPUs itself."""
 

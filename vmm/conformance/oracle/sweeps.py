@@ -58,5 +58,6 @@ class SweepRules:
         reason = model.accesses.reason(model, vm, vcpu, access)
         if isinstance(reason, MsrExitReason):
             return NAMES[reason] if model.masks.is_told(vm.mask, reason) else "GP"
+        model.xen.write(vm, access, reason)
         model.accesses.perform(model, vcpu, access, reason)
         return UNSURE[reason] if reason else "PASSED"

@@ -8,13 +8,13 @@ them too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from shlex import quote
 from typing import Protocol
 
 from vmm.conformance.host.parameters import ignores_msrs
-from vmm.conformance.language.script import Script, Trace, first_difference
+from vmm.conformance.language.script import XEN_INTERCEPT, Script, Trace, first_difference
 from vmm.conformance.language.soundness import is_sound
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.spoiled import NEED
@@ -102,6 +102,7 @@ def fuzz(
     levels: Levels = "",
     upper_rcx: bool = True,
     clean: bool = False,
+    xen: Sequence[int] = (),
     corpus: Corpus | None = None,
     lacks: Callable[[str], str | None] = lambda _: None,
 ) -> Finding | None:
@@ -118,7 +119,7 @@ def fuzz(
     for _ in range(examples):
         script = _old_or_made(below, corpus) if corpus else None
         script = script or random_script(
-            below, vcpus, levels=levels, upper_rcx=upper_rcx, clean=clean
+            below, vcpus, levels=levels, upper_rcx=upper_rcx, clean=clean, xen=xen
         )
         found = compare(backend, script, model, note)
         if found:
@@ -162,6 +163,7 @@ def run(
         levels=levels_of(backend),
         upper_rcx=not backend.lacks("upper_rcx"),
         clean=not backend.lacks("clean_bitmap"),
+        xen=xen_of(backend),
         corpus=corpus,
         lacks=backend.lacks,
     )
@@ -188,6 +190,12 @@ def levels_of(backend: Host) -> Levels:
     if backend.lacks("nested_svm") is None:
         return "svm"
     return "vmx" if backend.lacks("nested_vmx") is None else ""
+
+
+def xen_of(backend: Host) -> tuple[int, ...]:
+    """Return the flags with which a script may name Xen's MSR on this host."""
+    flags = {"xen_hvm": 0, "xen_intercept": XEN_INTERCEPT}
+    return tuple(flag for need, flag in flags.items() if backend.lacks(need) is None)
 
 
 def random_seed() -> int:

@@ -24,6 +24,7 @@ from vmm.conformance.random.scripts import (
     MODES,
     is_harmless,
 )
+from vmm.conformance.random.xen import PAGES, is_safe, may_be_xens
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import U32
 from vmm.msr import X2APIC_FIRST, Msr
@@ -50,6 +51,7 @@ class Gate:
             and all(map(is_drawn, script))
             and all(getattr(_access(each), "vcpu", 0) < self.vcpus for each in script)
             and not any(map(self.lacks, needs_of(script)))
+            and is_safe(script)
             and self._is_level(script)
         )
 
@@ -126,6 +128,9 @@ def is_drawn(action: s.Action) -> bool:  # noqa: PLR0911, PLR0912 - one a kind o
             return not action.no_fd
         case s.SetCpuidBits():
             return action in s.as_hyper_v(action.vcpu)
+        case s.XenHvmConfig():
+            is_known = action.flags in (0, s.XEN_INTERCEPT) and action.pages <= PAGES
+            return is_known and (action.msr == 0 or may_be_xens(action.msr))
         case s.Inject():
             return action.kind == "nmi"
         case s.Rewrite():
@@ -138,7 +143,7 @@ def is_drawn(action: s.Action) -> bool:  # noqa: PLR0911, PLR0912 - one a kind o
 
 _ALWAYS = (
     *(s.Finish, s.GetRegs, s.GetTaken, s.GetVcpuEvents),
-    *(s.ScribbleBitmaps, s.LeaveL2, s.FreshVm),
+    *(s.ScribbleBitmaps, s.GetHypercallPage, s.LeaveL2, s.FreshVm),
     *(s.SaveNested, s.RestoreNested, s.LeaveNested),
 )
 

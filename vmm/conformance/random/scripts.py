@@ -19,6 +19,7 @@ from vmm.conformance.oracle.msrs import EFER_RESERVED, READABLE, STORABLE, is_un
 from vmm.conformance.random.dice import A, Dice
 from vmm.conformance.random.levels import LOADED, Ladder, Levels
 from vmm.conformance.random.opening import OPENING, may_come
+from vmm.conformance.random.xen import PAGES, PLACES, may_be_xens
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import (
     U32,
@@ -49,16 +50,17 @@ def random_script(
     *,
     upper_rcx: bool = True,
     clean: bool = False,
+    xen: Sequence[int] = (),
 ) -> s.Script:
     """Return a script of up to about ``most`` actions; ``below(n)`` draws from 0 to n - 1.
 
     ``levels`` is whose extensions a guest has, "svm" or "vmx": then vCPUs enter L2s too. Without
     ``upper_rcx`` no access needs what that word says; with ``clean`` some L1s say, as Hyper-V does,
-    that their bitmaps are clean.
+    that their bitmaps are clean. ``xen`` are the flags of ``xen_hvm_config`` that the host knows.
     """
     dice = Dice(below)
     filters = [dice.filter() for _ in range(1 + dice.below(3))]
-    writer = _Writer(dice, filters, vcpus, levels, upper_rcx=upper_rcx)
+    writer = _Writer(dice, filters, vcpus, levels, upper_rcx=upper_rcx, xen=xen)
     if clean:
         for action in writer.levels.hyper_v(vcpus):
             writer.add(action)
@@ -84,8 +86,10 @@ class _Writer:
         levels: Levels,
         *,
         upper_rcx: bool,
+        xen: Sequence[int],
     ) -> None:
         self.dice, self.vcpus, self.upper_rcx = dice, vcpus, upper_rcx
+        self.xen, self.xens = xen, set[int]()
         self.levels, self.kind = Ladder(dice, levels), levels
         self.filters = [*filters, MsrFilter()]
         self.script: list[s.Action] = []
@@ -112,7 +116,8 @@ class _Writer:
             self.dice.pick((self.finish, self.complete, self.get_regs, self.look))(vcpu)
         elif vcpu in self.stopped or self.dice.one_in(4):
             by_host = (self.install, self.enable_exits, self.install_at, self.scribble)
-            self.dice.pick((*by_host, self.get_msr, self.set_msr))(vcpu)
+            of_xen = (self.xen_hvm_config, self.get_hypercall_page) if self.xen else ()
+            self.dice.pick((*by_host, self.get_msr, self.set_msr, *of_xen))(vcpu)
         elif self.dice.one_in(12):
             self.dice.pick((self.sweep, self.effect))(vcpu)
         else:
@@ -154,7 +159,8 @@ class _Writer:
         first, count = first - dice.below(0x41) & U32, 1 + dice.below(0x100)
         action = s.sweep("rdmsr", first, count, dice.pick((1, 1, 2, 0x101)), vcpu=vcpu)
         if is_write:
-            action = s.sweep("wrmsr", first, count, dice.pick((1, 3)), dice.u64(), vcpu)
+            stride, value = dice.pick((1, 3)), dice.pick(PLACES) if self.xens else dice.u64()
+            action = s.sweep("wrmsr", first, count, stride, value, vcpu)
         self.add(action)
 
     def _exits(self, stop: s.Begin) -> bool:
@@ -190,6 +196,8 @@ class _Writer:
             value = dice.pick(OPENING[index])
         if kind == 7:  # these have no effect without an in-kernel APIC, and no filter stops them
             index, value = X2APIC_FIRST + dice.below(0x100), 0
+        if index in self.xens:
+            value = dice.pick(PLACES)
         high = dice.u64() if dice.one_in(3) else 0
         upper = self._upper(index, dice.pick((0, 0, 1, U32)))
         return s.wrmsr(index, value, high, upper, reply, vcpu)
@@ -244,7 +252,24 @@ class _Writer:
 
     def set_msr(self, vcpu: int) -> None:
         index = self._pick_index(self.writable)
-        self.add(s.set_msr(index, self.dice.value_for(index), vcpu))
+        value = self.dice.pick(PLACES) if index in self.xens else self.dice.value_for(index)
+        self.add(s.set_msr(index, value, vcpu))
+
+    def xen_hvm_config(self, vcpu: int) -> None:
+        """Name Xen's MSR, which mostly is written and looked at soon."""
+        dice, flags = self.dice, self.dice.pick(self.xen)
+        msr = dice.pick((A, *filter(may_be_xens, self.writable[0]), 0))
+        pages = dice.below(PAGES + 1)
+        self.add(s.xen_hvm_config(msr, 0 if flags and dice.below(4) else pages, flags))
+        self.xens.add(msr)
+        if msr and vcpu not in self.stopped and not self.levels.standing.is_over(vcpu):
+            self.recent = msr
+            place = dice.pick((s.HYPERCALL_PAGE, s.HYPERCALL_PAGE, *PLACES))
+            self.add(s.wrmsr(msr, place, vcpu=vcpu))
+            self.get_hypercall_page(vcpu)
+
+    def get_hypercall_page(self, _: int) -> None:
+        self.add(s.get_hypercall_page())
 
 
 def _edges(each: MsrFilter) -> Iterable[int]:
