@@ -53,11 +53,25 @@ def test_a_stdout_that_cannot_be_written_is_one_line_and_status_2(start, command
     assert_one_clear_line((process.returncode, "", err), "stdout is closed")
 
 
-def test_a_closed_stdin_and_stderr_do_no_harm(start, tmp_path):
-    def close():
-        os.close(0)
-        os.close(2)
+def _without_stdin_and_stderr():
+    os.close(0)
+    os.close(2)
 
-    process = start("list", "R01", preexec_fn=close)
+
+def test_a_closed_stdin_and_stderr_do_no_harm(start, command):
+    process = start(*command, preexec_fn=_without_stdin_and_stderr)
     out, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and out
+    assert process.returncode in ((0, 1) if command == ["doctor"] else (0,)), out
+    assert out
+    assert "Traceback" not in out
+
+
+def test_what_is_for_a_closed_stderr_does_not_land_on_stdout(start):
+    for words in (
+        ["show", "nothing.such"],
+        ["export", "nothing.such"],
+        ["check", "--known", "B99"],
+    ):
+        process = start(*words, preexec_fn=_without_stdin_and_stderr)
+        assert process.communicate(timeout=60)[0] == ""
+        assert process.returncode == 2

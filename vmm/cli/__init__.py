@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _has_stdout() -> bool:
     """Say whether stdout is open; stdin and stderr are, after this.
 
-    A file that is opened later must not become one of the three.
+    A file that is opened later must not become one of the three, and what is printed to a
+    ``sys.stderr`` that is None lands on stdout.
     """
     import fcntl
 
@@ -63,6 +64,8 @@ def _has_stdout() -> bool:
             if fd == 1:
                 return False
             os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
+            if fd == 2:
+                sys.stderr = os.fdopen(2, "w")
     return True
 
 
