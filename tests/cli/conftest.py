@@ -18,13 +18,16 @@ def state(tmp_path):
 
 @pytest.fixture
 def start(state):
-    """Start ``msrward`` with arguments; it is killed if the test leaves it behind."""
+    """Start ``msrward`` with arguments, ``before`` which are the words of what starts it.
+
+    It is killed if the test leaves it behind.
+    """
     started = []
 
-    def start(*args, env=(), **options):
+    def start(*args, env=(), before=(), **options):
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "vmm", *map(str, args)],
+            [*before, sys.executable, "-P", "-m", "vmm", *map(str, args)],
             text=True,
             env={
                 **{name: value for name, value in os.environ.items() if name not in UNSET},

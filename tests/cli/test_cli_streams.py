@@ -1,6 +1,7 @@
 """The ``msrward`` command whatever its streams are: full, closed, or read by nobody."""
 
 import os
+import subprocess
 
 import pytest
 from complaint import assert_one_clear_line
@@ -75,3 +76,34 @@ def test_what_is_for_a_closed_stderr_does_not_land_on_stdout(start):
         process = start(*words, preexec_fn=_without_stdin_and_stderr)
         assert process.communicate(timeout=60)[0] == ""
         assert process.returncode == 2
+
+
+@pytest.fixture(params=["mount -t tmpfs none", "mount -t proc -o subset=pid proc"])
+def without_proc(request):
+    """The words before a command that give it no /proc, or one of processes alone."""
+    own = ["unshare", "--mount", *(["--map-root-user"] if os.getuid() else [])]
+    words = [*own, "sh", "-c", f'umount -l /proc; {request.param} /proc && exec "$@"', "sh"]
+    try:
+        done = subprocess.run([*words, "true"], capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("no unshare here")
+    if done.returncode:
+        pytest.skip(f"no /proc of one's own: {done.stderr.strip()}")
+    return words
+
+
+def test_no_proc_is_said_and_half_a_proc_does(has_kvm, without_proc, start):
+    process = start("check", "stalled.*", before=without_proc)
+    out, err = process.communicate(timeout=60)
+    if "tmpfs" in " ".join(without_proc):
+        assert_one_clear_line((process.returncode, out, err), "there is no /proc", "mount it")
+    else:
+        assert process.returncode == 0, err
+        assert out.startswith(f"kernel {os.uname().release} ")
+
+
+def test_the_doctor_says_what_no_proc_means(without_proc, start):
+    process = start("doctor", before=without_proc)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode in (0, 1), err) == (True, "")
+    assert "lab: memory" in out

@@ -34,10 +34,12 @@ def _facts(top: str) -> dict[str, object]:
     cpu = _cpu(top)
     vendor = _vendor_module(top, cpu)
     taint = _number(_read(f"{top}/proc/sys/kernel/tainted"))
+    # A /proc with subset=pid, in a hardened service say, has no sys.
+    known = None if top else os.uname()
     return {
-        "release": _read(f"{top}/proc/sys/kernel/osrelease"),
-        "version": _read(f"{top}/proc/sys/kernel/version"),
-        "machine": _read(f"{top}/proc/sys/kernel/arch") or (None if top else os.uname().machine),
+        "release": _read(f"{top}/proc/sys/kernel/osrelease") or (known and known.release),
+        "version": _read(f"{top}/proc/sys/kernel/version") or (known and known.version),
+        "machine": _read(f"{top}/proc/sys/kernel/arch") or (known and known.machine),
         "boot_id": _read(f"{top}/proc/sys/kernel/random/boot_id"),
         "vendor_module": vendor,
         "parameters": {name: _parameters(top, name) for name in ("kvm", vendor) if name},

@@ -77,14 +77,19 @@ def no_compat(kvm: Kvm) -> str | None:
     return "compat syscalls: int $0x80 is refused here, as a seccomp profile does"
 
 
+_TASK_HINTS = {
+    errno.EACCES: "; a program with file capabilities may not look at itself: run as root",
+    errno.ENOENT: "; this /proc is of another PID namespace: mount one of ours",
+}
+
+
 def no_task_syscall(_: Kvm, tasks: Path = Path("/proc/self/task")) -> str | None:
     """Try to read in which system call a thread of ours sleeps: only so is ``blocked`` seen."""
     try:
         (tasks / str(threading.get_native_id()) / "syscall").read_bytes()
     except OSError as error:
         raise_if_exhausted(error)
-        hint = "; a program with file capabilities may not look at itself: run as root"
-        return f"{tasks}/*/syscall: {error.strerror}{hint if error.errno == errno.EACCES else ''}"
+        return f"{tasks}/*/syscall: {error.strerror}{_TASK_HINTS.get(error.errno or 0, '')}"
     return None
 
 

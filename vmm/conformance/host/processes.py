@@ -24,7 +24,11 @@ class User(NamedTuple):
 
 
 def kvm_users() -> tuple[list[User], int]:
-    """Return the other processes that use KVM, and how many would not let us look."""
+    """Return the other processes that use KVM, and how many would not let us look.
+
+    OSError where there is no /proc: psutil finds that out by an IndexError.
+    """
+    Path("/proc/self").stat()
     found, hidden = [], 0
     ours = {os.getpid(), os.getppid()}
     for process in psutil.process_iter(["name"]):
@@ -36,8 +40,14 @@ def kvm_users() -> tuple[list[User], int]:
 
 
 def memory_available() -> int:
-    """Return the bytes that a new process can have without swapping."""
-    return int(psutil.virtual_memory().available)
+    """Return the bytes that a new process can have without swapping.
+
+    Where /proc does not tell (``subset=pid``), these are the free ones alone.
+    """
+    try:
+        return int(psutil.virtual_memory().available)
+    except OSError:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def load() -> float:

@@ -74,10 +74,15 @@ def check(
 
 
 def kvm_capabilities() -> dict[str, int]:
-    """Return what /dev/kvm reports for capabilities 188 and 189; Trouble if it cannot be used."""
+    """Return what /dev/kvm reports for capabilities 188 and 189; Trouble if that cannot be used.
+
+    Neither can a host without /proc be judged.
+    """
     machine = os.uname().machine
     if machine != "x86_64":
         raise Trouble(f"this machine is {machine}: the MSR filter exists on x86-64 alone")
+    if not Path("/proc/self/fd").is_dir():  # what a thread waits for is read there, and more
+        raise Trouble("there is no /proc here: mount it (mount -t proc proc /proc)")
     from vmm.errors import KvmError
     from vmm.msr import KVM_CAP_X86_MSR_FILTER, KVM_CAP_X86_USER_SPACE_MSR
 
