@@ -12,10 +12,12 @@ static int try_userfaultfd(void)
 	if (fd >= 0)
 		return fd;
 	device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
-	if (device < 0)
-		return -1;
-	fd = ioctl(device, _IO(0xaa, 0), flags);	/* USERFAULTFD_IOC_NEW */
-	close(device);
+	if (device >= 0) {
+		fd = ioctl(device, _IO(0xaa, 0), flags);	/* USERFAULTFD_IOC_NEW */
+		close(device);
+	}
+	if (fd < 0 && is_exhausted(errno))
+		die("userfaultfd");
 	return fd;
 }
 

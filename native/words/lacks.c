@@ -2,6 +2,14 @@
  * What a host may lack that the words above need.
  */
 
+/* Why there is no such thing, unless the host had no more of something to find that out with. */
+static const char *for_sure(const char *why)
+{
+	if (is_exhausted(errno))
+		die(why);
+	return why;
+}
+
 /*
  * What a script may need beside KVM itself, found by doing it: NULL where it is there, else why
  * not. What makes a VM does so before the script's own.
@@ -22,7 +30,7 @@ static const char *lacks_task_syscall(void)
 	int fd = open("/proc/self/syscall", O_RDONLY | O_CLOEXEC);
 
 	if (fd < 0)
-		return "/proc/self/task/*/syscall cannot be read";
+		return for_sure("/proc/self/task/*/syscall cannot be read");
 	close(fd);
 	return NULL;
 }
@@ -34,7 +42,7 @@ static const char *lacks_irqchip(void)
 
 	open_vm();
 	if (make_irqchip() < 0) {
-		why = "no in-kernel irqchip";
+		why = for_sure("no in-kernel irqchip");
 	} else {
 		need_vcpu(0);
 		do_access(0, (struct access){ .rip = RDMSR, .rcx = 0x10 });	/* the TSC */
@@ -52,7 +60,7 @@ static const char *lacks_vcpus(void)
 
 	open_vm();
 	if (add_vcpu(0) < 0 || add_vcpu(1) < 0)
-		why = "a second vCPU cannot be made";
+		why = for_sure("a second vCPU cannot be made");
 	drop_vm();
 	return why;
 }

@@ -146,7 +146,7 @@ static const char *lacks_memory_cgroup(void)
 	int fds[TRIED_VMS], grew;
 
 	if (before < 0)
-		return "no counter of a memory cgroup can be read here: run in a cgroup that has one";
+		return for_sure("no counter of a memory cgroup can be read here: run in a cgroup that has one");
 	make_weighed(fds, TRIED_VMS);
 	grew = weigh_cgroup() - before > TRIED_VMS * VM_WEIGHS;
 	close_weighed(fds, TRIED_VMS);

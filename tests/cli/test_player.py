@@ -67,6 +67,17 @@ def test_a_kernel_that_saw_something_else_does_not_conform(trace, tmp_path):
     assert judged.returncode == 1 and b" passed, 0 failed, " not in judged.stdout
 
 
+@pytest.mark.parametrize("limit", range(6, 15, 2))
+def test_too_few_descriptors_make_no_skip(trace, tmp_path, limit):
+    run("msrward", "tape", "stalled.*", "-o", tmp_path / "tape")
+    command = f'ulimit -n {limit} && exec "$0" "$1"'
+    words = ["sh", "-c", command, BIN / "msrward-player", tmp_path / "tape"]
+    played = subprocess.run(words, capture_output=True)
+    judged = judge(played.stdout, tmp_path, "stalled.*")
+    assert judged.returncode == 2
+    assert played.returncode == 2 or b" 0 failed, 0 skipped, " in judged.stdout.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

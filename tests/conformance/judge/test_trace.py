@@ -124,6 +124,26 @@ def test_a_need_that_is_not_there_skips_what_has_it():
     assert reading.is_over
 
 
+@pytest.mark.parametrize(
+    ("how", "said", "verdict"),
+    [
+        ("exited-2", "KVM_SET_REGS: Invalid argument", Verdict.SKIP),
+        ("exited-2", "userfaultfd: Too many open files", Verdict.ERROR),
+        ("exited-2", "fork: Resource temporarily unavailable", Verdict.ERROR),
+        ("died-9", "", Verdict.ERROR),
+        ("timeout", "", Verdict.ERROR),
+    ],
+)
+def test_what_a_limit_keeps_from_being_found_out_is_not_lacking(how, said, verdict):
+    case = Case("a.race", "", "", SCRIPT, TRACE, needs=("userfaultfd",))
+    head = f"msrward-player {VERSION:08x} {crc_of(tape([case])):08x} 2"
+    trial = ["begin 0", *([f"said 0 {said}"] if said else []), f"done 0 1 {how}"]
+    _, (record,) = read([head, *HEAD[1:], *trial, *played(1), "over 2"], (case,))
+    assert record["verdict"] is verdict
+    assert f"the player {how}" in record.get("error", "") + record.get("reason", "")
+    assert said in record.get("error", "") + record.get("reason", "")
+
+
 def test_a_splat_fails_the_cases_that_ran():
     log = r"log 4,77,5,-;WARNING: CPU: 0 PID: 9 at arch/x86/kvm/x86.c:1 kvm_msr+0x1/0x2"
     begin, done_ = played(0)

@@ -19,6 +19,7 @@ have ended: they come first, but workers overtake each other.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from typing import Any
 
 from vmm.conformance.c.tape import Alone, crc_of, entries, tape
 from vmm.conformance.host.klog import kernel_message, unescaped
+from vmm.conformance.host.limits import LIMITS
 from vmm.conformance.host.splats import find_splats
 from vmm.conformance.judge.lines import (
     MOST_BYTES,
@@ -42,6 +44,8 @@ from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import Script, Trace
 from vmm.conformance.oracle.refused import asked_alone
 from vmm.conformance.records.schema import CaseRecord
+from vmm.conformance.records.status import Status
+from vmm.conformance.records.verdict import Verdict
 
 
 class Reading:
@@ -63,6 +67,10 @@ class Reading:
         """What the player saw of each case that it did, or why that cannot be told."""
         self.stray: list[list[str]] = []
         self._playing: dict[int, Played | None] = {}
+        self._trials: dict[int, list[str]] = {}
+        """What was said of each need while it was tried."""
+        self._undecided: dict[str, str] = {}
+        """Needs that may be there or not, and why that is not known."""
         self._done: set[int] = set()
         self._alone: dict[tuple[Script, bool], Trace | str] = {}
         self._waiting: list[Played] = []
@@ -154,9 +162,12 @@ class Reading:
 
     def _said(self, rest: str) -> None:
         number, _, text = rest.partition(" ")
-        played = self._playing.get(self._number(number))
-        if played and len(played.said) < 16:
-            played.said.append(unescaped(text)[:300])
+        if (at := self._number(number)) not in self._playing:
+            return
+        played = self._playing[at]
+        said = played.said if played else self._trials.setdefault(at, [])
+        if len(said) < 16:
+            said.append(unescaped(text)[:300])
 
     def _done_line(self, rest: str) -> Iterator[CaseRecord]:
         text, ms, how, steps = (*rest.split(" ", 3), "", "", "")[:4]
@@ -174,8 +185,19 @@ class Reading:
             trace, damage = self._texts.trace(steps, 1)
             bad = damage or ("" if how == "ok" else f"the player's worker {shown(how)}")
             yield from self._know_alone(entry, bad or trace or "it left nothing")
-        elif how != "ok":  # a need that could not be found out
-            self.lacking[str(self.entries[number])] = f"the player {shown(how)} when it tried"
+        elif how != "ok":
+            self._not_found_out(str(self.entries[number]), how, self._trials.get(number, []))
+
+    def _not_found_out(self, need: str, how: str, said: Sequence[str]) -> None:
+        """Take a need whose trial had no end: what the kernel refused a step of is not there.
+
+        What a limit of the host or a signal ended says nothing.
+        """
+        text = ": ".join((f"the player {shown(how)} when it tried", *said))
+        if how == f"exited-{Status.TROUBLE:d}" and not any(map(_is_limit, said)):
+            self.lacking[need] = text
+        else:
+            self._undecided[need] = f"whether there is {need} was not found out: {text}"
 
     def _over(self, _: str) -> None:
         self.machine.know()
@@ -230,8 +252,15 @@ class Reading:
         if seen or played.steps:
             self.seen[played.case.id] = seen
         options = replace(self.options, vendor=str(self.host.get("vendor_module") or ""))
+        unknown = [each for each in played.case.all_needs if each in self._undecided]
+        if unknown and ended["verdict"] is not Verdict.SKIP:
+            ended = {"verdict": Verdict.ERROR, "error": self._undecided[unknown[0]]}
         ended["ms"] = played.ms  # the player's, not the judge's
         return case_record(played.case, ended, played.ms, played.splats, options)
+
+
+def _is_limit(said: str) -> bool:
+    return said.endswith(tuple(f": {os.strerror(number)}" for number in LIMITS))
 
 
 TAKES: dict[str, Any] = {
