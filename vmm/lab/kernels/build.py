@@ -21,7 +21,10 @@ _IDENTITY = {
 _IMAGE = "arch/x86/boot/bzImage"
 # Options that some releases do not have (or always have), and that nothing depends on then.
 _OPTIONAL = frozenset(
-    {"CONFIG_MEMFD_CREATE", "CONFIG_RD_GZIP", "CONFIG_NO_HZ_IDLE", "CONFIG_PROC_SYSCTL"}
+    {
+        *("CONFIG_MEMFD_CREATE", "CONFIG_RD_GZIP", "CONFIG_NO_HZ_IDLE", "CONFIG_PROC_SYSCTL"),
+        "CONFIG_KVM_XEN",
+    }
 )
 
 
