@@ -71,10 +71,11 @@ static void inject_of(struct cursor *tape)
 {
 	int id = used_vcpu(tape);
 
-	if (below(tape, 2))
-		inject_interrupt(id);
-	else
-		inject_nmi(id);
+	switch (below(tape, 3)) {
+	case 0: inject_nmi(id); break;
+	case 1: inject_interrupt(id); break;
+	default: inject_smi(id);
+	}
 }
 
 static void resume_of(struct cursor *tape)

@@ -4,8 +4,9 @@
  */
 
 enum {
-	NMI = 2,
+	NMI = 2, SMI = 0xff,	/* which has no vector */
 	IRETQ = 0x10480,	/* how the handler of an interrupt ends in 64-bit code */
+	SAVED_RIP = 0x3ff78,	/* by an SMI, with SMBASE at 0x30000 */
 	ROUNDS = 4,		/* of the guest at its end, for an interrupt that is still to come */
 };
 
@@ -84,14 +85,32 @@ static int takes_interrupt(int id)
 	return 1;
 }
 
+/* The same of an SMI, whose handler goes back by itself. */
+static int takes_smi(int id)
+{
+	const struct kvm_run *run = vm.vcpus[id].run;
+	struct access *access = &vm.vcpus[id].access;
+	__u64 rip;
+
+	if (access->due < 1 || run->exit_reason != KVM_EXIT_IO || run->io.port != SMM_PORT)
+		return 0;
+	memcpy(&rip, vm.memory + SAVED_RIP, sizeof(rip));
+	access->due--;
+	access->taken = SMI;
+	access->skew = rip - access->rip;
+	return 1;
+}
+
 /* Take the guest past its interrupts to what ends its access, and that to its end. */
 static int leave_past_interrupts(int id)
 {
 	const struct access *access = &vm.vcpus[id].access;
 	int rounds = 0;
 
-	while (port_of_end(id)) {
-		if (!takes_interrupt(id) && (access->due < 1 || ++rounds == ROUNDS))
+	for (;;) {
+		int took = takes_smi(id) || (port_of_end(id) && takes_interrupt(id));
+
+		if (!took && (!port_of_end(id) || access->due < 1 || ++rounds == ROUNDS))
 			break;
 		if (enter_guest(id) < 0) {
 			saw_error(errno);
@@ -126,6 +145,14 @@ static void inject(int id, unsigned long number, const void *argument)
 static void inject_nmi(int id)
 {
 	inject(id, KVM_NMI, NULL);
+}
+
+static void inject_smi(int id)
+{
+	if (vm.vcpus[id].left && map_in_smm() < 0)
+		saw_error(errno);
+	else
+		inject(id, KVM_SMI, NULL);
 }
 
 /* One that must find interrupts enabled (RFLAGS.IF). */

@@ -15,9 +15,10 @@ static int runs_to(int id, int port, const char *what)
 }
 
 /* SMM has an address space of its own, to which the same memory is given; again changes nothing. */
-static int request_smm(int id)
+static int map_in_smm(void)
 {
-	static const __u8 entry[] = { 0xe6, SMM_PORT, 0xf4 };	/* out %al, $port; hlt */
+	/* out %al, $port; rsm */
+	static const __u8 entry[] = { 0xe6, SMM_PORT, 0x0f, 0xaa };
 	static const __u8 resume[] = { 0x0f, 0xaa };		/* rsm */
 	struct kvm_userspace_memory_region region = {
 		.slot = 1 << 16, .memory_size = MEMORY, .userspace_addr = (unsigned long)vm.memory,
@@ -25,9 +26,12 @@ static int request_smm(int id)
 
 	memcpy(vm.memory + SMM_ENTRY, entry, sizeof(entry));
 	memcpy(vm.memory + RSM, resume, sizeof(resume));
-	if (ioctl(vm.fd, KVM_SET_USER_MEMORY_REGION, &region) < 0)
-		return -1;
-	return ioctl(vm.vcpus[id].fd, KVM_SMI, 0);
+	return ioctl(vm.fd, KVM_SET_USER_MEMORY_REGION, &region);
+}
+
+static int request_smm(int id)
+{
+	return map_in_smm() < 0 ? -1 : ioctl(vm.vcpus[id].fd, KVM_SMI, 0);
 }
 
 /* Have the vCPU stop in SMM; RSM leads to the end of an access in 64-bit code. */

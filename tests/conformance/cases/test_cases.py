@@ -143,7 +143,10 @@ def test_needs_are_what_the_script_uses():
             "put_off_debug": any(
                 getattr(each, "after", "") == "mov_ss" and each.single_step for each in used
             ),
-            "smm": any(getattr(each, "mode", "long") == "smm" for each in used),
+            "smm": any(
+                getattr(each, "mode", "long") == "smm" or getattr(each, "kind", "") == "smi"
+                for each in used
+            ),
             "userfaultfd": any(
                 isinstance(each, Park) or getattr(each, "stall_at", None) is not None
                 for each in used

@@ -54,6 +54,38 @@ def _stays_taken(self: ShadowRules, vcpu: VcpuState, outcome: s.Event) -> s.Even
     return event
 
 
+def _smi_first(self: ShadowRules, vcpu: VcpuState, outcome: s.Event) -> s.Event:
+    was_sent = vcpu.injected == (s.SMI,)
+    event = ShadowRules.finished(self, vcpu, outcome)
+    if was_sent and vcpu.taken == s.taken(s.SMI, 2):
+        vcpu.taken = s.taken(s.SMI, 0)
+    return event
+
+
+def _smi_loses_data(self: ShadowRules, vcpu: VcpuState, outcome: s.Event) -> s.Event:
+    was_sent = s.SMI in vcpu.injected
+    event = ShadowRules.finished(self, vcpu, outcome)
+    return s.returned(0) if was_sent and isinstance(event, s.Returned) else event
+
+
+def _smi_loses_fault(self: ShadowRules, vcpu: VcpuState, outcome: s.Event) -> s.Event:
+    was_sent = s.SMI in vcpu.injected
+    event = ShadowRules.finished(self, vcpu, outcome)
+    return s.wrote if was_sent and event == s.gp else event
+
+
+def _smi_dropped(self: ShadowRules, vcpu: VcpuState, action: s.Rewrite) -> s.Step:
+    if action.what == "vcpu_events":
+        vcpu.injected = tuple(each for each in vcpu.injected if each != s.SMI)
+    return ShadowRules.rewrite(self, vcpu, action)
+
+
+def _smi_before_completion(self: ExitRules, vcpu: VcpuState, reply: s.Reply | None) -> s.Event:
+    if s.SMI in vcpu.injected and vcpu.stage is Stage.EXITED:
+        return s.interrupted
+    return ExitRules.complete(self, vcpu, reply)
+
+
 def _busy(self: HostRules, vm: VmState, action: s.GetMpState) -> s.Step:
     vcpu = vm.vcpu(action.vcpu)
     return (s.got(3),) if vcpu.stage is Stage.EXITED else HostRules.get_mp_state(self, vm, action)
@@ -75,6 +107,36 @@ def _tells_no_debugger(self: Model, vm: VmState, action: s.Complete) -> s.Step:
 
 
 SHADOWS = (
+    mutant(
+        ShadowRules,
+        "smi_before_the_access",
+        "An SMI is taken at the access that is being completed, and not behind it.",
+        finished=_smi_first,
+    ),
+    mutant(
+        ShadowRules,
+        "smi_loses_the_answer",
+        "RSM brings back the registers from before the access, without userspace's answer.",
+        finished=_smi_loses_data,
+    ),
+    mutant(
+        ShadowRules,
+        "smi_loses_the_fault",
+        "An SMI takes the #GP away that userspace has asked for.",
+        finished=_smi_loses_fault,
+    ),
+    mutant(
+        ShadowRules,
+        "smi_dropped_by_its_events",
+        "KVM_SET_VCPU_EVENTS drops an SMI that is pending.",
+        rewrite=_smi_dropped,
+    ),
+    mutant(
+        ExitRules,
+        "smi_comes_before_the_completion",
+        "While an SMI waits immediate_exit completes nothing.",
+        complete=_smi_before_completion,
+    ),
     mutant(
         ShadowRules,
         "set_regs_loses_completion",

@@ -18,6 +18,7 @@ from vmm.conformance.kernel.wire import FAULTED, operands, outcome_of
 from vmm.conformance.language.script import (
     INTERRUPT,
     NMI,
+    SMI,
     Access,
     Event,
     Lost,
@@ -35,6 +36,8 @@ from vmm.memory import GuestMemory
 from vmm.vcpu import Vcpu
 
 TRAP_PORT, SMM_PORT = 0xD1, 0xD2
+SAVED_RIP = 0x3_FF78
+"""Where an SMI saves RIP with SMBASE at 0x30000 (APM volume 2, "SMRAM State-Save Area")."""
 LOOPS = 4
 """How often the guest goes round at its end for an interrupt that is still to come."""
 FORMS = {"rdmsr": "rdmsr", "wrmsr": "wrmsrns"}
@@ -132,6 +135,10 @@ class Single:
         """Return from each interrupt that the guest took, and go on to what ends the access."""
         mode, patience = modes.MODES[access.mode], LOOPS
         while isinstance(seen, IoExit):
+            if seen.port == SMM_PORT and self.injected > 0:
+                self._note_smi(access)
+                seen = self.enter()
+                continue
             vector, frame = self.trap(mode) if seen.port == TRAP_PORT else (None, None)
             if frame and vector in (NMI, INTERRUPT):
                 self.injected -= 1
@@ -143,9 +150,21 @@ class Single:
         return seen
 
     def inject(self, kind: str) -> None:
-        """Queue an NMI, or an interrupt that must find RFLAGS.IF set."""
-        self.vcpu.nmi() if kind == "nmi" else self.vcpu.interrupt(INTERRUPT)
+        """Queue an NMI, an SMI, or an interrupt that must find RFLAGS.IF set."""
+        if kind == "smi":
+            self.vm.map_in_smm(self.memory)
+            self.vcpu.smi()
+        elif kind == "nmi":
+            self.vcpu.nmi()
+        else:
+            self.vcpu.interrupt(INTERRUPT)
         self.injected += 1
+
+    def _note_smi(self, access: Access) -> None:
+        """Take note of an SMI, whose handler goes back by itself to where it came."""
+        rip = int.from_bytes(self.memory.buffer[SAVED_RIP : SAVED_RIP + 8], "little")
+        self.injected -= 1
+        self.taken = Taken(SMI, rip - self.at(access))
 
     def _return(self, mode: modes.Mode, frame: modes.Frame) -> None:
         """Have the handler of an interrupt return; KVM's emulator has no IRET in protected mode."""

@@ -271,6 +271,16 @@ EXAMPLES: tuple[Case, ...] = (
         ),
     ),
     Case(
+        "words.smi",
+        "An SMI that comes between an exit and its completion is taken behind the access.",
+        "R64 R66",
+        (
+            *(_TELL, install(_DENY), begin(rdmsr(_A, after="sti_nop")), inject("smi")),
+            *(finish(value(7)), get_taken()),
+        ),
+        (done, done, RdmsrExit(_A, FILTER), done, returned(7), taken(0xFF, skew=2)),
+    ),
+    Case(
         "words.stall",
         "An install waits in the kernel for its bitmap; a vCPU is made meanwhile.",
         "R70 R73",

@@ -76,7 +76,7 @@ def _needs(action: Action) -> Iterator[str]:
     if isinstance(action, words.Execute):
         yield from ["force_emulation_prefix"] * action.emulated
         yield from OF_INSTRUCTION.get(action.instruction, ())
-    yield from _of_the_vm(action)
+    yield from _of_the_host(action)
     if isinstance(action, words.Park) or getattr(action, "stall_at", None) is not None:
         yield "userfaultfd"
     if getattr(action, "caller", "") == "compat":
@@ -87,7 +87,9 @@ def _needs(action: Action) -> Iterator[str]:
         yield "vcpus"
 
 
-def _of_the_vm(action: Action) -> Iterator[str]:
+def _of_the_host(action: Action) -> Iterator[str]:
+    if isinstance(action, words.Inject) and action.kind == "smi":
+        yield "smm"
     if isinstance(action, words.WeighBitmaps):
         yield "memory_cgroup"
     if isinstance(action, words.XenHvmConfig):

@@ -13,8 +13,8 @@ from vmm.bits import Bits, u8
 from vmm.conformance.language.domains import VcpuId, VcpuPart
 from vmm.conformance.language.word import Word
 
-NMI, INTERRUPT = 2, 32
-"""The vectors of what ``inject`` sends."""
+NMI, INTERRUPT, SMI = 2, 32, 0xFF
+"""The vectors of what ``inject`` sends; an SMI, which has none, is told as one no interrupt has."""
 
 # --- actions ----------------------------------------------------------------------------------
 
@@ -36,19 +36,20 @@ class Rewrite(Word):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Inject(Word):
-    """``KVM_NMI``, or ``KVM_INTERRUPT`` with vector 32, for a vCPU that is stopped in an access.
+    """``KVM_NMI``, ``KVM_INTERRUPT`` with vector 32, or ``KVM_SMI``: for a vCPU that is stopped.
 
-    That access must be one that the host has put in its place: in another mode, or ``after``
-    something. An interrupt needs RFLAGS.IF, which "sti" and "sti_nop" set.
+    It is stopped in an access that the host has put in its place: in another mode, or ``after``
+    something. Handlers only return, by IRET or RSM. An interrupt needs RFLAGS.IF, which "sti" and
+    "sti_nop" set.
     """
 
-    kind: Literal["nmi", "interrupt"]
+    kind: Literal["nmi", "interrupt", "smi"]
     vcpu: VcpuId = 0
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class GetTaken(Word):
-    """Which interrupt the guest has taken since its access began: its handler only returns."""
+    """Which interrupt, or SMI (0xff), the guest has taken since its access began."""
 
     vcpu: VcpuId = 0
 

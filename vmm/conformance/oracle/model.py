@@ -178,7 +178,10 @@ class Model:
         if action.by == "debugger" and not self.exits.is_stepped(vcpu, action.reply):
             vcpu.stage = Stage.UNSURE
             return (s.whatever,)
-        return (self.exits.complete(vcpu, action.reply),)
+        event = self.exits.complete(vcpu, action.reply)
+        if action.by == "signal":
+            self.shadows.signalled(vcpu)
+        return (event,)
 
     def finish(self, vm: VmState, action: s.Finish) -> s.Step:
         """R64."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from vmm.conformance.language import script as s
-from vmm.conformance.oracle.state import Stage, VcpuState, VmState
+from vmm.conformance.oracle.state import NO_REGS, Stage, VcpuState, VmState
 
 AFTER = 2
 """RDMSR and WRMSR are two bytes: there an interrupt finds a guest whose access is done."""
-VECTORS = {"nmi": s.NMI, "interrupt": s.INTERRUPT}
+VECTORS = {"nmi": s.NMI, "interrupt": s.INTERRUPT, "smi": s.SMI}
 SHADOWS = ("sti", "mov_ss")
 IF = ("sti", "sti_nop")
 
@@ -67,6 +67,11 @@ class ShadowRules:
                 vcpu.stage = Stage.UNSURE
                 return (s.whatever,)
         return (s.done,)
+
+    def signalled(self, vcpu: VcpuState) -> None:
+        """R65 says when the access is completed; an SMI may be taken before the signal is seen."""
+        if s.SMI in vcpu.injected:
+            vcpu.regs = NO_REGS
 
     def finished(self, vcpu: VcpuState, outcome: s.Event) -> s.Event:
         """R64, R66: the access ends as without an interrupt, which comes after it."""
