@@ -10,7 +10,7 @@ import pytest
 import vmm
 from vmm._native import ffi
 from vmm.errors import Busy, Closed, KvmError
-from vmm.filter import default_allow
+from vmm.filter import AtEdge, MsrFilter, MsrRange, Pointer, default_allow
 from vmm.guest import Guest
 from vmm.memory import GuestMemory, Mapping
 from vmm.msr import FILTER, Msr
@@ -78,6 +78,44 @@ def test_no_method_takes_junk_but_with_a_typed_error(kvm, vm, kind, is_open):
                     assert "\n" not in str(error) and str(error), (name, junk)
                 else:
                     getattr(made, "close", lambda: None)()
+
+
+VALUES = (Guest, MsrFilter, MsrRange, AtEdge, Pointer)
+
+
+def test_every_other_public_class_with_methods_is_walked():
+    exported = (getattr(vmm, name) for name in vmm.__all__)
+    classes = [each for each in exported if isinstance(each, type)]
+    rest = {
+        each
+        for each in classes
+        if not hasattr(each, "close")
+        and not issubclass(each, Exception | int)
+        and each.__module__ != "vmm.exits"
+    }
+    assert rest == set(VALUES)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Guest.load("read_msr"),
+        MsrFilter.default_deny(),
+        MsrRange(3, 1, 1, b"\0"),
+        AtEdge(b"\0"),
+        Pointer(1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_no_method_of_a_value_takes_junk_but_with_a_typed_error(value):
+    for name in methods(value):
+        for junk in JUNK:
+            try:
+                made = getattr(value, name)(*arguments(getattr(value, name), junk))
+            except (*TYPED, FileNotFoundError) as error:
+                assert "\n" not in str(error) and str(error), (name, junk)
+            else:
+                getattr(made, "close", lambda: None)()
 
 
 class Closer:

@@ -193,7 +193,9 @@ class MsrFilter:
         """Return this filter with ``slots`` (1 or more) empty slots after its ranges."""
         if slots < 1:
             raise ValueError(f"hole: at least one slot, not {slots}")
-        return replace(self, ranges=(*self.ranges, *(EMPTY_SLOT,) * slots))
+        # One more than there can be is refused as well as 2^64 of them, and fits in memory.
+        some = (EMPTY_SLOT,) * min(slots, KVM_MSR_FILTER_MAX_RANGES + 1)
+        return replace(self, ranges=(*self.ranges, *some))
 
     def _each(self, msrs: tuple[int, ...], bitmap: bytes, access: int) -> MsrFilter:
         ranges = tuple(MsrRange(access, operator.index(msr), 1, bitmap) for msr in msrs)

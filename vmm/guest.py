@@ -45,6 +45,7 @@ class Guest:
 
     def prepare(self, vm: Vm) -> GuestMemory:
         """Return 2 MiB of new guest memory with the image and the tables it runs on."""
+        _must_be_vm(vm)
         memory = vm.add_memory(0, x86.MEMORY_SIZE)
         x86.write_tables(memory, self.symbols.get("vectors", 0))
         memory.write(self.base, self.code)
@@ -61,6 +62,7 @@ class Guest:
 
         The first boot of a VM gives it memory; all supported CPUID bits are the guest's.
         """
+        _must_be_vm(vm)
         if not 0 <= vcpu_id < x86.MAX_VCPUS:
             raise ValueError(f"vcpu_id must be 0 to {x86.MAX_VCPUS - 1}, not {vcpu_id}")
         start = start_registers(self.entry, vcpu_id, **registers)
@@ -75,6 +77,11 @@ class Guest:
         vcpu.set_mp_state(MP_STATE_RUNNABLE)
         vcpu.set_regs(start)
         return vcpu
+
+
+def _must_be_vm(vm: object) -> None:
+    if not isinstance(vm, Vm):
+        raise TypeError(f"vm must be a Vm, not {vm!r}")
 
 
 def start_registers(entry: int, vcpu_id: int, **registers: int) -> object:
