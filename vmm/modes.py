@@ -45,16 +45,25 @@ class Mode:
     code: int = 0
     rflags: int = 0
 
+    @property
+    def is_real(self) -> bool:
+        """Say whether code, stack and handlers are in segments of 16-bit code."""
+        return self.word == "H"
+
     def stack(self, vcpu_id: int) -> int:
         """Return RSP when nothing is on the stack."""
-        return x86.STACK_SIZE if self.code else _top(vcpu_id)
+        return x86.STACK_SIZE if self.is_real else _top(vcpu_id)
+
+    def handler(self, address: int) -> int:
+        """Return RIP at what an exception leads to, which is in the higher half in no mode."""
+        return address - self.code if self.is_real else address
 
     def frame(self, memory: GuestMemory, vcpu_id: int, rsp: int, vector: int) -> Frame:
         """Return what exception ``vector`` has pushed, up to ``rsp``."""
-        linear = rsp + (_top(vcpu_id) - x86.STACK_SIZE if self.code else 0)
+        linear = rsp + (_top(vcpu_id) - x86.STACK_SIZE if self.is_real else 0)
         words = struct.Struct(f"<4{self.word}")
         pushed = words.unpack(memory.read(linear, words.size))
-        has_error = vector in PUSH_AN_ERROR and not self.code
+        has_error = vector in PUSH_AN_ERROR and not self.is_real
         error, rest = (pushed[0], pushed[1:]) if has_error else (0, pushed)
         return Frame(error, rip=rest[0], rflags=rest[2])
 
@@ -140,6 +149,7 @@ MODES: dict[str, Mode] = {
     "user": Mode(_user, "Q", rflags=IOPL3),
     "protected": Mode(_protected, "I"),
     "real": Mode(_real, "H", code=REAL_CODE),
+    "higher_half": Mode(_long, "Q", code=-x86.HIGHER_HALF),
     "smm": Mode(_real, "H", code=REAL_CODE),
 }
 """By the names that the words of the language give them."""

@@ -2,7 +2,7 @@
 
 The map of the first 2 MiB, identity mapped: GDT, IDT, page tables below 64 KiB; the image at
 64 KiB; a TSS and an exception stack for each vCPU above it; programs from 1 MiB on. The second
-2 MiB are mapped too, for memory that a VM is given later.
+2 MiB are mapped too, for memory that a VM is given later. All of it is in the higher half as well.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ GDT, IDT, PML4, PDPT, PD = 0x1000, 0x2000, 0x3000, 0x4000, 0x5000
 TSS, TSS_SIZE = 0x40000, 0x100
 STACK, STACK_SIZE = 0x50000, 0x1000
 PROGRAM, PROGRAM_SIZE = 0x100000, 0x10000
+HIGHER_HALF = 0xFFFF_FFFF_8000_0000
+"""Where the map is once more: where Linux has its text."""
 MEMORY_SIZE = 0x200000
 LATER = MEMORY_SIZE
 MAX_VCPUS = 16
@@ -46,7 +48,10 @@ GDT_LIMIT, IDT_LIMIT, TSS_LIMIT = 8 * len(SEGMENTS) - 1, VECTORS * 16 - 1, 0x67
 def write_tables(memory: GuestMemory, vectors: int) -> None:
     """Write GDT, page tables and, with the address of 16-byte stubs, an IDT with IST 1."""
     memory.write(GDT, struct.pack(f"<{len(SEGMENTS)}Q", *SEGMENTS))
-    for at, entry in ((PML4, PDPT), (PDPT, PD)):
+    for at, entry in (
+        *((PML4, PDPT), (PML4 + 8 * (HIGHER_HALF >> 39 & 0x1FF), PDPT)),
+        *((PDPT, PD), (PDPT + 8 * (HIGHER_HALF >> 30 & 0x1FF), PD)),
+    ):
         memory.write(at, struct.pack("<Q", entry | PTE_PRESENT_WRITABLE_USER))
     large = PTE_PRESENT_WRITABLE_USER | PTE_LARGE
     memory.write(PD, struct.pack("<QQ", large, MEMORY_SIZE | large))

@@ -6,6 +6,7 @@ static void access_in(__u8 mode, __u8 action, int id, struct access access)
 {
 	static const struct mode *const modes[] = {
 		&long_mode, &compat_mode, &user_mode, &protected_mode, &real_mode,
+		&higher_half_mode,
 	};
 	enum { SMM = sizeof(modes) / sizeof(modes[0]) };
 

@@ -54,6 +54,9 @@ enum {
 	PARK_AREA = MEMORY, PAGE = 4096, PARK_SIZE = 16 * PAGE,
 };
 
+/* Where all of it is mapped once more: where Linux has its text. */
+#define HIGHER_HALF 0xffffffff80000000
+
 /* What userspace answers an MSR exit with. */
 struct reply {
 	__u64 data;

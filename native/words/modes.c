@@ -20,7 +20,7 @@ enum {
 struct mode {
 	void (*change)(struct kvm_sregs *sregs, int id);
 	int word;	/* bytes of each word that an exception pushes */
-	__u64 code;	/* the base of its code segment */
+	__u64 code;	/* what to subtract from an address for RIP: the base of the code segment */
 	__u64 rflags;
 };
 
@@ -85,6 +85,14 @@ static const struct mode protected_mode = { .change = be_protected, .word = 4 };
 
 static const struct mode real_mode = { .change = be_real, .word = 2, .code = REAL_CODE };
 
+static const struct mode higher_half_mode = { .word = 8, .code = -HIGHER_HALF };
+
+/* Whether code, stack and handlers are in segments of 16-bit code. */
+static int is_real(const struct mode *mode)
+{
+	return mode->word == 2;
+}
+
 /* What leads to the stubs in the modes for which the IDT of 64-bit code does not. */
 static void write_vectors(void)
 {
@@ -146,7 +154,7 @@ static void set_up_in(const struct mode *mode, int id, struct access access)
 	regs.rbx = read_sregs(id).ss.selector;
 	regs.rflags |= mode->rflags;
 	regs.rip -= mode->code;
-	regs.rsp = mode->code ? PAGE : regs.rsp;
+	regs.rsp = is_real(mode) ? PAGE : regs.rsp;
 	write_regs(id, &regs);
 	vm.vcpus[id].access.rip -= mode->code;
 	mode_of[id] = mode;
@@ -169,10 +177,10 @@ struct frame {
 static struct frame frame_of(int id, __u64 rsp, int vector)
 {
 	const struct mode *mode = mode_of[id];
-	const __u8 *at = vm.memory + rsp + (mode->code ? STACKS + PAGE * id : 0);
+	const __u8 *at = vm.memory + rsp + (is_real(mode) ? STACKS + PAGE * id : 0);
 	struct frame frame = { 0 };
 
-	if (has_error_code(vector) && !mode->code) {	/* real mode has none */
+	if (has_error_code(vector) && !is_real(mode)) {	/* real mode has none */
 		memcpy(&frame.code, at, mode->word);
 		at += mode->word;
 	}

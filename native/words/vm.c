@@ -123,6 +123,7 @@ static void open_vm(void)
 {
 	const __u64 gdt[] = { 0, 0x00af9b000000ffff, 0x00cf93000000ffff };
 	const __u64 pml4 = PDPT | 7, pdpt = PD | 7, pd[] = { 0x87, MEMORY | 0x87 };
+	const int in_pml4 = HIGHER_HALF >> 39 & 0x1ff, in_pdpt = HIGHER_HALF >> 30 & 0x1ff;
 	/* mov (%rcx), %rbx; out %al, $port */
 	const __u8 touch[] = { 0x48, 0x8b, 0x19, 0xe6, DONE_PORT };
 
@@ -130,7 +131,9 @@ static void open_vm(void)
 	vm.memory = add_memory(0, 0, MEMORY);
 	memcpy(vm.memory + GDT, gdt, sizeof(gdt));
 	memcpy(vm.memory + PML4, &pml4, sizeof(pml4));
+	memcpy(vm.memory + PML4 + sizeof(pml4) * in_pml4, &pml4, sizeof(pml4));
 	memcpy(vm.memory + PDPT, &pdpt, sizeof(pdpt));
+	memcpy(vm.memory + PDPT + sizeof(pdpt) * in_pdpt, &pdpt, sizeof(pdpt));
 	memcpy(vm.memory + PD, pd, sizeof(pd));
 	write_code(RDMSR, 0x32);
 	write_code(WRMSR, 0x30);

@@ -42,8 +42,11 @@ WHERE = {
     "user": (True, True, 0, 1, 0x33),
     "protected": (True, False, 1, 0, 0x20),
     "real": (False, False, 0, 0, 0x1000),
+    "higher_half": (True, True, 0, 1, 0x08),
 }
 """Of each mode: CR0.PE, EFER.LMA, and of the code segment D/B, L and the selector."""
+RDMSR_AT = {"real": 0, "higher_half": 0xFFFFFFFF80010000}
+"""RIP at the stub, where it is not the address."""
 
 
 @pytest.mark.parametrize("mode", HERE)
@@ -60,7 +63,7 @@ def test_an_access_runs_in_its_mode(has_kvm, build, mode):
 	if (enter_guest(0) < 0 || vm.vcpus[0].run->io.port != VECTOR_PORT + 13)
 		return 1;
 	regs = read_regs(0);
-	regs.rsp += {mode}_mode.code ? STACKS : {mode}_mode.word;	/* above the error code */
+	regs.rsp += is_real(&{mode}_mode) ? STACKS : {mode}_mode.word;	/* above the error code */
 	printf("%d %d %d %d ", sregs.cr0 & 1, !!(sregs.efer & 0x400), sregs.cs.db, sregs.cs.l);
 	fwrite(vm.memory + regs.rsp, {mode}_mode.word, 2, stdout);"""
     said = build(body)
@@ -68,7 +71,7 @@ def test_an_access_runs_in_its_mode(has_kvm, build, mode):
     *seen, selector = WHERE[mode]
     assert [int(each) for each in flags] == seen
     word = {2: "H", 4: "I", 8: "Q"}[len(frame) // 2]
-    assert struct.unpack(f"<2{word}", frame) == (0x10000 * (mode != "real"), selector)
+    assert struct.unpack(f"<2{word}", frame) == (RDMSR_AT.get(mode, 0x10000), selector)
 
 
 @pytest.mark.parametrize("emulated", [False, True])

@@ -177,9 +177,9 @@ def test_bytes_that_mean_nothing_end_no_player_and_pass_no_case(has_kvm, player)
             assert not died, (at, value)
 
 
-@pytest.mark.parametrize("access, more", [(s.Rdmsr(1, mode="real"), 2), (s.Spin(s.Rdmsr(1)), 1)])
+@pytest.mark.parametrize("access, more", [(s.Rdmsr(1, mode="real"), 3), (s.Spin(s.Rdmsr(1)), 1)])
 def test_an_access_in_no_mode_that_it_can_have_is_damage(has_kvm, player, access, more):
-    """A seventh mode, and a loop outside of 64-bit code."""
+    """An eighth mode, and a loop outside of 64-bit code."""
     whole = tapes.tape([Case("a.b", "", "", (access,), ())])
     body = bytearray(whole[tapes.HEADER.size :])
     flags = body.rindex(tapes._step(access, None)) + 5  # its size, patience, word and vCPU

@@ -38,7 +38,7 @@ TELL, DENY = enable_exits(FILTER), install(default_allow().deny(A))
 EVERYWHERE = [mode for mode in modes.MODES if mode not in ("user", "smm")]
 
 
-@pytest.mark.parametrize("mode", ["compat", "protected", "real", "user"])
+@pytest.mark.parametrize("mode", ["compat", "protected", "real", "higher_half", "user"])
 def test_the_cpu_is_in_the_mode_that_the_word_names(kvm, mode):
     """KVM itself says in which mode a vCPU is that stopped in its stub."""
     from vmm.conformance.kernel.pool import PooledVm
@@ -64,9 +64,11 @@ def test_the_cpu_is_in_the_mode_that_the_word_names(kvm, mode):
                 "compat": (True, True, 1),
                 "protected": (True, False, 1),
                 "real": (False, False, 0),
+                "higher_half": (True, True, 0),
             }[mode]
         )
-        assert not sregs.cs.l
+        assert sregs.cs.l == (mode == "higher_half")
+        assert single.vcpu.get_regs().rip >> 31 == (mode == "higher_half") * 0x1FFFFFFFF
     finally:
         vm.close()
 

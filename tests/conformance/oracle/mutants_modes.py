@@ -110,6 +110,12 @@ MODES = (
     mutant(
         Model, "real_unfiltered", "Real mode is emulated unasked.", reason=unasked(_in_mode("real"))
     ),
+    mutant(
+        Model,
+        "higher_half_unfiltered",
+        "What is above 4 GiB is the kernel's, which is trusted.",
+        reason=unasked(_in_mode("higher_half")),
+    ),
     mutant(Model, "smm_unfiltered", "SMM is trusted.", reason=unasked(_in_mode("smm"))),
     mutant(Model, "user_exits", "A denied access at CPL3 exits.", access=_user_exits),
     mutant(Model, "user_is_told", "An unknown MSR at CPL3 exits.", access=_user_is_told),

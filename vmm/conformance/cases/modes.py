@@ -1,5 +1,7 @@
 """The same accesses in every mode of a CPU: 16- and 32-bit code, CPL3, SMM (R59, and all others).
 
+64-bit code above 4 GiB is one of them, as a guest's kernel is: who cuts RIP to 32 bits fails there.
+
 The cases of completion and re-entry, and those of scope that look at MSRs that every CPU has, are
 played again in each mode that may access MSRs.
 """
@@ -57,6 +59,7 @@ _PRIVILEGED: dict[Mode, str] = {
     "compat": "compat mode",
     "protected": "protected mode",
     "real": "real mode",
+    "higher_half": "the higher half",
     "smm": "SMM",
 }
 _OF_SCOPE = ("scope.denied_", "scope.allowed_msrs", "scope.paravirt_not_denied")

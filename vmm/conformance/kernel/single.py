@@ -182,7 +182,7 @@ class Single:
     def trap(self, mode: modes.Mode) -> tuple[int, modes.Frame]:
         """Return the vector at whose stub the vCPU is, and what the exception pushed."""
         regs = self.vcpu.get_regs()
-        first = self.guest.symbols["traps"] - mode.code
+        first = mode.handler(self.guest.symbols["traps"])
         vector = (regs.rip - first) // modes.TRAP_SIZE
         return vector, mode.frame(self.memory, self.vcpu.vcpu_id, regs.rsp, vector)
 

@@ -37,8 +37,9 @@ VcpuId = Annotated[int, Bits(4, of="vcpu")]
 ThreadName = Annotated[str, Text("[a-z0-9_]{1,16}")]
 File = Literal["vm", "vcpu", "system"]
 Caller = Literal["self", "child", "compat"]
-Mode = Literal["long", "compat", "user", "protected", "real", "smm"]
-"""64-bit code at CPL0; 32-bit code under it; 64-bit at CPL3; 32-bit without paging; 16-bit; SMM."""
+Mode = Literal["long", "compat", "user", "protected", "real", "higher_half", "smm"]
+"""64-bit code at CPL0; 32-bit code under it; 64-bit at CPL3; 32-bit without paging; 16-bit; 64-bit
+where a kernel has its text, at 0xffffffff80000000; SMM."""
 After = Literal["nothing", "sti", "mov_ss", "sti_nop"]
 """What comes right before an access: "sti_nop" lets interrupts in, and leaves no shadow."""
 ReadForm = Literal["register", "immediate", "rex"]

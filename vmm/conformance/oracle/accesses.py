@@ -122,7 +122,7 @@ class AccessRules:
 
     def starts_anew(self, access: s.Access) -> bool:
         """Say whether all of the vCPU's state is set for it: what an INIT left does not matter."""
-        return access.mode in ("compat", "protected", "real", "user")
+        return access.mode in ("compat", "protected", "real", "user", "higher_half")
 
     def is_stuck(self, vcpu: VcpuState) -> bool:
         """Say whether the vCPU cannot start an access: the one before is pending or lost."""

@@ -29,7 +29,7 @@ from vmm.filter import (
 from vmm.msr import MAX_NMSRS, X2APIC_FIRST, X2APIC_LAST, Msr
 
 MASKS = (7, 6, 7, 6, 4, 5, 2, 1, 0, 8, 1 << 63)
-MODES: tuple[Mode, ...] = ("user", "compat", "protected", "real")
+MODES: tuple[Mode, ...] = ("user", "compat", "protected", "real", "higher_half")
 """Modes that every host has; where an access is not 64-bit CPL0, it is one of them."""
 
 AFTER: tuple[After, ...] = ("nothing", "sti", "mov_ss", "sti_nop")
