@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vmm.conformance.cases.passthrough import PASSED_THROUGH
 from vmm.conformance.cases.words import (
     CALLS,
@@ -24,6 +26,10 @@ from vmm.conformance.cases.words import (
 )
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import (
+    Rdmsr,
+    Wrmsr,
+    done,
+    enable_exits,
     enter_l2,
     entered,
     fault,
@@ -44,6 +50,7 @@ EDGES = (0, 0x1FFF, 0xC000_0000, 0xC000_1FFF)
 """The first and last MSRs with a bit in either vendor's bitmap."""
 AMDS = (0xC001_0000, 0xC001_0015, 0xC001_1FFF)
 """MSRs that have a bit in SVM's bitmap alone."""
+_GS, _HELD = Msr.KERNEL_GS_BASE, HELD[Msr.KERNEL_GS_BASE][0]
 OUTSIDE = (0x2000, 0xBFFF_FFFF, 0xC000_2000, 0xC001_2000, 0xFFFF_FFFE, A)
 
 
@@ -105,6 +112,30 @@ def l1_first(msr: int, data: int) -> tuple[Row, ...]:
         rows += [done_install(new), NONE_PASSES, to_l1(msr), NONE_PASSES, write_to_l1(msr, data)]
     return (*rows, denied(msr), write_denied(msr, data), ENTERS, denied(msr))
 
+
+def emulated(row: Row) -> Row:
+    """Return the row with its access executed by KVM's emulator."""
+    access = row[0]
+    assert isinstance(access, Rdmsr | Wrmsr)
+    return (replace(access, emulated=True), *row[1:])
+
+
+def by_emulator(index: int) -> tuple[Row, ...]:
+    """Return emulated accesses of a denied MSR: L1 is asked first, by kind, and then the filter."""
+    read, write = emulated(denied(index)), emulated(write_denied(index, 5))
+    l1_reads, l1_writes = emulated(to_l1(index)), emulated(write_to_l1(index, 5))
+    return (
+        *(TELL_FILTER, *ONLY_SVM, done_install(default_allow().deny(index))),
+        *(ENTERS, read, write, CALLS),
+        *(NONE_PASSES, l1_reads, NONE_PASSES, l1_writes),
+        *((enter_l2(passes=(through(index, "read"),)), entered), read, l1_writes),
+        *((enter_l2(passes=(through(index, "write"),)), entered), write, l1_reads),
+        *(read, write),
+    )
+
+
+ONLY_SVM: tuple[Row, ...] = ((enter_l2(bitmap=False), entered), CALLS)
+"""What only SVM has: from here on it is known whose bitmap L1's is."""
 
 CASES = (
     *(
@@ -191,8 +222,7 @@ CASES = (
             "R36",
             *play(
                 TELL_FILTER,
-                # What only SVM has: from here on it is known that there is a third span of bits.
-                *((enter_l2(bitmap=False), entered), CALLS),
+                *ONLY_SVM,
                 done_install(default_allow().deny(index)),
                 *(ENTERS, denied(index), write_denied(index, 0), CALLS),
                 *(NONE_PASSES, to_l1(index), NONE_PASSES, write_to_l1(index)),
@@ -220,5 +250,44 @@ CASES = (
             ),
         )
         for index in OUTSIDE
+    ),
+    *(
+        Case(
+            f"levels.emulated_{index:#x}",
+            f"L2's access of {index:#x} is L1's where L1 intercepts it, else the filter's, "
+            "in KVM's emulator too.",
+            "R36 R40",
+            *play(*by_emulator(index)),
+        )
+        for index in (Msr.KERNEL_GS_BASE, Msr.STAR, *AMDS)
+    ),
+    Case(
+        "levels.emulated_outside_the_bitmap",
+        "KVM's emulator leaves to L1 what L1's bitmap has no bit for, denied or not.",
+        "R36 R40",
+        *play(
+            *(TELL, *ONLY_SVM, ENTERS, emulated(to_l1(A)), ENTERS, emulated(write_to_l1(A))),
+            done_install(default_allow().deny(A)),
+            *(ENTERS, emulated(to_l1(A)), ENTERS, emulated(write_to_l1(A))),
+            denied(A),
+        ),
+    ),
+    Case(
+        "levels.emulated_ends_in_l2",
+        "What KVM's emulator executes of L2 is answered, failed and done as L1's own accesses are.",
+        "R36 R40 R41 R42",
+        *play(
+            *(TELL, *ONLY_SVM, ENTERS),
+            emulated((wrmsr(_GS, _HELD), wrote)),
+            emulated((rdmsr(_GS), returned(_HELD))),
+            (get_msr(_GS), got(_HELD)),
+            *(CALLS, done_install(default_allow().deny(_GS)), ENTERS),
+            emulated((rdmsr(_GS, reply=fault()), RdmsrExit(_GS, FILTER), gp)),
+            emulated((wrmsr(_GS, 5, reply=fault()), WrmsrExit(_GS, FILTER, 5), gp)),
+            emulated(denied(_GS)),
+            (enable_exits(0), done),
+            *(emulated((access, gp)) for access in (rdmsr(_GS), wrmsr(_GS, 5))),
+            *(CALLS, (get_msr(_GS), got(_HELD))),
+        ),
     ),
 )

@@ -188,10 +188,13 @@ class LevelRules:
         return not self.passes(l2.passes, access)
 
     def intercepts_amds(self, l2: s.EnterL2, access: s.Access) -> bool | None:
-        """R36: SVM's bitmap has bits for the MSRs of a third span, as for others."""
-        if access.emulated or not SVM_SPAN <= access.index & U32 < SVM_SPAN + SPAN:
-            return None
-        return not self.passes(l2.passes, access)
+        """R36: SVM's bitmap has bits for the MSRs of a third span, as for others.
+
+        And KVM's emulator asks it. On VMX that gives up on an access that L1 may intercept.
+        """
+        if SVM_SPAN <= access.index & U32 < SVM_SPAN + SPAN:
+            return not self.passes(l2.passes, access)
+        return self.intercepts(l2, replace(access, emulated=False)) if access.emulated else None
 
     def has_bit(self, index: int) -> bool:
         """Say whether the bitmaps of both vendors have bits for an MSR."""
