@@ -152,6 +152,21 @@ CASES = (
         ),
     ),
     Case(
+        "vcpus.numbers_apart",
+        "A filter reaches each vCPU whatever its number is, with gaps between the numbers.",
+        "R71 R72 R75",
+        *play(
+            *((create_vcpu(15), done), (create_vcpu(6), done), TELL_FILTER),
+            *((wrmsr(_GS, _SOME[_GS][0], vcpu=vcpu), wrote) for vcpu in (15, 6)),
+            done_install(default_allow().deny(_GS)),
+            *(denied(_GS, vcpu) for vcpu in (15, 6)),
+            done_install(default_deny().allow(_GS)),
+            *((rdmsr(_GS, vcpu=vcpu), returned(_SOME[_GS][0])) for vcpu in (15, 6)),
+            done_install(default_deny().allow(A)),
+            *(write_denied(_GS, 0, vcpu) for vcpu in (15, 6)),
+        ),
+    ),
+    Case(
         "vcpus.made_between_two_filters",
         "Each vCPU obeys the filter in force, not the one in force when it was made.",
         "R75 R71 R16",
