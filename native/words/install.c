@@ -19,9 +19,18 @@ static void check_extension(int fd, int cap)
 		saw("got(0)");
 }
 
+/* An install that succeeds returns 0, and nothing else that is not negative. */
+static void saw_install(int result)
+{
+	if (result > 0)
+		saw("got(%#x)", result);
+	else
+		saw_result(result);
+}
+
 static void install(int fd, unsigned long number, const void *argp)
 {
-	saw_result(ioctl(fd, number, argp));
+	saw_install(ioctl(fd, number, argp));
 }
 
 /* The ioctl by a forked process, whose memory is not the VM's. */
@@ -62,7 +71,7 @@ static void install_compat(int fd, unsigned long number, const void *argp)
 	if (result < 0)
 		saw_error(-result);
 	else
-		saw("done");
+		saw_install(result);
 }
 
 /* Without ia32 emulation the 32-bit entry is a fault, which only a child can take. */

@@ -66,3 +66,10 @@ def run(tmp_path, kernel, main, *arguments):
     command = ["cc", "-w", "-Wl,--wrap=ioctl", tmp_path / "program.c", "-o", tmp_path / "program"]
     subprocess.run(command, check=True)
     return subprocess.run([tmp_path / "program", *arguments], capture_output=True)
+
+
+def test_an_install_that_returns_more_than_0_is_not_done(build):
+    said = build(
+        "\tsaw_install(2);\n\tputs(seen);\n\tseen[0] = 0;\n\tsaw_install(0);\n\tputs(seen);"
+    )
+    assert said == b"got(0x2)\ndone\n"

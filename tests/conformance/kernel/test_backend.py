@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from vmm.conformance.cases import CASES
+from vmm.conformance.kernel import calls
 from vmm.conformance.kernel import wire as record
 from vmm.conformance.language.script import (
     REPLY,
@@ -23,6 +24,7 @@ from vmm.conformance.language.script import (
     first_difference,
     get_msr,
     get_regs,
+    got,
     gp,
     install,
     interrupted,
@@ -280,3 +282,10 @@ def test_an_eintr_that_nobody_asked_for_is_entered_again(backend, monkeypatch):
     accessing = (enable_exits(UNKNOWN), begin(rdmsr(A)), finish(script.Reply(REPLY)))
     assert backend.run(accessing) == (done, RdmsrExit(A, UNKNOWN), returned(REPLY))
     assert not signals
+
+
+@pytest.mark.parametrize("caller", ["self", "compat"])
+def test_an_install_that_returns_more_than_0_is_not_done(backend, monkeypatch, caller):
+    """The ioctl returns 0; another number that is no error would pass for success."""
+    monkeypatch.setitem(calls.SEND, caller, lambda file, number, address: 1)
+    assert backend.run((install(default_allow(), caller=caller),)) == (got(1),)

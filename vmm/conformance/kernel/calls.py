@@ -63,7 +63,10 @@ class Calls:
         return done
 
     def send(self, action: words.Install, missing: Missing | None) -> Event:
-        """Place the filter as the ioctl's number says and send it as the caller does."""
+        """Place the filter as the ioctl's number says and send it as the caller does.
+
+        What succeeds returns 0, and nothing else that is not negative.
+        """
         layout = COMPAT if action.number == KVM_X86_SET_MSR_FILTER_COMPAT else NATIVE
         low = action.caller == "compat" or layout is COMPAT
         placed = PlacedFilter(action.filter, layout, low=low, missing=missing)
@@ -71,8 +74,8 @@ class Calls:
         self._placed.append(placed)
         self.vm.filtered = True
         address = placed.address if action.argp is None else bad_address(action.argp)
-        SEND[action.caller](self._file(action.on), action.number, address)
-        return done
+        result = SEND[action.caller](self._file(action.on), action.number, address)
+        return words.Got(result) if result else done
 
     def scribble_bitmaps(self) -> Event:
         for placed in self._placed[-1:]:
@@ -159,16 +162,17 @@ class Calls:
         return done if value is None else words.Got(value)
 
 
-def from_child(file: Any, number: int, address: int) -> None:
+def from_child(file: Any, number: int, address: int) -> int:
     """Send the ioctl from a forked child, whose memory is not the VM's (R03)."""
     ended = lib.mw_ioctl_in_child(file.fd, number, address, False)
     if ended < 0:
         raise KvmError(-ended, "fork")
     if ended:
         raise KvmError(os.waitstatus_to_exitcode(ended), "ioctl", "in a child")
+    return 0
 
 
-SEND: dict[str, Callable[[Any, int, int], object]] = {
+SEND: dict[str, Callable[[Any, int, int], int]] = {
     "self": lambda file, number, address: file.ioctl(number, address),
     "compat": lambda file, number, address: file.compat_ioctl(number, address),
     "child": from_child,
