@@ -33,6 +33,8 @@ NATIVE = Layout(struct.Struct("<I4x"), struct.Struct("<III4xQ"), has_holes=True)
 COMPAT = Layout(struct.Struct("<I"), struct.Struct("<IIII"), has_holes=False)
 HOLE = b"\xa5" * 4
 """The 32-bit layout: the bitmap's pointer has 32 bits, and nothing is padded."""
+GAP = 1
+"""Bytes between struct and bitmaps: a bitmap is of bytes, and none starts where a long would."""
 
 
 class Missing(NamedTuple):
@@ -63,10 +65,10 @@ class PlacedFilter:
         self._is_open = True
         self._low, self._missing, self._layout = low, missing, layout
         bitmaps = [bitmap_bytes(each) for each in filter_.ranges]
-        self.size = layout.size + sum(map(len, bitmaps))
+        self.size = layout.size + GAP + sum(map(len, bitmaps))
         self.data, self._address = self._storage()
         layout.header.pack_into(self.data, 0, filter_.flags)
-        slot_at, bitmap_at = layout.header.size, layout.size
+        slot_at, bitmap_at = layout.header.size, layout.size + GAP
         for slot, (each, bits) in enumerate(zip(filter_.ranges, bitmaps, strict=True)):
             pointer = self._pointer(slot, each, bitmap_at)
             layout.range.pack_into(self.data, slot_at, each.flags, each.nmsrs, each.base, pointer)

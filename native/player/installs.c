@@ -16,6 +16,12 @@ struct placed {
 
 static struct placed *last_placed;
 
+/* The last byte of a page, and those behind it: a bitmap is aligned to nothing, and crosses pages. */
+static __u8 *across_pages(size_t size)
+{
+	return (__u8 *)map_low(PAGE + size) + PAGE - 1;
+}
+
 /* A bitmap as the tape says: bytes, a pointer to nowhere, or bytes before the edge of a page. */
 static void read_bitmap(struct cursor *tape, struct placed *placed, int slot)
 {
@@ -27,7 +33,7 @@ static void read_bitmap(struct cursor *tape, struct placed *placed, int slot)
 	if (size > PAGE)
 		damaged("a bitmap is longer than a page");
 	if (kind == 0) {
-		*bitmap = placed->bits[slot] = map_low(size + 1);
+		*bitmap = placed->bits[slot] = across_pages(size);
 		placed->sizes[slot] = size;
 		memcpy(*bitmap, bits, size);
 	} else if (kind == 4) {
