@@ -167,7 +167,8 @@ def known(text: str) -> tuple[str, ...]:
     ids: list[str] = []
     for word in text.split(","):
         if word != "open" and word not in HISTORY:
-            raise argparse.ArgumentTypeError(f"{word!r} is neither 'open' nor one of B01 to B38")
+            every = f"{min(HISTORY)} to {max(HISTORY)}"
+            raise argparse.ArgumentTypeError(f"{word!r} is neither 'open' nor one of {every}")
         ids += [fix.id for fix in HISTORY.values() if fix.is_open] if word == "open" else [word]
     return tuple(ids)
 

@@ -8,6 +8,7 @@ import pytest
 
 from vmm.cli.options import known
 from vmm.conformance.cases import CASES
+from vmm.conformance.contract.history import HISTORY
 from vmm.conformance.judge.recording import Options, case_record
 from vmm.conformance.records.causes import explains
 from vmm.conformance.records.verdict import Verdict
@@ -88,5 +89,6 @@ def test_open_stands_for_all_that_no_kernel_has_a_fix_for() -> None:
 
 
 def test_an_unknown_id_is_refused_in_one_line() -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="'B99' is neither"):
+    every = f"'B99' is neither 'open' nor one of B01 to {max(HISTORY)}"
+    with pytest.raises(argparse.ArgumentTypeError, match=every):
         known("B12,B99")
