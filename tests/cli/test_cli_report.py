@@ -66,6 +66,14 @@ def test_what_is_wrong_is_said_in_one_line(records, capsys, monkeypatch, words, 
     assert why in said and said.count("\n") == 1
 
 
+def test_a_report_does_not_take_the_place_of_its_records(records, capsys):
+    file = records / "6.1-svm" / "results.jsonl"
+    before = file.read_bytes()
+    assert main(["report", str(records), "--format", "junit", "-o", str(file)]) == 2
+    assert "holds the records that are read" in capsys.readouterr().err
+    assert file.read_bytes() == before
+
+
 def test_a_directory_without_records_is_no_empty_report(tmp_path, capsys):
     assert main(["report", str(tmp_path), "--format", "junit"]) == 2
     assert "has no records" in capsys.readouterr().err

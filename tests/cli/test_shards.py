@@ -80,6 +80,14 @@ def test_a_part_that_is_not_whole_is_a_hole(parts, tmp_path):
     assert ran.returncode == 2 and ran.stderr.startswith(f"msrward: hole: {parts[0]}: ")
 
 
+def test_the_whole_does_not_take_the_place_of_a_part(parts):
+    before = (parts[0] / "results.jsonl").read_bytes()
+    ran = msrward("merge", *parts, "-o", parts[0])
+    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (2, "", 1)
+    assert "holds the records that are read" in ran.stderr
+    assert (parts[0] / "results.jsonl").read_bytes() == before
+
+
 def test_what_is_twice_is_named(parts, tmp_path):
     ran = msrward("merge", *parts, parts[0], "-o", tmp_path / "merged")
     name = next(iter(load(parts[0]).cases))

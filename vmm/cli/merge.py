@@ -22,13 +22,14 @@ def add(commands: Any) -> None:
 
 def _merge(args: argparse.Namespace) -> int:
     from vmm.conformance.records.merge import merge
-    from vmm.conformance.records.results import Results
-    from vmm.conformance.records.saved import load_all
+    from vmm.conformance.records.results import FILE, Results
+    from vmm.conformance.records.saved import load_all, must_not_be_of
     from vmm.conformance.records.schema import without
     from vmm.conformance.report.desk import Desk
     from vmm.conformance.report.view import View
 
     runs = load_all(args.runs)
+    must_not_be_of(args.output / FILE, runs)
     whole = merge(runs)
     with Results(args.output, whole.host) as results:
         desk = Desk(results, whole.host, list(whole.cases), View(quiet=args.quiet), None)

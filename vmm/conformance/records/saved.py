@@ -112,6 +112,15 @@ def load_all(places: Iterable[Path]) -> list[Saved]:
     return [load(found) for place in places for found in _found(place)]
 
 
+def must_not_be_of(file: Path, runs: Iterable[Saved]) -> None:
+    """Raise ResultsError where ``file``, which is to be written, holds one of the ``runs``."""
+    for run in runs:
+        if file.exists() and run.path.exists() and file.samefile(run.path):
+            raise ResultsError(
+                f"{file} holds the records that are read: name another place with -o"
+            )
+
+
 def _found(place: Path) -> Sequence[Path]:
     if not place.is_dir() or (place / FILE).exists():
         return [place]

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from vmm.conformance.records.results import ResultsError
-from vmm.conformance.records.saved import Saved
+from vmm.conformance.records.saved import Saved, must_not_be_of
 from vmm.conformance.report import html, junit, kcidb, lava, mail, markdown, table, tap, tmt
 
 
@@ -65,6 +65,7 @@ def render(word: str, runs: Sequence[Saved], told: Told) -> str:
 
 def write(word: str, runs: Sequence[Saved], told: Told, file: Path) -> None:
     """Write the runs to a file in the format; ResultsError says why it cannot be."""
+    must_not_be_of(file, runs)
     text = render(word, runs, told)
     try:
         file.write_text(text, encoding="utf-8", errors="backslashreplace")
