@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vmm.conformance.cases import (
+    below,
     between,
     bitmaps,
     callers,
@@ -93,6 +94,7 @@ THEMES = (
     named,
     levels,
     l2,
+    below,
     lbr,
     lists,
     inside,
