@@ -31,13 +31,19 @@ from vmm.conformance.cases.words import (
 )
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import (
+    HYPERCALL_PAGE,
+    Fault,
     begin,
     create_vcpu,
     done,
+    enable_exits,
+    fault,
     finish,
+    get_hypercall_page,
     get_msr,
     get_regs,
     got,
+    gp,
     rdmsr,
     refused,
     regs,
@@ -47,8 +53,9 @@ from vmm.conformance.language.script import (
     set_msr,
     set_regs,
     value,
+    wrmsr,
 )
-from vmm.exits import RdmsrExit
+from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import MsrFilter, default_allow, default_deny
 from vmm.msr import FILTER, MAX_NMSRS, Msr
 
@@ -128,6 +135,24 @@ def _looked_at(slot: int) -> tuple[Row, ...]:
 ONE_REG = Msr.KERNEL_GS_BASE
 ONE, TWO = STORAGE[ONE_REG]
 NO_FD: Row = (create_vcpu(1, no_fd=True), rejected(EMFILE))
+
+_WRITES_MEMORY = {
+    "wall_clock": Msr.KVM_WALL_CLOCK_NEW,
+    "old_wall_clock": Msr.KVM_WALL_CLOCK,
+    "system_time": Msr.KVM_SYSTEM_TIME_NEW,
+    "steal_time": Msr.KVM_STEAL_TIME,
+    "async_page_fault": Msr.KVM_ASYNC_PF_EN,
+    "hyper_vs_hypercalls": Msr.HV_HYPERCALL,
+    "hyper_vs_clock": 0x4000_0021,
+    "hyper_vs_assist_page": 0x4000_0073,
+}
+"""MSRs whose value is an address of the guest's, and bit 0 to say that it counts."""
+EMPTY: Row = (get_hypercall_page(), got(0))
+
+
+def _exit_and_gp(msr: int) -> tuple[WrmsrExit, Fault]:
+    return WrmsrExit(msr, FILTER, HYPERCALL_PAGE | 1), gp
+
 
 CASES = (
     *(
@@ -251,6 +276,31 @@ CASES = (
             ),
         )
         for via in ("ioctl", "sync")
+    ),
+    *(
+        Case(
+            f"named.{name}_writes_no_memory",
+            f"A denied write of {msr:#x}, which would have KVM write the guest's memory, leaves it "
+            "as it is.",
+            "R28 R39",
+            *play(
+                TELL_FILTER,
+                write_passes(Msr.HV_GUEST_OS_ID, 1),
+                done_install(default_allow().deny(msr)),
+                write_denied(msr, HYPERCALL_PAGE | 1),
+                EMPTY,
+                (wrmsr(msr, HYPERCALL_PAGE | 1, reply=fault()), *_exit_and_gp(msr)),
+                (enable_exits(0), done),
+                (wrmsr(msr, HYPERCALL_PAGE | 1), gp),
+                EMPTY,
+                TELL_FILTER,
+                passes(Msr.STAR),
+                write_denied(msr, HYPERCALL_PAGE),
+                passes(Msr.STAR),
+                EMPTY,
+            ),
+        )
+        for name, msr in _WRITES_MEMORY.items()
     ),
     Case(
         "named.vcpu_without_a_descriptor",
