@@ -1,9 +1,11 @@
 """A host that has not enough of something gets no verdict: no FAIL, and the limit by its name."""
 
+import ctypes
 import errno
 import json
 import os
 import resource
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +54,26 @@ def test_few_descriptors(tmp_path, descriptors):
     run, cases = check(tmp_path, limit=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits))
     # A worker that has no descriptor to begin with ends; what ended it stands on its stderr.
     assert_no_verdict_but_the_limit(run, cases, "ulimit -n", "the worker exited with status 1")
+
+
+def refuse(number: int) -> None:
+    """Have the kernel refuse a system call to this process from now on, as a container does."""
+    load, same, end = 0x20, 0x15, 0x06  # BPF_LD | BPF_W | BPF_ABS, BPF_JMP | BPF_JEQ, BPF_RET
+    refused = 0x50000 | errno.EPERM  # SECCOMP_RET_ERRNO
+    code = ((load, 0, 0, 0), (same, 0, 1, number), (end, 0, 0, refused), (end, 0, 0, 0x7FFF0000))
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *each) for each in code))
+    head = struct.pack("HxxxxxxQ", len(code), ctypes.addressof(program))
+    libc = ctypes.CDLL(None)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+    assert libc.prctl(22, 2, head) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+
+
+@pytest.mark.usefixtures("has_kvm")
+def test_a_profile_without_pidfd_open_is_named(tmp_path):
+    run, cases = check(tmp_path, limit=lambda: refuse(434))
+    assert (run.returncode, cases) == (2, [])
+    assert "pidfd_open is refused" in run.stderr and "seccomp" in run.stderr
+    assert run.stderr.count("\n") == 1
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from contextlib import closing, suppress
 from typing import Any
 
 from vmm._native import ffi, lib
+from vmm.conformance.host.containers import pidfd_of
 from vmm.conformance.kernel.patience import Patience, joined, readable
 from vmm.errors import KvmError
 from vmm.filter import READ_WRITE, MsrFilter, MsrRange
@@ -128,7 +129,7 @@ def by_death(kvm: Kvm, rng: random.Random) -> None:
     if not child:
         _live_until_killed(tell, parent)
     os.close(tell)
-    reaper = os.pidfd_open(child)
+    reaper = pidfd_of(child)
     try:
         came = readable(ready, Patience(DEADLINE)) and os.read(ready, 1) == b"!"
         _spin(rng.random() * 1e-3)

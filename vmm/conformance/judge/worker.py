@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from vmm.conformance.host.containers import pidfd_of
 from vmm.conformance.host.parameters import ignores_msrs
 from vmm.conformance.judge.judging import Backend, BackendFactory, failed, judge
 from vmm.conformance.language.case import Case
@@ -113,7 +114,7 @@ def spawn(cases: Sequence[Case], factory: BackendFactory, lifeline: tuple[int, i
     os.close(commands)
     os.close(outcomes)
     os.set_blocking(from_worker, False)
-    return Worker(pid, os.pidfd_open(pid), to_worker, from_worker)
+    return Worker(pid, pidfd_of(pid), to_worker, from_worker)
 
 
 def _become_worker(master: int, lifeline: tuple[int, int], keep: set[int]) -> None:

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vmm.conformance.host.containers import pidfd_of
 from vmm.conformance.kernel.patience import Patience
 from vmm.lab.errors import LabError
 from vmm.lab.kernels.kernels import Kernel
@@ -90,7 +91,7 @@ def run(
     with ExitStack() as stack:
         serial = [stack.enter_context(_fifo(work / name)) for name in ("ttyS0", "ttyS1")]
         terminal, process = stack.enter_context(_emulator(command, work))
-        exited = os.pidfd_open(process.pid)
+        exited = pidfd_of(process.pid)
         stack.callback(os.close, exited)
         watch = stack.enter_context(selectors.DefaultSelector())
         for descriptor in (*serial, terminal, exited):
