@@ -90,4 +90,5 @@ static void play_case(int number, struct cursor tape, int flags)
 	forget_snapshots();
 	unmap_low();
 	last_placed = NULL;
+	has_threads = 0;
 }

@@ -15,11 +15,22 @@ struct placed {
 };
 
 static struct placed *last_placed;
+static int has_threads;	/* which may still read the bitmaps of an install */
 
 /* The last byte of a page, and those behind it: a bitmap is aligned to nothing, and crosses pages. */
 static __u8 *across_pages(size_t size)
 {
 	return (__u8 *)map_low(PAGE + size) + PAGE - 1;
+}
+
+/* Where the bits of a slot go: to where those of the last install are, as a VMM changes its filter. */
+static __u8 *place_of(int slot, size_t size)
+{
+	const struct placed *last = has_threads ? NULL : last_placed;
+
+	if (last && last->bits[slot] && last->sizes[slot] == size)
+		return last->bits[slot];
+	return across_pages(size);
 }
 
 /* A bitmap as the tape says: bytes, a pointer to nowhere, or bytes before the edge of a page. */
@@ -33,7 +44,7 @@ static void read_bitmap(struct cursor *tape, struct placed *placed, int slot)
 	if (size > PAGE)
 		damaged("a bitmap is longer than a page");
 	if (kind == 0) {
-		*bitmap = placed->bits[slot] = across_pages(size);
+		*bitmap = placed->bits[slot] = place_of(slot, size);
 		placed->sizes[slot] = size;
 		memcpy(*bitmap, bits, size);
 	} else if (kind == 4) {
@@ -100,6 +111,7 @@ static void begin_install_of(struct cursor *tape)
 	struct placed *placed;
 	int slot;
 
+	has_threads = 1;
 	text(tape, name, sizeof(name));
 	slot = u8(tape);
 	placed = read_install(tape);
@@ -121,6 +133,7 @@ static void meanwhile_of(struct cursor *tape)
 	struct cursor *inner = map_low(sizeof(*inner));
 	char name[20];
 
+	has_threads = 1;
 	text(tape, name, sizeof(name));
 	*inner = part(tape, u16(tape));
 	meanwhile(name, do_inner, inner);

@@ -173,14 +173,15 @@ static void *low_compat(const struct kvm_msr_filter *filter)
 	return copy;
 }
 
-/* Return a copy of the bitmap whose last byte is the last before an inaccessible page. */
+/* Return a copy of the bitmap whose last byte is the last before an inaccessible page: to be read only. */
 static __u8 *at_edge(const __u8 *bits, size_t size)
 {
 	__u8 *pages = map_low(2 * PAGE);
 
-	if (mprotect(pages + PAGE, PAGE, PROT_NONE) < 0)
+	memcpy(pages + PAGE - size, bits, size);
+	if (mprotect(pages, PAGE, PROT_READ) < 0 || mprotect(pages + PAGE, PAGE, PROT_NONE) < 0)
 		die("mprotect");
-	return memcpy(pages + PAGE - size, bits, size);
+	return pages + PAGE - size;
 }
 
 static void *unmapped(void)
