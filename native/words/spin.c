@@ -15,6 +15,35 @@ struct spinner {
 
 static struct spinner spinners[16];
 
+/* The IDT of a vCPU that goes round, and its handler of #GP. */
+enum { LOOP_IDT = 0xa000, LOOP_GP = 0xa400 };
+
+static void use_idt(int id, __u64 base)
+{
+	struct kvm_sregs sregs = read_sregs(id);
+
+	sregs.idt.base = base;
+	write_sregs(id, &sregs);
+}
+
+/*
+ * A #GP ends its round without an exit, but in L2, whose IDT is L1's: what KVM keeps of an access
+ * that nobody is told of is still there when the vCPU is kicked.
+ */
+static void handle_gp_in_guest(int id)
+{
+	/* add $8, %rsp: the error code; addq $2, (%rsp): the instruction; iretq */
+	static const __u8 code[] = { 0x48, 0x83, 0xc4, 8, 0x48, 0x83, 4, 0x24, 2, 0x48, 0xcf };
+	__u16 gate[] = { LOOP_GP, 8, 0x8e00, 0, 0, 0, 0, 0 };
+
+	if (vm.vcpus[id].left)
+		return;
+	memcpy(vm.memory + LOOP_IDT, vm.memory + IDT, 16 * VECTORS);
+	memcpy(vm.memory + LOOP_IDT + 16 * 13, gate, sizeof(gate));
+	memcpy(vm.memory + LOOP_GP, code, sizeof(code));
+	use_idt(id, LOOP_IDT);
+}
+
 /* A #GP in the loop ends its round: go on behind the instruction. */
 static void skip_instruction(struct spinner *spinner)
 {
@@ -78,6 +107,7 @@ static void spin(int id, struct access access)
 	access.rip |= LOOP;
 	access.rflags |= IF;	/* some emulators take a CPU out of its guest only then */
 	set_up(id, access);
+	handle_gp_in_guest(id);
 	*spinner = (struct spinner){ .id = id, .vcpu = &vm.vcpus[id] };
 	spinner->rounds = (__u64 *)(vm.memory + COUNTERS + 8 * id);
 	*spinner->rounds = 0;
@@ -144,6 +174,19 @@ static int stop_spinner(struct spinner *spinner)
 	return has_ended(spinner->task, 0);
 }
 
+/* The #GP of the last round may have been on its way, and is not the next access's. */
+static void drop_exception(int id)
+{
+	struct kvm_vcpu_events events;
+
+	if (ioctl(vm.vcpus[id].fd, KVM_GET_VCPU_EVENTS, &events) < 0)
+		die("KVM_GET_VCPU_EVENTS");
+	events.exception.injected = 0;
+	events.exception.pending = 0;
+	if (ioctl(vm.vcpus[id].fd, KVM_SET_VCPU_EVENTS, &events) < 0)
+		die("KVM_SET_VCPU_EVENTS");
+}
+
 static void stop_spin(int id)
 {
 	if (!stop_spinner(&spinners[id])) {
@@ -151,6 +194,10 @@ static void stop_spin(int id)
 		die("a vCPU does not come back from KVM_RUN when kicked");
 	}
 	spinners[id].vcpu = NULL;
+	if (!vm.vcpus[id].left) {
+		use_idt(id, IDT);
+		drop_exception(id);
+	}
 	saw("stopped");
 }
 

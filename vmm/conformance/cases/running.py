@@ -28,6 +28,7 @@ from vmm.conformance.language.script import (
     Wrmsr,
     done,
     enable_exits,
+    gp,
     install_compat,
     ran,
     rdmsr,
@@ -200,6 +201,21 @@ CASES = (
                 exits(access, UNKNOWN),
                 stops(),
                 allowed(B),
+            ),
+        )
+        for access in (_READ_B, _WRITE_B)
+    ),
+    *(
+        Case(
+            f"running.untold_{'read' if access is _READ_B else 'write'}_leaves_nothing",
+            "Of denied accesses that nobody is told of nothing is completed at a later entry "
+            f"({'RDMSR' if access is _READ_B else 'WRMSR'}).",
+            "R50 R64 R65",
+            *play(
+                done_install(_DENY_B),
+                *(spins(access), runs(), stops(), (access, gp)),
+                *(spins(access), runs(), stops(), (enable_exits(FILTER), done)),
+                denied(B, 1),
             ),
         )
         for access in (_READ_B, _WRITE_B)

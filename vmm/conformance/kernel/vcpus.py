@@ -103,6 +103,11 @@ class Vcpus:
         """End the guest's loop."""
         if not self.spinners.pop(action.vcpu).stop(DEADLINE):
             raise StuckError(f"vCPU {action.vcpu} does not come back from KVM_RUN when kicked")
+        # The #GP of the last round may have been on its way, and is not the next access's.
+        vcpu = self.vm.vcpu(action.vcpu)
+        events = vcpu.get_vcpu_events()
+        events.exception.injected = events.exception.pending = 0
+        vcpu.set_vcpu_events(events)
         return stopped
 
     def stop(self) -> list[bool]:
