@@ -138,6 +138,7 @@ def test_the_doctor_answers(msrward):
         *(["run", "/dev/zero"], ["diff", "/dev/zero", "/dev/zero"], ["diff", "/proc", "a\nb"]),
         *(["lab", "run", "-k", "/dev/zero"], ["lab", "matrix", "--kernels=x", "-o", "/proc/x"]),
         *(["lab", "matrix", "--kernels=x", "-o", "/proc"], ["docs", "/proc/x"]),
+        *(["lab", "matrix", "--kernels=,,"], ["lab", "matrix", "--kernels=x", "--vendors="]),
     ],
     ids=repr,
 )

@@ -48,7 +48,9 @@ def add(commands: Any) -> None:
 
 
 def _words(text: str) -> list[str]:
-    return [word for word in text.split(",") if word]
+    if words := [word for word in text.split(",") if word]:
+        return words
+    raise argparse.ArgumentTypeError(f"{text!r} names none")
 
 
 def _vendors(text: str) -> list[str]:
