@@ -139,6 +139,7 @@ def test_the_doctor_answers(msrward):
         *(["lab", "run", "-k", "/dev/zero"], ["lab", "matrix", "--kernels=x", "-o", "/proc/x"]),
         *(["lab", "matrix", "--kernels=x", "-o", "/proc"], ["docs", "/proc/x"]),
         *(["lab", "matrix", "--kernels=,,"], ["lab", "matrix", "--kernels=x", "--vendors="]),
+        ["tape", "-o", "/dev/full", "matching.first_range_wins"],
     ],
     ids=repr,
 )

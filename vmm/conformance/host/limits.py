@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 
 LIMITS = {
     errno.EAGAIN: "no more processes or threads: raise ulimit -u or the cgroup's pids.max",
@@ -14,6 +15,8 @@ LIMITS = {
     errno.EDQUOT: "no more quota: raise it for this user or cgroup",
 }
 """The errno of each limit, and what to do about it. None is an answer that the contract has."""
+_LEAD = re.compile(r"^\[Errno \d+\] ")
+"""What Python puts in front of the words for an errno."""
 
 
 class ExhaustedError(Exception):
@@ -46,5 +49,5 @@ def limit_of(error: BaseException) -> str | None:
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return f"{error}: {LIMITS[errno.EAGAIN]}, or ulimit -v for its stack"
     if isinstance(error, OSError) and error.errno in LIMITS:
-        return f"{error}: {LIMITS[error.errno]}"
+        return f"{_LEAD.sub('', str(error))}: {LIMITS[error.errno]}"
     return None
