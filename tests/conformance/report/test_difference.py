@@ -42,7 +42,9 @@ def test_two_boots_of_one_kernel_are_the_same(save):
 
 
 def test_a_verdict_that_changed_comes_with_what_explains_it(save):
-    ran = diff(save("a", case("x.y")), save("b", case("x.y", "FAIL", **FAILED), release="6.2"))
+    ran = diff(
+        save("a", case("x.y")), save("b", case("x.y", "FAIL", cause="B03", **FAILED), release="6.2")
+    )
     assert ran.returncode == 1
     assert "x.y: PASS -> FAIL" in ran.stdout
     assert "seen     rejected(EINVAL)" in ran.stdout

@@ -8,6 +8,7 @@ import re
 import pytest
 from recorded import case_record as record
 
+from vmm.conformance.contract.requirements import explain_case
 from vmm.conformance.records.jsonl import decode, encoder
 from vmm.conformance.records.summary import count, end_record, fingerprint
 from vmm.conformance.records.verdict import Verdict
@@ -102,7 +103,7 @@ def test_observed_cases_are_counted_apart():
 
 
 def test_a_failure_is_explained():
-    assert text.failure(FAILED, plain) == [
+    assert text.failure({**FAILED, "cause": "B03"}, plain) == [
         "",
         "FAIL rollback.slot_0",
         "  What rollback.slot_0 says.",
@@ -115,6 +116,18 @@ def test_a_failure_is_explained():
         "        seen     returned(0)",
         "  rerun: msrward check rollback.slot_0",
     ]
+
+
+def test_of_a_failure_that_is_news_no_bug_is_suspected():
+    line = text.failure(FAILED, plain)[3]
+    assert line == (
+        "  R14: a failing call leaves the previous filter fully in force."
+        " no known kernel bug explains this; what has broken R14 elsewhere: B03"
+    )
+    (nowhere,) = explain_case(["R23"])
+    assert nowhere.endswith("decides. no known kernel bug explains this")
+    assert explain_case(["R99"], "B01") == ("R99: not a requirement of the contract",)
+    assert explain_case(["R14"], "B99") == explain_case(["R14"])
 
 
 def test_a_long_script_is_shown_round_the_step_that_differs():
@@ -230,7 +243,8 @@ def test_a_known_bug_that_passes_is_said():
 
 
 def test_only_the_first_requirement_of_a_case_is_explained():
-    lines = "\n".join(text.failure({**FAILED, "requirements": ["R27", "R19"]}, plain))
+    about = {**FAILED, "requirements": ["R27", "R19"], "cause": "B10"}
+    lines = "\n".join(text.failure(about, plain))
     assert "  R27: an allowed MSR" in lines and "this kernel lacks it or undid it" in lines
     assert "\n  R19, touched: bit index-base" in lines and "no known kernel bug" not in lines
 

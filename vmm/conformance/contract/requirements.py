@@ -243,6 +243,10 @@ REQUIREMENTS: Mapping[str, Requirement] = {
 }
 
 
+UNEXPLAINED = "no known kernel bug explains this"
+"""What is said of a failure that is news."""
+
+
 def explain(requirement_ids: Iterable[str]) -> tuple[str, ...]:
     """Return one line for each distinct requirement that a kernel broke, in the order given.
 
@@ -252,17 +256,29 @@ def explain(requirement_ids: Iterable[str]) -> tuple[str, ...]:
     return tuple(_line(name) for name in dict.fromkeys(requirement_ids))
 
 
-def explain_case(requirement_ids: Sequence[str]) -> tuple[str, ...]:
+def explain_case(requirement_ids: Sequence[str], entry: str = "") -> tuple[str, ...]:
     """Return the lines for a case that failed: it is about its first requirement.
 
-    The others, which it touches, have their sentence alone: nothing is said of what broke them.
+    What broke that is the ``entry`` of the history that explains the case. Where none does, the
+    line says so, and what else has broken the requirement. The others, which the case touches,
+    have their sentence alone: nothing is said of what broke them.
     """
     others = (
         f"{name}, touched: {REQUIREMENTS[name].sentence}."
         for name in requirement_ids[1:]
         if name in REQUIREMENTS
     )
-    return (*explain(requirement_ids[:1]), *others)
+    return (*(_case_line(name, entry) for name in requirement_ids[:1]), *others)
+
+
+def _case_line(name: str, entry: str) -> str:
+    broken = REQUIREMENTS.get(name)
+    if broken is None:
+        return _line(name)
+    if entry in HISTORY:
+        return f"{name}: {broken.sentence}. {_cause([HISTORY[entry]])}"
+    known = f"; what has broken {name} elsewhere: {', '.join(broken.history)}"
+    return f"{name}: {broken.sentence}. {UNEXPLAINED}{known if broken.history else ''}"
 
 
 def _line(name: str) -> str:
@@ -281,4 +297,4 @@ def _cause(known: list[Fix]) -> str:
         parts.append(f"fixed by {' or '.join(fixes)}; this kernel lacks {lacking}")
     if issues:
         parts.append(f"open, no kernel has a fix: {'; '.join(issues)}")
-    return "; or ".join(parts) or "no known kernel bug explains this"
+    return "; or ".join(parts) or UNEXPLAINED

@@ -97,7 +97,7 @@ def _explanation(first: Saved, second: Saved, name: str) -> Iterator[str]:
             yield f"  seen     {cut(', '.join(case['seen']) or 'nothing')}"
         yield from (f"{which}: {line.strip()}" for line in judged_again(case))
         if case["verdict"].is_bad:
-            yield from explain_case(case["requirements"])
+            yield from explain_case(case["requirements"], case.get("cause", ""))
         if "reason" in case:
             yield f"{which}: {case['reason']}"
 

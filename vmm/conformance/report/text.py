@@ -79,7 +79,7 @@ def failure(
     lines = ["", f"{paint('red', case['verdict'])} {paint('bold', case['id'])}"]
     lines += [f"  {case['sentence']}"]
     if case["verdict"] != Verdict.ERROR or verbose:
-        lines += [f"  {line}" for line in explain_case(case["requirements"])]
+        lines += [f"  {line}" for line in explain_case(case["requirements"], case.get("cause", ""))]
         lines += _script(case, paint, verbose)
     if "error" in case:
         lines.append(f"  {case['error']}")
