@@ -237,6 +237,20 @@ CASES = (
         ),
     ),
     Case(
+        "parked.two_installs_wait",
+        "Two installs that wait for the same reader both succeed: what both deny is denied then.",
+        "R77 R74",
+        *play(
+            *_STARTED,
+            parks(1),
+            (begin_install(default_allow().deny(A, C), name="a"), blocked),
+            (begin_install(default_allow().deny(B, C), name="b"), blocked),
+            releases(1),
+            *((await_install("a"), done), (await_install("b"), done)),
+            *(denied(C), denied(C, 1), done_install(NEW), *as_new(1), *as_new()),
+        ),
+    ),
+    Case(
         "parked.create_vcpu_waits_or_not",
         "KVM_CREATE_VCPU returns while an install waits for readers, or waits with it (before "
         "v6.3).",
