@@ -75,7 +75,8 @@ def _wanted(mutant: Mutant, args: argparse.Namespace) -> bool:
 
 
 def _card(mutant: Mutant) -> str:
-    lines = [f"{mutant.name}  ({mutant.vendor}; {' '.join(mutant.violates)})", mutant.summary]
+    where = " ".join(each for each in (mutant.package, mutant.vendor, mutant.cpu) if each)
+    lines = [f"{mutant.name}  ({where}; {' '.join(mutant.violates)})", mutant.summary]
     if mutant.explained:
         lines.append(f"may survive: {mutant.explained}")
     return "\n    ".join(lines)

@@ -38,9 +38,16 @@ PLACES = [
 SOURCE = next((place for place in PLACES if (place / "Kconfig").exists()), None)
 
 
-def text_of(name):
-    kept = SOURCE / ".msrward-pristine" / name
-    return (kept if kept.exists() else SOURCE / name).read_text()
+def source_of(mutant):
+    """Return the tree that the mutant is of, where it has been fetched."""
+    if not mutant.package:
+        return SOURCE
+    return next((at for at in (PLACES[0].parent / mutant.package / "tree",) if at.exists()), None)
+
+
+def text_of(source, name):
+    kept = source / ".msrward-pristine" / name
+    return (kept if kept.exists() else source / name).read_text()
 
 
 def test_there_are_enough_of_them_and_each_has_a_name_of_its_own():
@@ -65,13 +72,14 @@ def test_each_says_what_it_violates(mutant):
         assert select(CASES, list(mutant.cases), [])
 
 
-@pytest.mark.skipif(SOURCE is None, reason=f"no {kernel_mutants.package()} here")
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_each_replaces_exactly_one_place(mutant):
-    texts = {}
+    source, texts = source_of(mutant), {}
+    if source is None:
+        pytest.skip(f"no {mutant.package or kernel_mutants.package()} here")
     for change in mutant.changes:
-        texts[change.file] = change.apply(texts.get(change.file) or text_of(change.file))
-    assert all(text != text_of(name) for name, text in texts.items())
+        texts[change.file] = change.apply(texts.get(change.file) or text_of(source, change.file))
+    assert all(text != text_of(source, name) for name, text in texts.items())
 
 
 def test_the_themes_are_themes():
@@ -263,7 +271,8 @@ def test_a_changed_mutant_is_judged_again(tmp_path):
 def laboratory(source, cache_root, monkeypatch):
     """Open a laboratory with a small compiler, which judges by what stands for a boot."""
     (cache_root / "mutants").mkdir(parents=True)
-    monkeypatch.setattr(mutants, "_tree_directory", lambda: source)
+    monkeypatch.setattr(mutants, "_tree_directory", lambda name: source / name)
+    monkeypatch.setattr(mutants, "unpack", lambda *where: None)
 
     def compiler(tree, objects, jobs):
         (source / "bzImage").write_bytes((tree / "kvm/x86.c").read_bytes())
@@ -302,6 +311,28 @@ def test_each_mutant_is_booted_from_an_image_of_its_own(laboratory, monkeypatch)
     found = list(laboratory.judge([ONE, make("two", "count -= 1;")]))
     assert [f.fate for f in found] == [Fate.KILLED, Fate.KILLED]
     assert found[0].killers == ("R14",), "the cases of what it violates come first"
+
+
+def test_a_mutant_of_another_package_is_made_in_a_tree_of_its_own(laboratory, source, monkeypatch):
+    """It is booted on the CPU that it names, and so is its control."""
+
+    def tells(mutant, kernel, cases, options):
+        text = f"{mutant.cpu}: {kernel.image.read_text()}"
+        return MutantRecord(mutant.name, "", mutant.vendor, Fate.SURVIVED, evidence=text, ran=1)
+
+    monkeypatch.setattr(judging.kernels, "resolve", image_of)
+    monkeypatch.setattr(judging, "_boot", tells)
+    (source / "newer/kvm").mkdir(parents=True)
+    (source / "newer/kvm/x86.c").write_text("second();\ncount++;\n")
+    newer = replace(ONE, name="two", package="newer", cpu="arrow_lake")
+    laboratory._mutants = [ONE, newer]
+    told = [(f.name, f.evidence) for f in mutants._judged(laboratory, [ONE, newer])]
+    assert told == [
+        ("control", ": first();\ncount++;\n"),
+        ("control", "arrow_lake: second();\ncount++;\n"),
+        ("one", ": first();\ncount--;\n"),
+        ("two", "arrow_lake: second();\ncount--;\n"),
+    ]
 
 
 def test_one_that_ends_its_process_is_lost_and_the_next_is_judged(laboratory, monkeypatch):

@@ -22,7 +22,7 @@ def source(tmp_path, cache_root, monkeypatch):
     tree = tmp_path / "tree"
     tree.mkdir()
     (tree / "x86.c").write_text("count++;")
-    monkeypatch.setattr(mutants, "_tree_directory", lambda: tree)
+    monkeypatch.setattr(mutants, "_tree_directory", lambda _: tree)
     monkeypatch.setattr(mutants, "unpack", lambda *where: None)
     monkeypatch.setattr(mutants.build, "build", lambda tree, objects, jobs: tree / "x86.c")
     return tree

@@ -29,7 +29,7 @@ def judge(has_kvm, monkeypatch):
         pytest.skip("no msrward-player: there was no static libc to link it with")
 
     def judge(old="", new="", dies=False, **options):
-        def play(kernel, vendor, playing, *, timeout, listener):
+        def play(kernel, vendor, playing, *, timeout, cpu, listener):
             ran = subprocess.run([PLAYER, "-j2", "-"], input=playing.tape, capture_output=True)
             for line in ran.stdout.decode().splitlines():
                 if dies and line.startswith("done"):
@@ -61,7 +61,7 @@ def test_one_that_goes_down_under_the_suite_is_killed(judge):
 
 
 def test_a_trace_that_is_none_says_nothing(judge, monkeypatch):
-    def play(kernel, vendor, playing, *, timeout, listener):
+    def play(kernel, vendor, playing, *, timeout, cpu, listener):
         listener.line("PASS everything")
 
     judge()

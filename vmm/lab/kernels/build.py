@@ -23,7 +23,7 @@ _IMAGE = "arch/x86/boot/bzImage"
 _OPTIONAL = frozenset(
     {
         *("CONFIG_MEMFD_CREATE", "CONFIG_RD_GZIP", "CONFIG_NO_HZ_IDLE", "CONFIG_PROC_SYSCTL"),
-        "CONFIG_KVM_XEN",
+        *("CONFIG_KVM_XEN", "CONFIG_X86_USER_SHADOW_STACK"),
     }
 )
 

@@ -98,24 +98,30 @@ def _boot(mutant: Mutant, kernel: Kernel, cases: tuple[str, ...], options: Optio
     is_played = player.is_there() and all(map(is_playable, chosen))
     with suppress(Enough):
         judged = _play if is_played else _check
-        result = judged(kernel, mutant.vendor, chosen, collector, options)
+        result = judged(kernel, mutant, chosen, collector, options)
     return conclude(mutant, collector, result)
 
 
 def _check(
-    kernel: Kernel, vendor: str, cases: Sequence[Case], collector: Collector, options: Options
+    kernel: Kernel, mutant: Mutant, cases: Sequence[Case], collector: Collector, options: Options
 ) -> LabResult:
     """Have a msrward in the guest judge."""
     ids = (case.id for case in cases)
     argv = ("python3", "-m", "vmm", "check", "--json", f"--timeout={options.case_timeout:g}", *ids)
-    return machine.boot(kernel, vendor, argv, on_line=collector.line, timeout=options.timeout)
+    return machine.boot(
+        *(kernel, mutant.vendor, argv),
+        on_line=collector.line,
+        timeout=options.timeout,
+        cpu=mutant.cpu,
+    )
 
 
 def _play(
-    kernel: Kernel, vendor: str, cases: Sequence[Case], collector: Collector, options: Options
+    kernel: Kernel, mutant: Mutant, cases: Sequence[Case], collector: Collector, options: Options
 ) -> LabResult:
     """Judge here what a player saw in the guest; its status is that of a check."""
-    row, emulated = vendors.of(vendor), not machine.emulator_of(vendor).accelerated
+    row = vendors.of(mutant.vendor)
+    emulated = not machine.emulator_of(mutant.vendor).accelerated
     jobs = WORKERS_A_CPU * row.cpus
     how = recording.Options(jobs, options.case_timeout)
     played = Played(cases, how, lacks_of(row.lacks) if emulated else {})
@@ -126,8 +132,9 @@ def _play(
 
     try:
         result = machine.play(
-            *(kernel, vendor, Playing(played.tape, jobs)),
+            *(kernel, mutant.vendor, Playing(played.tape, jobs)),
             timeout=options.timeout,
+            cpu=mutant.cpu,
             listener=Listener(line),
         )
     except Damaged as error:
@@ -142,7 +149,10 @@ def _play(
 def _churn(mutant: Mutant, kernel: Kernel, options: Options) -> MutantRecord:
     collector = Collector(options.enough)
     result = machine.boot(
-        kernel, mutant.vendor, CHURN, on_line=collector.line, timeout=options.timeout
+        *(kernel, mutant.vendor, CHURN),
+        on_line=collector.line,
+        timeout=options.timeout,
+        cpu=mutant.cpu,
     )
     return conclude_churn(mutant, collector, result)
 

@@ -37,14 +37,31 @@ _Running = dict[Future[MutantRecord], tuple[Mutant, float]]
 
 
 class Laboratory:
-    """A private tree and its objects in the cache, and who judges what is built of it."""
+    """Private trees and their objects in the cache, and who judges what is built of them.
 
-    def __init__(self, mutants: Sequence[Mutant], options: Options, workers: Workers) -> None:
+    There is a tree of each package that a mutant is of, from its first one on; `source` is a tree
+    to use in place of them.
+    """
+
+    def __init__(
+        self,
+        mutants: Sequence[Mutant],
+        options: Options,
+        workers: Workers,
+        source: Path | None = None,
+    ) -> None:
         self.options = options
-        self._workers = workers
-        self._objects = cache.root() / "mutants" / "objects"
-        self._tree = Tree(_tree_directory(), mutants)
-        self._tree.restore()
+        self._workers, self._mutants, self._source = workers, mutants, source
+        self._trees: dict[str, Tree] = {}
+
+    def _tree(self, name: str) -> Tree:
+        """Return the tree of a package, as it came."""
+        if name not in self._trees:
+            unpack(_tree_directory(name), name or package(), self._source)
+            alike = [mutant for mutant in self._mutants if mutant.package == name]
+            self._trees[name] = Tree(_tree_directory(name), alike)
+            self._trees[name].restore()
+        return self._trees[name]
 
     def controls(self, mutants: Iterable[Mutant]) -> Iterator[MutantRecord]:
         """Judge the source as it is the way each is; :class:`LabError` unless all passes."""
@@ -87,8 +104,9 @@ class Laboratory:
         """Build a mutant; the tree is as before afterwards."""
         begin = time.monotonic()
         try:
-            with self._tree.mutated(mutant):
-                image = build.build(self._tree.root, self._objects, jobs=self.options.jobs)
+            tree, objects = self._tree(mutant.package), _directory(mutant.package) / "objects"
+            with tree.mutated(mutant):
+                image = build.build(tree.root, objects, jobs=self.options.jobs)
                 return Built(image.read_bytes(), time.monotonic() - begin)
         except (build.BuildError, DoesNotApply) as error:
             return Built(None, time.monotonic() - begin, str(error))
@@ -99,8 +117,12 @@ def _blank(mutant: Mutant, fate: Fate, reason: str, seconds: float) -> MutantRec
     return replace(seen, build_seconds=round(seconds, 1))
 
 
-def _tree_directory() -> Path:
-    return cache.root() / "mutants" / "tree"
+def _directory(name: str) -> Path:
+    return cache.root() / "mutants" / name
+
+
+def _tree_directory(name: str) -> Path:
+    return _directory(name) / "tree"
 
 
 @contextmanager
@@ -115,8 +137,7 @@ def laboratory(
     The workers of the cluster `on` judge what is built here; without one, a process here does.
     """
     with workers.of(on, 1) as found, cache.in_use(), cache.lock("mutants"):
-        unpack(_tree_directory(), package(), source)
-        yield Laboratory(mutants, options, found)
+        yield Laboratory(mutants, options, found, source)
 
 
 def run(
@@ -148,6 +169,6 @@ def run(
 
 def _judged(lab: Laboratory, todo: Sequence[Mutant]) -> Iterator[MutantRecord]:
     if lab.options.control:
-        alike = {(mutant.vendor, mutant.cases, mutant.churn): mutant for mutant in todo}
+        alike = {(m.package, m.vendor, m.cpu, m.cases, m.churn): m for m in todo}
         yield from lab.controls(alike.values())
     yield from lab.judge(todo)

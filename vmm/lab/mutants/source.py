@@ -42,6 +42,9 @@ class Change:
 class Mutant:
     """A mistake, the requirements it violates, and the vendor's machine that shows it.
 
+    `package` has the source that it is a mistake in, "" where that is all others'; `cpu` is the
+    emulator's CPU model, "" for the vendor's own.
+
     `cases` are globs of the cases to run where the usual themes are not the right ones; `churn`
     says that `msrward churn` is to judge instead, which measures what is lost;
     `explained` says why surviving is right, or what would have to be said to see the mistake.
@@ -55,6 +58,8 @@ class Mutant:
     cases: tuple[str, ...] = ()
     explained: str = ""
     churn: bool = False
+    package: str = ""
+    cpu: str = ""
 
     @property
     def digest(self) -> str:
@@ -68,7 +73,7 @@ def load() -> tuple[Mutant, ...]:
 
 
 def package() -> str:
-    """Return the name of the source package that the mutants are written against."""
+    """Return the name of the source package of the mutants that name no other."""
     return str(_document()["package"])
 
 
