@@ -33,6 +33,7 @@ from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import (
     HYPERCALL_PAGE,
     Fault,
+    as_hyper_v,
     begin,
     create_vcpu,
     done,
@@ -284,6 +285,8 @@ CASES = (
             "as it is.",
             "R28 R39",
             *play(
+                (create_vcpu(0), done),
+                *((word, done) for word in as_hyper_v() if name.startswith("hyper_vs")),
                 TELL_FILTER,
                 write_passes(Msr.HV_GUEST_OS_ID, 1),
                 done_install(default_allow().deny(msr)),
