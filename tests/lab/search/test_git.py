@@ -1,5 +1,7 @@
 """Bisecting a git tree: git is real, the step is a stand-in that reads the file ``state``."""
 
+import os
+import shutil
 import sys
 from dataclasses import replace
 from functools import partial
@@ -69,6 +71,23 @@ def test_the_first_bad_commit_is_found_past_one_that_cannot_be_tested(history, p
     assert "msrward: saw 0" in said
     assert "msrward: saw 7" in said
     assert run("rev-parse", "--abbrev-ref", "HEAD") == "topic"
+
+
+@pytest.mark.parametrize("term", ["bad", "'bad'"])
+@pytest.mark.parametrize("states", ["0125", "0s5", "05"])
+def test_git_says_it_with_quotes_or_without(history, place, tmp_path, monkeypatch, term, states):
+    """As git before 2.55 does, and from then on."""
+    tree, commits, _ = history([state if state.isdigit() else "skip" for state in states])
+    say = f"""s/first '\\?bad'\\? commit/first {term} commit/"""
+    shim = f"""{shutil.which("git")} "$@" 2>&1 | sed "{say}"\nexit ${{PIPESTATUS[0]}}"""
+    (tmp_path / "git").write_text(f"#!/bin/bash\n{shim}\n")
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    said = []
+    found = search(tree, commits[0], commits[-1], place, said)
+    assert found.first_bad == git.describe(tree, commits[-1])
+    assert any(f"first {term} commit" in each for each in said)
+    assert bool(found.untested) == ("s" in states)
 
 
 def test_two_neighbours_need_no_search(history, place):

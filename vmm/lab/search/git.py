@@ -19,6 +19,9 @@ Say = Callable[[str], None]
 
 _PATIENCE = 10.0
 """Seconds that a step has to take its guest, or its compilers, away."""
+# From 2.55 on, git puts the terms of a bisection in quotes.
+_FOUND = re.compile(r"is the first '?bad'? commit")
+_SEVERAL = re.compile(r"first '?bad'? commit could be")
 _MARK = re.compile(r"^git bisect (good|bad|skip) ([0-9a-f]{40})$", re.MULTILINE)
 
 
@@ -110,7 +113,7 @@ def search(
             _ask_end(tree, end, wanted, command, say)
         said = run(tree, "bisect", "bad", ends.bad) + run(tree, "bisect", "good", ends.good)
         say(said.rstrip())
-        if "is the first bad commit" not in said:
+        if not _FOUND.search(said):
             said = _stream(tree, ("git", "bisect", "run", *command), say)[1]
         return _finding(tree, said, *ask)
     finally:
@@ -160,8 +163,8 @@ def _ask_end(tree: Path, end: str, wanted: Step, command: Sequence[str], say: Sa
 def _finding(tree: Path, said: str, place: Place, question: Question) -> Boundary:
     marks = _MARK.findall(run(tree, "bisect", "log"))
     last = dict(marks)
-    several = "first bad commit could be" in said
-    if not several and "is the first bad commit" not in said:
+    several = bool(_SEVERAL.search(said))
+    if not several and not _FOUND.search(said):
         raise LabError(f"git bisect gave up: {(said.strip().splitlines() or ['silence'])[-1]}")
     between = run(tree, "rev-list", f"{last['good']}..{last['bad']}^").split() if several else ()
     answers, marked = place.answers(question), dict.fromkeys(name for _, name in marks)
