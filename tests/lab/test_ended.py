@@ -1,11 +1,14 @@
 """Who ends a command ends all that it has started: make or a compiler, and what is under it."""
 
+import functools
 import os
 import shutil
 import signal
 import stat
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -132,6 +135,23 @@ def test_distros_leaves_nothing_running_and_no_half_system(told, tmp_path, cache
     assert ended(children)
     assert process.returncode == 130
     assert not list((cache_root / "distros").glob("run.*"))
+
+
+def _wait_for_ever(began):
+    began.write_text("")  # a FIFO: it is read
+    signal.pause()
+
+
+def test_a_process_of_a_pool_that_is_told_to_end_does_and_waits_for_no_more_work(tmp_path):
+    others, began = set(active_children()), tmp_path / "began"
+    os.mkfifo(began)
+    with processes.pool(2) as pool:
+        answer = pool.submit(processes.interruptibly, functools.partial(_wait_for_ever, began))
+        began.read_text()
+        for child in set(active_children()) - others:
+            child.terminate()
+        with pytest.raises(BrokenProcessPool):
+            answer.result(DEADLINE)
 
 
 def test_what_does_not_end_when_it_is_told_is_killed(tmp_path):

@@ -19,6 +19,7 @@ from typing import Any
 
 import vmm
 from vmm.conformance.host.facts import facts
+from vmm.conformance.host.interrupts import terminable
 from vmm.lab import processes
 from vmm.lab.errors import LabError
 
@@ -85,7 +86,8 @@ def stop(run: str) -> None:
 def _answer() -> tuple[Any, str | None]:
     function, arguments = pickle.load(sys.stdin.buffer)
     try:
-        return processes.interruptibly(lambda: function(*arguments)), None
+        with terminable():
+            return function(*arguments), None
     except LabError as error:
         return None, str(error)
 

@@ -20,6 +20,7 @@ from threading import Lock, current_thread, main_thread
 from typing import Any, TypeVar
 
 from vmm.conformance.host.interrupts import terminable
+from vmm.conformance.records.status import Status
 from vmm.lab.errors import LabError
 
 T = TypeVar("T")
@@ -59,9 +60,16 @@ def pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def interruptibly(call: Callable[[], T]) -> T:
-    """Call in a process of the pool: being told to end raises KeyboardInterrupt in `call`."""
-    with terminable():
-        return call()
+    """Call in a process of the pool: being told to end raises KeyboardInterrupt in `call`.
+
+    Then the process ends. The pool would take the exception for an answer, and the process would
+    wait for more work while a pool that breaks (from Python 3.12 on) waits for its end.
+    """
+    try:
+        with terminable():
+            return call()
+    except KeyboardInterrupt:
+        os._exit(Status.INTERRUPTED)
 
 
 def die_with_parent() -> None:
