@@ -56,6 +56,7 @@ WRITTEN = {
     "KVM_SET_DEBUGREGS": (0xA2, "kvm_debugregs"),
     "KVM_SET_XCRS": (0xA7, "kvm_xcrs"),
     "KVM_ENABLE_CAP": (0xA3, "kvm_enable_cap"),
+    "KVM_XEN_HVM_CONFIG": (0x7A, "kvm_xen_hvm_config"),
 }
 BOTH = {
     "KVM_GET_MSR_INDEX_LIST": (0x02, "kvm_msr_list"),

@@ -158,6 +158,7 @@ def run(
     found = [known[key] for m in mutants if (key := (m.name, m.digest)) in known]
     for finding in found:
         on_finding(finding)
+    results.parent.mkdir(parents=True, exist_ok=True)
     with results.open("a" if resume else "w") as file:
         for finding in _judged(lab, todo):
             file.write(json.dumps(asdict(finding)) + "\n")
