@@ -57,6 +57,7 @@ CHOSEN = (
     "bitmaps.copied_at_the_call_default_allow",
     "completion.scribbled_fields_ignored",
     "exits.reserved_efer_bit_32_is_inval",
+    "modes.higher_half.completion.read_0x100000000",
     "modes.protected.without_exits",
     "stepping.told_to_a_debugger",
     "forms.rex_in_steps",

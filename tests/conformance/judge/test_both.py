@@ -93,10 +93,10 @@ MISTAKES = {
         "static void enable_cap(int fd, struct kvm_enable_cap cap)\n{\n\tcap.args[0] = 0;",
         "masks.*",
     ),
-    "install_is_not_made": ("saw_result(ioctl(fd, number, argp));", 'saw("done");', "matching.*"),
+    "install_is_not_made": ("saw_install(ioctl(fd, number, argp));", 'saw("done");', "matching.*"),
     "install_ignores_its_argument": (
-        "saw_result(ioctl(fd, number, argp));",
-        "saw_result(ioctl(fd, number, NULL));",
+        "saw_install(ioctl(fd, number, argp));",
+        "saw_install(ioctl(fd, number, NULL));",
         "matching.*",
     ),
     "child_is_the_parent": (
@@ -110,8 +110,8 @@ MISTAKES = {
         "compat.matching*",
     ),
     "edge_is_not_at_the_edge": (
-        "pages + PAGE - size, bits, size",
-        "pages, bits, size",
+        "return pages + PAGE - size;",
+        "return pages;",
         "quirks.short*",
     ),
     "host_reads_another_msr": (
@@ -170,7 +170,7 @@ MISTAKES = {
     "real_mode_counts_from_0": ("regs.rip -= mode->code;", ";", "modes.real.completion.*"),
     "frame_of_real_mode_is_of_32_bits": (".word = 2, .code", ".word = 4, .code", "modes.real.*"),
     "frame_has_no_error_code": (
-        "if (has_error_code(vector) && !mode->code) {",
+        "if (has_error_code(vector) && !is_real(mode)) {",
         "if (0) {",
         "modes.protected.*",
     ),
