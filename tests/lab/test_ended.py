@@ -137,6 +137,32 @@ def test_distros_leaves_nothing_running_and_no_half_system(told, tmp_path, cache
     assert not list((cache_root / "distros").glob("run.*"))
 
 
+@pytest.mark.skipif(not CAN, reason="scripts/distros needs root and /dev/kvm")
+def test_distros_that_is_told_again_while_it_ends_still_waits_for_its_own(told, tmp_path):
+    """As timeout(1) does it."""
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    slow = f"""#!/bin/sh
+trap 'echo $$ >"$TOLD"; read _ <{go}; exit' TERM
+echo $$ >"$TOLD"
+while :; do sleep 0.1; done
+"""
+    program = tmp_path / "bin" / "debootstrap"
+    program.write_text(slow)
+    program.chmod(0o755)
+    out = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([SCRIPTS / "distros", "sid"], start_new_session=True, **out) as process:
+        begun = told.children(process, 1)
+        process.send_signal(signal.SIGTERM)
+        ending = told.children(process, 1)
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        go.write_text("\n")
+        assert process.wait(DEADLINE) == 130
+    assert ended(begun) and ended(ending)
+
+
 def _wait_for_ever(began):
     began.write_text("")  # a FIFO: it is read
     signal.pause()
