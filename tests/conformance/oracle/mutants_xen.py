@@ -10,7 +10,7 @@ from vmm.conformance.language import script as s
 from vmm.conformance.oracle.accesses import AccessRules
 from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.state import Stage, VcpuState, VmState
-from vmm.conformance.oracle.xen import KINDS, OTHERS, XenRules
+from vmm.conformance.oracle.xen import OF_LONG_MODE, OF_OTHERS, WITHOUT_LMA, XenRules
 from vmm.msr import UNKNOWN
 
 
@@ -112,8 +112,8 @@ XEN = (
         "xen_page_of_64_bit_code",
         "The page is that of 64-bit code in every mode.",
         content=lambda self, vm, access: (
-            XenRules.content(self, vm, access) & ~OTHERS | KINDS["long"]
-            if access.mode in ("protected", "real", "smm")
+            XenRules.content(self, vm, access) & ~OF_OTHERS | OF_LONG_MODE
+            if access.mode in WITHOUT_LMA
             else XenRules.content(self, vm, access)
         ),
     ),

@@ -73,6 +73,7 @@ _FILTERS: dict[str, tuple[MsrFilter, str]] = {
 }
 _CONTENTS: dict[Mode, int] = {
     "compat": 0x6400_0000,
+    "higher_half": 0x6400_0000,
     "protected": 0x3200_0000,
     "real": 0x3200_0000,
     "smm": 0x3200_0000,

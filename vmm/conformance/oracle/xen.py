@@ -18,8 +18,9 @@ FIRST, LAST = 0x4000_0000, 0x4FFF_FFFF
 """The MSRs that every kernel takes; from 6.15 on it takes no other."""
 HYPER_VS = range(0x4000_0000, 0x4001_0000)
 """Of these Hyper-V's had the same numbers before 5.12, and came first."""
-KINDS = {"long": 0x6400_0000, "compat": 0x6400_0000}
-OTHERS = 0x3200_0000
+OF_LONG_MODE, OF_OTHERS = 0x6400_0000, 0x3200_0000
+WITHOUT_LMA = ("protected", "real", "smm")
+"""Where EFER.LMA is 0. CPL3 writes no MSR; every other mode is long mode."""
 MADE = 0xB8
 """How a page starts that KVM makes: with MOV to EAX of 0, the number of the first hypercall."""
 NO_MEMORY = range(0x4000_0000, 0x8000_0000)
@@ -90,7 +91,8 @@ class XenRules:
         """Return what is in the page then."""
         if vm.xen and vm.xen.flags & s.XEN_INTERCEPT:
             return MADE
-        return KINDS.get(access.mode, OTHERS) | access.value & LOW_12
+        kind = OF_OTHERS if access.mode in WITHOUT_LMA else OF_LONG_MODE
+        return kind | access.value & LOW_12
 
     def by_host(self, vm: VmState, action: s.SetMsr) -> s.Event | None:
         """R34: not filtered; None if it is another MSR.
