@@ -42,7 +42,7 @@ int mw_ioctl_in_child(int fd, unsigned long number, uintptr_t arg, int compat)
 		return -errno;
 	if (child == 0) {
 		result = compat ? mw_ioctl_compat(fd, number, arg) : mw_ioctl(fd, number, arg);
-		_exit(result < 0 ? -result : 0);
+		_exit(result < 0 ? -result : result ? 0xff : 0);	/* 0xff: not 0, and no errno */
 	}
 	while (waitpid(child, &status, 0) < 0)
 		if (errno != EINTR)

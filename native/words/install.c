@@ -37,12 +37,14 @@ static void install(int fd, unsigned long number, const void *argp)
 static void install_in_child(int fd, unsigned long number, const void *argp)
 {
 	pid_t child = fork();
-	int status;
+	int result, status;
 
 	if (child < 0)
 		die("fork");
-	if (child == 0)
-		_exit(ioctl(fd, number, argp) < 0 ? errno : 0);
+	if (child == 0) {
+		result = ioctl(fd, number, argp);
+		_exit(result < 0 ? errno : result ? 0xff : 0);	/* 0xff: not 0, and no errno */
+	}
 	while (waitpid(child, &status, 0) < 0)
 		if (errno != EINTR)
 			die("waitpid");

@@ -73,3 +73,12 @@ def test_an_install_that_returns_more_than_0_is_not_done(build):
         "\tsaw_install(2);\n\tputs(seen);\n\tseen[0] = 0;\n\tsaw_install(0);\n\tputs(seen);"
     )
     assert said == b"got(0x2)\ndone\n"
+
+
+COUNTS = "int __wrap_ioctl(int fd, unsigned long number, ...) { return number; }"
+
+
+@pytest.mark.parametrize(("result", "said"), [(0, b"done"), (2, b"rejected(255)")])
+def test_neither_is_one_of_a_child(tmp_path, result, said):
+    main = f"int main(void) {{ install_in_child(0, {result}, NULL); puts(seen); }}"
+    assert run(tmp_path, COUNTS, main).stdout == said + b"\n"

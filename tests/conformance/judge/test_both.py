@@ -100,8 +100,8 @@ MISTAKES = {
         "matching.*",
     ),
     "child_is_the_parent": (
-        "if (child == 0)\n\t\t_exit(ioctl(fd, number, argp) < 0 ? errno : 0);",
-        "if (child == 0)\n\t\t_exit(0);",
+        "\t\tresult = ioctl(fd, number, argp);",
+        "\t\tresult = 0;",
         "callers.child*",
     ),
     "compat_layout_is_off": (

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from vmm._native import lib
 from vmm.conformance.cases import CASES
 from vmm.conformance.kernel import calls
 from vmm.conformance.kernel import wire as record
@@ -40,7 +41,7 @@ from vmm.conformance.language.script import (
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import default_allow, default_deny
 from vmm.guest import Guest
-from vmm.msr import FILTER, UNKNOWN, Msr
+from vmm.msr import FILTER, KVM_CAP_X86_MSR_FILTER, UNKNOWN, Msr
 
 A, B = 0x474F4F00, 0x474F4F01
 CANARY = 0x5AFEC0DE5AFEC0DE
@@ -289,3 +290,9 @@ def test_an_install_that_returns_more_than_0_is_not_done(backend, monkeypatch, c
     """The ioctl returns 0; another number that is no error would pass for success."""
     monkeypatch.setitem(calls.SEND, caller, lambda file, number, address: 1)
     assert backend.run((install(default_allow(), caller=caller),)) == (got(1),)
+
+
+def test_neither_is_one_of_a_child(kvm):
+    """KVM_CHECK_EXTENSION of the filter is 1."""
+    ended = lib.mw_ioctl_in_child(kvm.fd, lib.KVM_CHECK_EXTENSION, KVM_CAP_X86_MSR_FILTER, False)
+    assert os.waitstatus_to_exitcode(ended) == 255

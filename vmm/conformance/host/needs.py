@@ -70,7 +70,7 @@ def no_compat(kvm: Kvm) -> str | None:
     ended = lib.mw_ioctl_in_child(kvm.fd, number, 0, True)
     if ended < 0:
         raise KvmError(-ended, "fork")
-    if ended == 0 and lib.mw_ioctl_compat(kvm.fd, number, 0) == lib.KVM_API_VERSION:
+    if os.WIFEXITED(ended) and lib.mw_ioctl_compat(kvm.fd, number, 0) == lib.KVM_API_VERSION:
         return None
     if os.WIFSIGNALED(ended) and os.WTERMSIG(ended) == signal.SIGSEGV:
         return "compat syscalls: this kernel has no ia32 emulation"
