@@ -21,7 +21,9 @@ def program(path, text):
 
 
 def test_what_is_not_here_can_be_had(place):
-    with pytest.raises(LabError, match="no bochs-bin here: apt-get install bochs-term"):
+    with pytest.raises(
+        LabError, match="here: fetch it with `msrward lab install bochs`, or install"
+    ):
         emulators.find("bochs")
     assert doctor.examine()["lab: bochs"].fact.startswith("not here: it would judge")
 
