@@ -106,7 +106,7 @@ def test_a_missing_emulator_is_one_line_that_says_how_to_get_it(lab, tmp_path):
     empty = {"PATH": str(tmp_path), "MSRWARD_CACHE": str(tmp_path / "cache")}
     ran = lab("run", "--kernel", image, "R14", env=empty)
     assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
-    assert "scripts/check --lab" in ran.stderr
+    assert "msrward lab install qemu" in ran.stderr
 
 
 def test_clean_empties_the_cache(lab, tmp_path):
