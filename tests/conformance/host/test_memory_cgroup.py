@@ -116,3 +116,10 @@ def test_a_cgroup_that_no_vm_counts_in_is_none(weighed, monkeypatch):
     assert "no VM counts" in memory_cgroup.no_memory_cgroup(weighed(Ledger(0, 0)))
     monkeypatch.setattr(memory_cgroup, "weight", lambda: None)
     assert "no counter" in memory_cgroup.no_memory_cgroup(Ledger(0, 0))
+
+
+def test_what_is_given_back_late_does_not_hide_that_vms_count(weighed):
+    """As what VMs took that were closed right before."""
+    late = iter((3_000_000, 2_000_000))
+    ledger = Ledger(50_000, 0, lambda: next(late, 0))
+    assert memory_cgroup.no_memory_cgroup(weighed(ledger)) is None
