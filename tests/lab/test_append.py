@@ -1,10 +1,13 @@
 """What is added to a kernel's command line, and what of it the modules get."""
 
+import struct
+
 import pytest
 
 from vmm.lab import append
 from vmm.lab.errors import LabError
 from vmm.lab.initramfs import archive
+from vmm.lab.kernels import modules
 from vmm.lab.kernels.kernels import Kernel
 
 LINE = 'quiet kvm.ignore_msrs=1 kvm-intel.preemption-timer=0 kvm.dyndbg="+p" kvm.ignore_msrs'
@@ -64,6 +67,24 @@ def test_inserted_modules_are_given_theirs_after_the_labs_own(kernel):
     assert b"force_emulation_prefix=1\nforce_emulation_prefix=0\nignore_msrs=1" in packed
     assert b"nested=0" in packed
     assert b"ept=0" not in packed, "the other vendor's module is not there"
+
+
+@pytest.mark.parametrize(
+    ("line", "signed"),
+    [
+        ("", False),
+        ("kvm.ignore_msrs=1 lockdownx=1 x.lockdown=1 module.sig=1", False),
+        ("quiet lockdown=integrity", True),
+        ('"lockdown=confidentiality"', True),
+        ("module.sig_enforce", True),
+        ("module.sig_enforce=1 kvm.ignore_msrs=1", True),
+    ],
+)
+def test_signatures_cost_time_and_stay_where_they_are_asked_for(kernel, line, signed):
+    signature = b"SIG" + bytes(8) + struct.pack(">I", 3) + modules._SIGNATURE_MAGIC
+    for path in kernel.modules:
+        path.write_bytes(b"elf" + signature)
+    assert (signature in archive.module_archive(kernel, "svm", line)) is signed
 
 
 def test_what_the_guests_shell_would_change_is_refused(kernel):

@@ -34,6 +34,15 @@ def arguments(line: str, module: str) -> list[str]:
     return [word for owner, word in _parameters(line) if owner == module]
 
 
+def asks_for_signatures(line: str) -> bool:
+    """Say whether a kernel with this line inserts signed modules only.
+
+    kernel_lockdown(7), and Documentation/admin-guide/module-signing.rst.
+    """
+    words = (word.replace('"', "").partition("=")[0] for word in _WORD.findall(line))
+    return any(word in ("lockdown", "module.sig_enforce") for word in words)
+
+
 def unknown(line: str, shown: Mapping[str, Mapping[str, str]]) -> list[str]:
     """Return the parameters of `line` that a guest's modules do not have.
 

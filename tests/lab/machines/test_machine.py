@@ -1,11 +1,14 @@
 """A real kernel on a real emulator. Skips, with the reason, where either cannot be had."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 
 from vmm.conformance.c.tape import tape
 from vmm.lab.errors import LabError
 from vmm.lab.initramfs.player import Playing
-from vmm.lab.kernels import kernels, packaged
+from vmm.lab.kernels import kernels, modules, packaged
 from vmm.lab.machines import emulators, machine
 from vmm.lab.machines.emulation import Run
 
@@ -76,11 +79,26 @@ def test_a_module_that_the_kernel_refuses_is_named_with_the_way_out(kernel, exec
     assert any("`maybe' invalid for parameter `npt'" in line for line in result.console_tail)
 
 
-def test_what_the_lab_stripped_of_signatures_is_said_where_they_are_asked_for(kernel):
-    for append in ("lockdown=integrity", "module.sig_enforce=1"):
-        result = machine.boot(kernel, "svm", ["true"], append=append, timeout=120)
+SIGNED = ("lockdown=integrity", "lockdown=confidentiality", "module.sig_enforce=1")
+
+
+def test_a_module_without_a_signature_is_refused_where_one_is_asked_for(kernel, tmp_path):
+    bare = [tmp_path / path.name for path in kernel.modules]
+    for path, own in zip(bare, kernel.modules, strict=True):
+        path.write_bytes(modules.unsigned(own.read_bytes()))
+    for append in SIGNED:
+        boot = partial(machine.boot, replace(kernel, modules=tuple(bare)), "svm", ["true"])
+        result = boot(append=append, timeout=120)
         assert "irqbypass.ko: " in result.reason
-        assert "have no signature, which lockdown= and module.sig_enforce ask" in result.reason
+        assert "ask for a signature that this kernel takes" in result.reason
+
+
+def test_a_packaged_kernel_has_its_signed_modules_where_they_are_asked_for(kernel):
+    if any(len(own := path.read_bytes()) == len(modules.unsigned(own)) for path in kernel.modules):
+        pytest.skip(f"the modules of {kernel.release} have no signature: a cache of before")
+    for append in SIGNED:
+        result = machine.boot(kernel, "svm", ["true"], append=append, timeout=120)
+        assert (result.outcome, result.status, result.reason) == ("done", 0, "")
 
 
 def test_an_unknown_vendor_is_one_line(kernel):

@@ -109,9 +109,10 @@ def _newest(packages: list[Package]) -> list[Package]:
 
 def module_archive(kernel: Kernel, vendor: str, line: str) -> bytes:
     """Return the modules of the vendor's KVM, in the order of loading, and their arguments."""
+    kept = bytes if append.asks_for_signatures(line) else modules.unsigned
     others = {*vendors.MODULES} - {vendors.of(vendor).module}
     wanted = [path for path in kernel.modules if modules.name_of(path) not in others]
-    files = [cpio.file(f"modules/{path.name}", path.read_bytes()) for path in wanted]
+    files = [cpio.file(f"modules/{path.name}", kept(path.read_bytes())) for path in wanted]
     arguments = [
         cpio.file(f"modules/{path.stem}.args", "\n".join(words).encode())
         for path in wanted

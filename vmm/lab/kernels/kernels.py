@@ -103,6 +103,6 @@ def _modules_of(tree: Path, release: str) -> tuple[Path, ...]:
     files = [p for p in sorted(tree.rglob("*.ko*")) if modules.name_of(p) in modules.WANTED]
     if not files:
         return ()
-    facts = repr([(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files])
+    facts = repr(["signed", *((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files)])
     key = f"{release}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
     return modules.extracted(cache.entry("modules", key, lambda into: modules.extract(tree, into)))

@@ -27,14 +27,15 @@ def extract(tree: Path, into: Path) -> None:
     for name in WANTED:
         _collect(name, available, contents)
     for order, (name, content) in enumerate(contents.items()):
-        (into / f"{order:02}-{name}.ko").write_bytes(unsigned(content))
+        (into / f"{order:02}-{name}.ko").write_bytes(content)
 
 
 def unsigned(module: bytes) -> bytes:
     """Return a module without the signature behind its ELF file.
 
     Checking it takes the emulated machine half of the time to insert kvm.ko (two seconds on
-    Bochs); without one the kernel says so once and is tainted "E", which changes no behaviour.
+    Bochs); without one the kernel says so once and is tainted "E", which changes no behaviour
+    unless the command line asks for signatures (:func:`vmm.lab.append.asks_for_signatures`).
     """
     if not module.endswith(_SIGNATURE_MAGIC):
         return module

@@ -37,8 +37,9 @@ _COMMAND_LINE = (
 )
 
 _UNSIGNED = (
-    "the lab's modules have no signature, which lockdown= and module.sig_enforce ask for: leave"
-    " these out, or take a kernel with KVM built in"
+    "lockdown= and module.sig_enforce ask for a signature that this kernel takes, and the module"
+    " has none: take a packaged kernel (of a cache of before, empty it: msrward lab clean), or one"
+    " with KVM built in"
 )
 _NO_CPU = "the machine's CPU lacks what this module drives: choose another --cpu or --vendor"
 _REFUSALS = {
