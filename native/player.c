@@ -33,6 +33,7 @@
 static int play_tape(const char *path, int jobs, int is_own)
 {
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGCHLD, SIG_DFL);	/* ignored, as it may be inherited, no worker would leave a status */
 	read_tape(path);
 	open_kvm();
 	tell_facts();

@@ -33,25 +33,46 @@ static void install(int fd, unsigned long number, const void *argp)
 	saw_install(ioctl(fd, number, argp));
 }
 
+/* A child leaves a status only where SIGCHLD is not ignored, as who started us may have it. */
+static pid_t fork_child(void)
+{
+	pid_t child;
+
+	signal(SIGCHLD, SIG_DFL);
+	child = fork();
+	if (child < 0)
+		die("fork");
+	return child;
+}
+
+static int status_of(pid_t child)
+{
+	int status;
+
+	while (waitpid(child, &status, 0) < 0)
+		if (errno != EINTR)
+			die("waitpid");
+	return status;
+}
+
 /* The ioctl by a forked process, whose memory is not the VM's. */
 static void install_in_child(int fd, unsigned long number, const void *argp)
 {
-	pid_t child = fork();
+	pid_t child = fork_child();
 	int result, status;
 
-	if (child < 0)
-		die("fork");
 	if (child == 0) {
 		result = ioctl(fd, number, argp);
 		_exit(result < 0 ? errno : result ? 0xff : 0);	/* 0xff: not 0, and no errno */
 	}
-	while (waitpid(child, &status, 0) < 0)
-		if (errno != EINTR)
-			die("waitpid");
+	status = status_of(child);
+	errno = EINTR;
+	if (!WIFEXITED(status))
+		die("the child that installs");
 	if (status == 0)
 		saw("done");
 	else
-		saw_error(WIFEXITED(status) ? WEXITSTATUS(status) : EINTR);
+		saw_error(WEXITSTATUS(status));
 }
 
 /* The 32-bit entry of a 64-bit kernel; it zeroes r8 to r11. */
@@ -79,16 +100,12 @@ static void install_compat(int fd, unsigned long number, const void *argp)
 /* Without ia32 emulation the 32-bit entry is a fault, which only a child can take. */
 static const char *lacks_compat(void)
 {
-	pid_t child = fork();
+	pid_t child = fork_child();
 	int status;
 
-	if (child < 0)
-		die("fork");
 	if (child == 0)
 		_exit(ioctl_compat(kvm, KVM_GET_API_VERSION, NULL) != KVM_API_VERSION);
-	while (waitpid(child, &status, 0) < 0)
-		if (errno != EINTR)
-			die("waitpid");
+	status = status_of(child);
 	if (WIFSIGNALED(status))
 		return "compat syscalls: this kernel has no ia32 emulation";
 	return status ? "compat syscalls: int $0x80 is refused here" : NULL;

@@ -97,10 +97,21 @@ static void kicked(int signal)
 	(void)signal;
 }
 
+/* A kick takes a thread out of KVM_RUN; those to come let it through, whatever is blocked here. */
+static void allow_kicks(void)
+{
+	struct sigaction action = { .sa_handler = kicked };
+	sigset_t usr1;
+
+	sigaction(SIGUSR1, &action, NULL);
+	sigemptyset(&usr1);
+	sigaddset(&usr1, SIGUSR1);
+	sigprocmask(SIG_UNBLOCK, &usr1, NULL);
+}
+
 /* Let the vCPU go round the access, and wait until it did. */
 static void spin(int id, struct access access)
 {
-	struct sigaction action = { .sa_handler = kicked };
 	struct patience patience = patience_of(DEADLINE);
 	struct spinner *spinner = &spinners[id];
 
@@ -111,7 +122,7 @@ static void spin(int id, struct access access)
 	*spinner = (struct spinner){ .id = id, .vcpu = &vm.vcpus[id] };
 	spinner->rounds = (__u64 *)(vm.memory + COUNTERS + 8 * id);
 	*spinner->rounds = 0;
-	sigaction(SIGUSR1, &action, NULL);
+	allow_kicks();
 	spinner->task = start_task("", run_spinning, spinner);
 	while (!*spinner->rounds && !has_ended(spinner->task, GLANCE) && is_left(&patience))
 		;

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from vmm.cli import listing, options, reports
 from vmm.cli.output import StdoutFailed, complain, say
 from vmm.cli.parser import Parser, add_command
-from vmm.conformance.host.interrupts import terminable
+from vmm.conformance.host.interrupts import take_signals, terminable
 from vmm.conformance.host.limits import limit_of
 from vmm.conformance.records.status import DONE, Status, epilog
 from vmm.errors import KvmError
@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     status: int = Status.TROUBLE
     try:
+        take_signals()
         with terminable():
             is_open = _has_stdout()
             status = _guarded(words) if is_open else complain("stdout is closed: give it one")

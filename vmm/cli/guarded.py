@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import wraps
 
 from vmm.cli.output import complain
-from vmm.conformance.host.interrupts import terminable
+from vmm.conformance.host.interrupts import take_signals, terminable
 from vmm.conformance.records.status import Status
 
 Call = Callable[[argparse.Namespace], int]
@@ -35,6 +35,7 @@ def ended(
 ) -> int:
     """Return how a script ends that does ``call``; trouble and Ctrl-C are one line each."""
     try:
+        take_signals()
         with terminable():
             return call()
     except troubles as error:

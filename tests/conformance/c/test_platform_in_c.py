@@ -82,3 +82,9 @@ COUNTS = "int __wrap_ioctl(int fd, unsigned long number, ...) { return number; }
 def test_neither_is_one_of_a_child(tmp_path, result, said):
     main = f"int main(void) {{ install_in_child(0, {result}, NULL); puts(seen); }}"
     assert run(tmp_path, COUNTS, main).stdout == said + b"\n"
+
+
+def test_a_child_that_was_killed_is_no_answer_of_the_kernel(tmp_path):
+    killed = "int __wrap_ioctl(int fd, unsigned long number, ...) { return raise(SIGKILL); }"
+    ran = run(tmp_path, killed, "int main(void) { install_in_child(0, 0, NULL); return 0; }")
+    assert (ran.returncode, ran.stderr[:25]) == (2, b"the child that installs: ")

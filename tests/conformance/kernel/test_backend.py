@@ -1,6 +1,8 @@
+import errno
 import os
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,6 +40,7 @@ from vmm.conformance.language.script import (
     wrmsr,
     wrote,
 )
+from vmm.errors import KvmError
 from vmm.exits import RdmsrExit, WrmsrExit
 from vmm.filter import default_allow, default_deny
 from vmm.guest import Guest
@@ -296,3 +299,12 @@ def test_neither_is_one_of_a_child(kvm):
     """KVM_CHECK_EXTENSION of the filter is 1."""
     ended = lib.mw_ioctl_in_child(kvm.fd, lib.KVM_CHECK_EXTENSION, KVM_CAP_X86_MSR_FILTER, False)
     assert os.waitstatus_to_exitcode(ended) == 255
+
+
+@pytest.mark.parametrize(("ended", "why"), [(-errno.EPERM, "not permitted"), (9, "killed by 9")])
+def test_a_child_that_cannot_be_had_is_no_answer_of_the_kernel(backend, monkeypatch, ended, why):
+    """Seccomp refuses the wait, or the host has killed the child."""
+    monkeypatch.setattr(calls, "lib", SimpleNamespace(mw_ioctl_in_child=lambda *_: ended))
+    with pytest.raises(OSError, match=why) as error:
+        backend.run((install(default_allow(), caller="child"),))
+    assert not isinstance(error.value, KvmError)

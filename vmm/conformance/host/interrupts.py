@@ -1,4 +1,4 @@
-"""SIGTERM as Ctrl-C: what ends us lets us take away what we have started."""
+"""Signals: SIGTERM is as Ctrl-C, and none is kept off by whoever has started us."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import current_thread, main_thread
 from typing import NoReturn
+
+
+def take_signals() -> None:
+    """Undo what a process inherits: signals that are blocked, and SIGCHLD that is ignored.
+
+    No kick gets through the one, and a child leaves no status under the other (ECHILD). Other
+    signals that are ignored stay so: ``nohup`` means it.
+    """
+    if current_thread() is not main_thread():
+        return
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 @contextmanager

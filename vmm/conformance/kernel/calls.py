@@ -163,10 +163,15 @@ class Calls:
 
 
 def from_child(file: Any, number: int, address: int) -> int:
-    """Send the ioctl from a forked child, whose memory is not the VM's (R03)."""
+    """Send the ioctl from a forked child, whose memory is not the VM's (R03).
+
+    ``OSError``, which is none of the kernel's answers, where there is no child or it was killed.
+    """
     ended = lib.mw_ioctl_in_child(file.fd, number, address, False)
     if ended < 0:
-        raise KvmError(-ended, "fork")
+        raise OSError(-ended, f"{os.strerror(-ended)}: a child that installs cannot be had")
+    if ended and not os.WIFEXITED(ended):
+        raise OSError(errno.EINTR, f"the child that installs was killed by {os.WTERMSIG(ended)}")
     if ended:
         raise KvmError(os.waitstatus_to_exitcode(ended), "ioctl", "in a child")
     return 0
