@@ -16,6 +16,7 @@ from told import DEADLINE, STAND_IN, Told, ended
 
 from vmm.conformance.host.interrupts import terminable
 from vmm.lab import processes
+from vmm.lab.errors import LabError
 from vmm.lab.kernels.selftests import CONTROL, SELFTESTS
 from vmm.lab.mutants.source import load
 
@@ -168,11 +169,26 @@ def _wait_for_ever(began):
     signal.pause()
 
 
-def test_a_process_of_a_pool_that_is_told_to_end_does_and_waits_for_no_more_work(tmp_path):
+def _wait_and_answer(began):
+    try:
+        _wait_for_ever(began)
+    except KeyboardInterrupt:
+        return "what was judged until then"
+
+
+def _wait_and_fail(began):
+    try:
+        _wait_for_ever(began)
+    except KeyboardInterrupt:
+        raise LabError("interrupted") from None
+
+
+@pytest.mark.parametrize("judge", [_wait_for_ever, _wait_and_answer, _wait_and_fail])
+def test_a_process_of_a_pool_that_is_told_to_end_does_and_waits_for_no_more_work(tmp_path, judge):
     others, began = set(active_children()), tmp_path / "began"
     os.mkfifo(began)
     with processes.pool(2) as pool:
-        answer = pool.submit(processes.interruptibly, functools.partial(_wait_for_ever, began))
+        answer = pool.submit(processes.interruptibly, functools.partial(judge, began))
         began.read_text()
         for child in set(active_children()) - others:
             child.terminate()

@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from threading import Lock, current_thread, main_thread
 from typing import Any, TypeVar
 
-from vmm.conformance.host.interrupts import terminable
+from vmm.conformance.host.interrupts import terminable, was_told
 from vmm.conformance.records.status import Status
 from vmm.lab.errors import LabError
 
@@ -62,12 +62,17 @@ def pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
 def interruptibly(call: Callable[[], T]) -> T:
     """Call in a process of the pool: being told to end raises KeyboardInterrupt in `call`.
 
-    Then the process ends. The pool would take the exception for an answer, and the process would
-    wait for more work while a pool that breaks (from Python 3.12 on) waits for its end.
+    Then the process ends, whatever `call` made of it. The pool would take that for an answer, and
+    the process would wait for more work while a pool that breaks (from Python 3.12 on) waits for
+    its end.
     """
     try:
         with terminable():
-            return call()
+            try:
+                return call()
+            finally:
+                if was_told():
+                    os._exit(Status.INTERRUPTED)
     except KeyboardInterrupt:
         os._exit(Status.INTERRUPTED)
 

@@ -40,6 +40,11 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def was_told() -> bool:
+    """Say, within :func:`terminable`, whether SIGTERM has come: what it raised may be caught."""
+    return signal.getsignal(signal.SIGTERM) is _again
+
+
 def _interrupt(*_: object) -> NoReturn:
     signal.signal(signal.SIGTERM, _again)
     raise KeyboardInterrupt
