@@ -23,6 +23,7 @@
 #include "words/stall.c"
 #include "words/park.c"
 #include "words/spin.c"
+#include "words/sleep.c"
 #include "words/lacks.c"
 #include "words/platform.c"
 #include "words/l1.c"

@@ -90,6 +90,11 @@ static void do_action(struct cursor *tape)
 	case FRESH_VM: fresh_vm_of_case(); break;
 	case WEIGH_BITMAPS: weigh_bitmaps(); break;
 	case XEN_HVM_CONFIG: xen_hvm_config_of(tape); break;
+	case SET_MP_STATE: id = used_vcpu(tape); set_mp_state(id, u8(tape)); break;
+	case SEND_SIPI: send_sipi(used_vcpu(tape)); break;
+	case SLEEP: sleep_in_kvm(used_vcpu(tape)); break;
+	case WAKE: wake(vcpu_of(tape)); break;
+	case AWAIT_SIPI: await_sipi(vcpu_of(tape)); break;
 	case GET_HYPERCALL_PAGE: get_hypercall_page(); break;
 	default: damaged("an action that this player does not know");
 	}

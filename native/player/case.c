@@ -79,6 +79,7 @@ static void play_case(int number, struct cursor tape, int flags)
 		seen[0] = 0;
 	}
 	stop_spinners();
+	wake_sleepers();
 	end_race();
 	if (pooled && (is_lost || restore_msrs(vcpus, indices, old, n)))
 		is_spent = 1;	/* this worker's VMs go with it */

@@ -52,6 +52,7 @@ enum {
 	GDT = 0x1000, IDT = 0x2000, PML4 = 0x3000, PDPT = 0x4000, PD = 0x5000,
 	COUNTERS = 0x6000, STACKS = 0x20000, MEMORY = 0x200000,
 	PARK_AREA = MEMORY, PAGE = 4096, PARK_SIZE = 16 * PAGE,
+	SIPI_VECTOR = 0xe0,	/* the page of what runs after a SIPI */
 };
 
 /* Where all of it is mapped once more: where Linux has its text. */

@@ -91,6 +91,23 @@ static void send_init(int id)
 		saw_result(ioctl(vm.fd, KVM_SIGNAL_MSI, &init));
 }
 
+/* A SIPI by a message; KVM has found the APIC by then. */
+static void send_sipi(int id)
+{
+	struct kvm_msi sipi = {
+		.address_lo = 0xfee00000 | id << 12, .data = 6 << 8 | SIPI_VECTOR,
+	};
+
+	saw_result(ioctl(vm.fd, KVM_SIGNAL_MSI, &sipi));
+}
+
+static void set_mp_state(int id, __u32 state)
+{
+	struct kvm_mp_state request = { .mp_state = state };
+
+	saw_result(ioctl(vm.vcpus[id].fd, KVM_SET_MP_STATE, &request));
+}
+
 /* Does what is pending first: an INIT resets the vCPU. */
 static void get_mp_state(int id)
 {

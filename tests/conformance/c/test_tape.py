@@ -135,6 +135,7 @@ ONE_OF_EACH: tuple[s.Action, ...] = (
     *(s.Rewrite(what, 6) for what in layout.STATES),
     *(s.Inject(kind, 6) for kind in layout.KINDS),
     *(s.SaveNested(6), s.RestoreNested(6), s.LeaveNested(6), s.FreshVm()),
+    *(s.SetMpState(3, 6), s.SendSipi(6), s.Sleep(6), s.Wake(6), s.AwaitSipi(6)),
 )
 
 

@@ -169,8 +169,9 @@ def test_needs_are_what_the_script_uses():
         has["memory_cgroup"] = any(isinstance(each, script.WeighBitmaps) for each in used)
         has["clean_bitmap"] = any(each.clean for each in entries)
         has["nested_vmx"] = "none" in bare_bitmaps or any(lists)
+        sleeps = script.Sleep | script.AwaitSipi
         has["task_syscall"] = any(
-            isinstance(each, Meanwhile | BeginInstall | AwaitInstall | AwaitMeanwhile)
+            isinstance(each, Meanwhile | BeginInstall | AwaitInstall | AwaitMeanwhile | sleeps)
             for each in case.actions
         )
         disabled = [each for each in used if getattr(each, "cap", 0) == 143]

@@ -19,6 +19,7 @@ from vmm.conformance.oracle.model import Model
 from vmm.conformance.oracle.races import RaceRules
 from vmm.conformance.oracle.running import RunningRules
 from vmm.conformance.oracle.shadows import ShadowRules
+from vmm.conformance.oracle.sleeping import SleepingRules
 from vmm.conformance.oracle.sweeps import SweepRules
 from vmm.conformance.oracle.xen import XenRules
 
@@ -36,6 +37,7 @@ PARTS: dict[type[Any], str] = {
     LevelRules: "levels",
     ShadowRules: "shadows",
     XenRules: "xen",
+    SleepingRules: "sleeping",
 }
 """The parts of a Model, each with the name under which the Model holds it."""
 WHOLE = (Model, MaskRules, InstallRules, AccessRules, HostRules)

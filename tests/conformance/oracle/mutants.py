@@ -26,6 +26,7 @@ from mutants_platform import PLATFORM
 from mutants_race import RACES
 from mutants_restored import RESTORED
 from mutants_shadows import SHADOWS
+from mutants_sleeping import SLEEPING
 from mutants_stopping import STOPPING
 from mutants_sweep import SWEEPING
 from mutants_validation import VALIDATION
@@ -55,5 +56,6 @@ MUTANTS = (
     *ORDERS,
     *SWEEPING,
     *PLATFORM,
+    *SLEEPING,
     *XEN,
 )

@@ -125,6 +125,8 @@ def _main(script: s.Script, trace: s.Trace | None, needs: list[str]) -> Iterator
     yield ""
     if any(isinstance(each, s.Spin) for each in script):
         yield "\tstop_spinners();"
+    if any(isinstance(each, s.Sleep) for each in script):
+        yield "\twake_sleepers();"
     if any(isinstance(each, STARTS) for each in script):
         yield "\tend_race();"
     yield f'\tprintf("{"OBSERVED" if trace is None else Verdict.PASS}\\n");\n\treturn PASS;\n}}'
@@ -135,10 +137,10 @@ def _first_vcpus(script: s.Script) -> set[int]:
     return set() if s.makes_vcpus(script) else {0}
 
 
-STARTS = (s.BeginInstall, s.Meanwhile, s.Park, s.Spin)
+STARTS = (s.BeginInstall, s.Meanwhile, s.Park, s.Spin, s.Sleep)
 WAITS = (
     *(s.BeginInstall, s.ResumeInstall, s.AwaitInstall, s.Meanwhile, s.AwaitMeanwhile),
-    *(s.UntilExits, s.UntilRuns),
+    *(s.UntilExits, s.UntilRuns, s.Sleep, s.AwaitSipi),
 )
 """What may end with ``blocked`` or ``never``."""
 

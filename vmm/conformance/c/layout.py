@@ -217,5 +217,10 @@ WORDS: dict[type, tuple[int, Callable[[Any], Iterator[bytes]]]] = {
         lambda each: iter([struct.pack("<IBI", each.msr, each.pages, each.flags)]),
     ),
     s.GetHypercallPage: (45, _nothing),
+    s.SetMpState: (46, lambda each: iter([bytes([each.vcpu, each.state])])),
+    s.SendSipi: (47, _vcpu),
+    s.Sleep: (48, _vcpu),
+    s.Wake: (49, _vcpu),
+    s.AwaitSipi: (50, _vcpu),
 }
 """The number of each word on a tape, and what writes its fields: every word is here."""

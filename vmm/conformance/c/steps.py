@@ -180,6 +180,8 @@ CALLS: dict[type, Callable[[Any, At], Iterable[str]]] = {
     s.SetCpuidBits: _set_cpuid_bits,
     s.SendInit: lambda each, _: [f"\tsend_init({each.vcpu});"],
     s.GetMpState: lambda each, _: [f"\tget_mp_state({each.vcpu});"],
+    s.SetMpState: lambda each, _: [f"\tset_mp_state({each.vcpu}, {each.state});"],
+    s.SendSipi: lambda each, _: [f"\tsend_sipi({each.vcpu});"],
     s.CheckExtension: lambda each, _: [
         f"\tcheck_extension({FD[each.on]}, {CAPS.get(each.cap, each.cap)});"
     ],
@@ -196,6 +198,9 @@ CALLS: dict[type, Callable[[Any, At], Iterable[str]]] = {
     s.UntilExits: lambda each, _: [f"\tuntil_exits({each.vcpu});"],
     s.UntilRuns: lambda each, _: [f"\tuntil_runs({each.vcpu});"],
     s.StopSpin: lambda each, _: [f"\tstop_spin({each.vcpu});"],
+    s.Sleep: lambda each, _: [f"\tsleep_in_kvm({each.vcpu});"],
+    s.Wake: lambda each, _: [f"\twake({each.vcpu});"],
+    s.AwaitSipi: lambda each, _: [f"\tawait_sipi({each.vcpu});"],
     s.EnterL2: levels.enter_l2,
     s.LeaveL2: lambda each, _: [f"\tleave_l2({each.vcpu});"],
     s.SaveNested: lambda each, _: [f"\tsave_nested({each.vcpu});"],

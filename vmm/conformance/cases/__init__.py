@@ -49,6 +49,7 @@ from vmm.conformance.cases import (
     teardown,
     validation,
     vcpus,
+    waits,
     x2apic,
     xen,
 )
@@ -78,6 +79,7 @@ THEMES = (
     forms,
     ignored,
     vcpus,
+    waits,
     callers,
     compat,
     stalled,

@@ -28,7 +28,7 @@ from vmm.errors import KvmError
 from vmm.placed import COMPAT, NATIVE, Missing, PlacedFilter, bad_address
 from vmm.vcpu import Vcpu
 
-MSI_BASE, MSI_INIT = 0xFEE0_0000, 5 << 8
+MSI_BASE, MSI_INIT, MSI_SIPI = 0xFEE0_0000, 5 << 8, 6 << 8 | words.SIPI_VECTOR
 """The address of a message to an APIC (its ID in bits 12 to 19), and the data of an INIT."""
 
 
@@ -130,6 +130,14 @@ class Calls:
     def send_init(self, action: words.SendInit) -> Event:
         self.vm.vcpu(action.vcpu).set_lapic(self.vm.vcpu(action.vcpu).get_lapic())
         self.vm.vm.signal_msi(MSI_BASE | action.vcpu << 12, MSI_INIT)
+        return done
+
+    def send_sipi(self, action: words.SendSipi) -> Event:
+        self.vm.vm.signal_msi(MSI_BASE | action.vcpu << 12, MSI_SIPI)
+        return done
+
+    def set_mp_state(self, action: words.SetMpState) -> Event:
+        self.vm.vcpu(action.vcpu).set_mp_state(action.state)
         return done
 
     def _file(self, on: str) -> Any:

@@ -171,6 +171,10 @@ class Execution:
                 return self.halves.get_taken(action)
             case words.GetMpState():
                 return words.Got(self.vm.vcpu(action.vcpu).get_mp_state())
+            case words.SetMpState():
+                return self.calls.set_mp_state(action)
+            case words.SendSipi():
+                return self.calls.send_sipi(action)
             case words.FreshVm():
                 return self.fresh_vm()
             case words.WeighBitmaps():

@@ -7,6 +7,7 @@ from typing import assert_never
 
 from vmm.conformance.kernel.flight import Flight, StuckError
 from vmm.conformance.kernel.pool import PooledVm
+from vmm.conformance.kernel.sleepers import Sleepers
 from vmm.conformance.kernel.threads import Task
 from vmm.conformance.kernel.vcpus import Vcpus
 from vmm.conformance.kernel.waits import RETURNS_WITHIN
@@ -28,6 +29,9 @@ InFlight = (
     | words.UntilExits
     | words.UntilRuns
     | words.StopSpin
+    | words.Sleep
+    | words.Wake
+    | words.AwaitSipi
     | words.CloseVm
     | words.CloseVcpu
 )
@@ -48,12 +52,12 @@ class Race:
     def __init__(self, vm: PooledVm, control: Callable[[], Vm]) -> None:
         """Start with nothing in flight; ``control`` returns a VM for control installs."""
         self.vm, self.flight = vm, Flight(control)
-        self.vcpus = Vcpus(vm, self.flight)
+        self.vcpus, self.sleepers = Vcpus(vm, self.flight), Sleepers(vm, self.flight)
         self._bitmaps: list[Mapping] = []
         self._stalls: dict[str, StalledInstall] = {}
         self._meanwhile: dict[str, Task] = {}
 
-    def do(self, action: InFlight) -> Event:  # noqa: PLR0911 - one a word
+    def do(self, action: InFlight) -> Event:  # noqa: PLR0911, PLR0912 - one a word
         """Return the event of an action on what the script has in flight, or of a new vCPU there.
 
         ``begin_install`` and ``meanwhile`` are told what to do in their thread.
@@ -77,6 +81,12 @@ class Race:
                 return self.vcpus.until_runs(action)
             case words.StopSpin():
                 return self.vcpus.stop_spin(action)
+            case words.Sleep():
+                return self.sleepers.sleep(action)
+            case words.Wake():
+                return self.sleepers.wake(action)
+            case words.AwaitSipi():
+                return self.sleepers.await_sipi(action)
             case words.CloseVm():
                 KvmFile.close(self.vm.vm)  # the descriptor only: the vCPUs go on
                 return done
@@ -133,6 +143,7 @@ class Race:
         """Go on in another VM."""
         self.vm = vm
         self.vcpus.move(vm)
+        self.sleepers.move(vm)
 
     @property
     def in_flight(self) -> bool:
@@ -141,7 +152,7 @@ class Race:
 
     def close(self) -> None:
         """Release whoever waits and wait for every thread; ``StuckError`` if one does not come."""
-        came = [*self.vcpus.stop(), *self.flight.close()]
+        came = [*self.vcpus.stop(), *self.sleepers.stop(), *self.flight.close()]
         if not all(came):
             raise StuckError(f"{came.count(False)} thread(s) do not come back from the kernel")
         for page in self._bitmaps:

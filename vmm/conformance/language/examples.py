@@ -6,6 +6,7 @@ from errno import EINVAL
 
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.script import (
+    HALTED,
     REPLY,
     Event,
     Lost,
@@ -13,6 +14,7 @@ from vmm.conformance.language.script import (
     WrmsrExit,
     await_install,
     await_meanwhile,
+    await_sipi,
     begin,
     begin_install,
     blocked,
@@ -71,14 +73,18 @@ from vmm.conformance.language.script import (
     save_nested,
     scribble_bitmaps,
     send_init,
+    send_sipi,
     set_cpuid,
     set_cpuid_bits,
+    set_mp_state,
     set_msr,
     set_regs,
     shutdown,
+    sleep,
     spin,
     spinning,
     stalled,
+    started,
     stop_spin,
     stopped,
     sweep,
@@ -90,6 +96,7 @@ from vmm.conformance.language.script import (
     until_runs,
     value,
     vcpu_events,
+    wake,
     weigh_bitmaps,
     whatever,
     wrmsr,
@@ -201,6 +208,20 @@ EXAMPLES: tuple[Case, ...] = (
         (
             *(done, done, done, done, done, RdmsrExit(_A, FILTER), done, interrupted),
             *(regs(2, rax=7, rcx=_A, rdx=0), got(2)),
+        ),
+    ),
+    Case(
+        "words.sipi",
+        "A vCPU sleeps in the kernel until a SIPI starts it, or a signal takes it out.",
+        "R72 R71",
+        (
+            *(create_irqchip(), create_vcpu(0), create_vcpu(1), _TELL),
+            *(set_mp_state(HALTED, 1), sleep(1), wake(1), send_init(1), get_mp_state(1), sleep(1)),
+            *(install(_DENY), send_sipi(1), await_sipi(1), rdmsr(_A, vcpu=1, mode="real")),
+        ),
+        (
+            *(done, done, done, done, done, blocked, interrupted, done, got(2), blocked),
+            *(done, done, started, RdmsrExit(_A, FILTER), returned(REPLY)),
         ),
     ),
     Case(

@@ -8,8 +8,8 @@ from vmm.msr import Msr
 
 LASTING = (
     *(words.Park, words.Spin, words.CloseVm, words.CloseVcpu, words.SetCpuid, words.SetCpuidBits),
-    *(words.SendInit, words.XenHvmConfig, words.EnterL2, words.LeaveL2),
-    *(words.SaveNested, words.RestoreNested, words.LeaveNested, words.FreshVm),
+    *(words.SendInit, words.SendSipi, words.Sleep, words.XenHvmConfig, words.EnterL2),
+    *(words.LeaveL2, words.SaveNested, words.RestoreNested, words.LeaveNested, words.FreshVm),
 )
 """What no reset undoes, or what would make it dear: ``KVM_RUN`` in another thread than the last
 one waits for an RCU grace period."""

@@ -8,7 +8,10 @@ from itertools import pairwise
 from vmm.conformance.language import script as words
 from vmm.conformance.language.script import Action
 
-THREADS = (words.Meanwhile, words.BeginInstall, words.AwaitInstall, words.AwaitMeanwhile)
+THREADS = (
+    *(words.Meanwhile, words.BeginInstall, words.AwaitInstall, words.AwaitMeanwhile),
+    *(words.Sleep, words.AwaitSipi),
+)
 """What may end as ``blocked``, which only /proc/self/task/TID/syscall tells."""
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from vmm.bits import MsrIndex, u8, u32
+from vmm.bits import Bits, MsrIndex, u8, u32
 from vmm.conformance.language.domains import VcpuId
 from vmm.conformance.language.word import Word
 
@@ -43,6 +43,28 @@ class GetMpState(Word):
     """``KVM_GET_MP_STATE``, which first does what is pending: an INIT resets the vCPU."""
 
     vcpu: VcpuId = 0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SetMpState(Word):
+    """``KVM_SET_MP_STATE``: from 1 to 3 the vCPU waits, for an INIT, a SIPI, or out of HLT; 0 runs.
+
+    At 4 it has its SIPI already, with the vector of the last one that was sent. Only 0 is known
+    where no APIC is in the kernel; a state from 5 on is another architecture's.
+    """
+
+    state: Annotated[int, Bits(3)]
+    vcpu: VcpuId = 0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SendSipi(Word):
+    """``KVM_SIGNAL_MSI``: a SIPI for the vCPU, whose vector leads to code that writes to a port.
+
+    KVM has to know the vCPU's APIC: ``send_init`` sees to that.
+    """
+
+    vcpu: VcpuId
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -103,6 +125,12 @@ class OtherExit(Word):
     exit_reason: u32
 
 
+RUNNABLE, UNINITIALIZED, INIT_RECEIVED, HALTED, SIPI_RECEIVED = range(5)
+"""``KVM_MP_STATE_*``: the states of a vCPU on x86."""
+SIPI_VECTOR = 0xE0
+"""Where a SIPI leads: 4 KiB times as much in the guest's memory, a page that nobody else uses."""
+
+
 HV_INTERFACE, HV_SIGNATURE = 0x4000_0001, int.from_bytes(b"Hv#1", "little")
 """The CPUID leaf whose EAX says that a hypervisor has Hyper-V's interface (TLFS, chapter 2)."""
 
@@ -122,6 +150,7 @@ def as_hyper_v(vcpu: int = 0) -> tuple[SetCpuidBits, SetCpuidBits, SetCpuidBits]
 
 
 set_cpuid_bits, send_init, get_mp_state = SetCpuidBits, SendInit, GetMpState
+set_mp_state, send_sipi = SetMpState, SendSipi
 fresh_vm, weigh_bitmaps = FreshVm, WeighBitmaps
 xen_hvm_config, get_hypercall_page = XenHvmConfig, GetHypercallPage
 internal_error, other_exit = InternalError, OtherExit

@@ -137,6 +137,27 @@ class StopSpin(Word):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class Sleep(Word):
+    """A thread runs a vCPU that waits (``set_mp_state``, INIT): ``blocked``, or what ended it."""
+
+    vcpu: VcpuId
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Wake(Word):
+    """A signal takes a vCPU that sleeps out of ``KVM_RUN``: it waits as before."""
+
+    vcpu: VcpuId
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class AwaitSipi(Word):
+    """Wait until a vCPU that sleeps runs where its SIPI leads; ``never`` if not within 2 s."""
+
+    vcpu: VcpuId
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class CloseVm(Word):
     """Close the VM's descriptor; its vCPUs keep the VM alive."""
 
@@ -207,7 +228,15 @@ class Stopped(Word):
     bare = True
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Started(Word):
+    """The vCPU has run the first instructions of where its SIPI led it, in 16-bit code."""
+
+    bare = True
+
+
 spin, meanwhile = Spin, Meanwhile
+sleep, wake, await_sipi, started = Sleep, Wake, AwaitSipi, Started()
 begin_install, resume_install, await_install = BeginInstall, ResumeInstall, AwaitInstall
 await_meanwhile, park, release = AwaitMeanwhile, Park, Release
 until_exits, until_runs, stop_spin = UntilExits, UntilRuns, StopSpin

@@ -39,6 +39,8 @@ HostAction = (
     | SetCpuidBits
     | SendInit
     | GetMpState
+    | SetMpState
+    | SendSipi
     | FreshVm
     | WeighBitmaps
     | XenHvmConfig
@@ -67,6 +69,9 @@ RaceAction = (
     | UntilExits
     | UntilRuns
     | StopSpin
+    | Sleep
+    | Wake
+    | AwaitSipi
     | CloseVm
     | CloseVcpu
 )
@@ -103,6 +108,7 @@ Event = (
     | Ran
     | Never
     | Stopped
+    | Started
     | Entered
     | L1Exit
     | EntryFailed

@@ -10,9 +10,10 @@ Thing = tuple[str, object]
 """Something that is under way: what it is, and the vCPU or the name of whose it is."""
 
 FILTER: Thing = ("filter", None)
-AWAY = ("access", "park", "spin", "init")
+IRQCHIP: Thing = ("irqchip", None)
+AWAY = ("access", "park", "spin", "init", "waits", "asleep")
 """What keeps a vCPU from starting an access."""
-BUSY = ("access", "park", "spin", "stall", "install", "meanwhile")
+BUSY = ("access", "park", "spin", "stall", "install", "meanwhile", "asleep")
 """What keeps a VM from being given up for another."""
 
 
@@ -46,8 +47,34 @@ def first_unsound(script: s.Script) -> int | None:
             if any(kind in BUSY for kind, _ in under_way):
                 return at
             under_way = {each for each in under_way if each[0] in ("saved", "filter")}
-        under_way = under_way - effect.ends | effect.begins
+        if at == 0 and isinstance(action, s.CreateIrqchip):
+            under_way.add(IRQCHIP)
+        under_way = _waiting(action, under_way - effect.ends | effect.begins)
     return None
+
+
+def _waiting(action: s.Action, under_way: set[Thing]) -> set[Thing]:  # noqa: PLR0911 - a kind each
+    """Return what is under way once ``action`` has had its say in which vCPUs wait, and for what.
+
+    A vCPU whose SIPI is there does not fall asleep.
+    """
+    vcpu = getattr(action, "vcpu", 0)
+    waits, init, sipi = ("waits", vcpu), ("init", vcpu), ("sipi", vcpu)
+    match action:
+        case s.GetMpState() if init in under_way:  # the first vCPU waits for no SIPI
+            return under_way - {init} | ({waits} if vcpu else set())
+        case s.SetMpState() if IRQCHIP in under_way and 0 < action.state <= s.SIPI_RECEIVED:
+            return under_way | {waits, *[sipi] * (action.state == s.SIPI_RECEIVED)}
+        case s.SetMpState(s.RUNNABLE):
+            return under_way - {waits, sipi}
+        case s.SendSipi() if waits in under_way:
+            return under_way | {sipi}
+        case s.Sleep() if sipi in under_way:
+            return under_way - {waits, sipi, ("asleep", vcpu)}
+        case s.AwaitSipi():
+            return under_way - {waits, sipi}
+        case _:
+            return under_way
 
 
 def _effect(action: s.Action) -> Effect:  # noqa: PLR0911, PLR0912 - one a kind of word
@@ -75,19 +102,34 @@ def _effect(action: s.Action) -> Effect:  # noqa: PLR0911, PLR0912 - one a kind 
         case s.ScribbleBitmaps():
             return Effect(needs=frozenset({FILTER}))
         case s.SendInit():
-            bars = frozenset((each, action.vcpu) for each in ("park", "spin"))
+            bars = frozenset((each, action.vcpu) for each in ("park", "spin", "asleep"))
             return Effect(bars=bars, begins=frozenset({("init", action.vcpu)}))
-        case s.GetMpState() if action.vcpu == 0:  # the first vCPU waits for no SIPI
-            return Effect(ends=frozenset({("init", action.vcpu)}))
+        case s.SendSipi():
+            return Effect(begins=frozenset({("vector", action.vcpu)}))
+        case s.GetMpState() | s.SetMpState():
+            return _of_mp_state(action)
+        case s.Sleep():
+            effect, waits = _starts(action.vcpu, "asleep"), frozenset({("waits", action.vcpu)})
+            return replace(effect, needs=waits, bars=effect.bars - waits)
         case _:
             thing = _thing(action)
             needs = frozenset({thing} if thing else ())
             # After an INIT a vCPU waits in the kernel for a SIPI that nobody sends.
-            waits: set[Thing] = {("init", action.vcpu)} if isinstance(action, s.Finish) else set()
+            stays: set[Thing] = set()
+            if isinstance(action, s.Finish):
+                stays = {("init", action.vcpu), ("waits", action.vcpu)}
             ends = needs if isinstance(action, ENDS) else frozenset()
             if isinstance(action, s.Finish):
                 ends |= {("placed", action.vcpu)}
-            return Effect(needs=needs, bars=frozenset(waits), ends=ends)
+            return Effect(needs=needs, bars=frozenset(stays), ends=ends)
+
+
+def _of_mp_state(action: s.GetMpState | s.SetMpState) -> Effect:
+    bars = frozenset((each, action.vcpu) for each in ("park", "spin", "asleep"))
+    if isinstance(action, s.GetMpState):
+        return Effect(bars=bars)
+    vector = {("vector", action.vcpu)} if action.state == s.SIPI_RECEIVED else set()
+    return Effect(needs=frozenset(vector), bars=bars | {("init", action.vcpu)})
 
 
 def _of_nested_state(action: s.SaveNested | s.LeaveNested | s.RestoreNested) -> Effect:
@@ -116,7 +158,7 @@ def _begun(action: s.Install | s.BeginInstall | s.Meanwhile) -> frozenset[Thing]
             return frozenset({FILTER})
 
 
-ENDS = (s.Finish, s.Release, s.StopSpin, s.ResumeInstall)
+ENDS = (s.Finish, s.Release, s.StopSpin, s.ResumeInstall, s.Wake, s.AwaitSipi)
 
 
 def _thing(action: s.Action) -> Thing | None:  # noqa: PLR0911 - one a kind of word
@@ -128,6 +170,8 @@ def _thing(action: s.Action) -> Thing | None:  # noqa: PLR0911 - one a kind of w
             return ("access", action.vcpu)
         case s.GetRegs() | s.SetRegs() | s.Complete() | s.Finish():
             return ("access", action.vcpu)
+        case s.Wake() | s.AwaitSipi():
+            return ("asleep", action.vcpu)
         case s.Release():
             return ("park", action.vcpu)
         case s.UntilExits() | s.UntilRuns() | s.StopSpin():

@@ -23,6 +23,7 @@ from vmm.conformance.oracle.msrs import (
     is_unknown_to_kvm,
 )
 from vmm.conformance.oracle.shadows import ShadowRules
+from vmm.conformance.oracle.sleeping import SleepingRules
 from vmm.conformance.oracle.state import IDLE, NO_REGS, Reason, Stage, Unsure, VcpuState, VmState
 from vmm.conformance.oracle.xen import XenRules
 from vmm.filter import READ, WRITE
@@ -65,6 +66,10 @@ class Rest(Protocol):
     def xen(self) -> XenRules:
         """What one MSR writes to memory."""
 
+    @property
+    def sleeping(self) -> SleepingRules:
+        """What vCPUs wait for."""
+
     def allowed(self, vm: VmState, access: s.Access) -> bool | None:
         """Return what the filter in force says to an access; None: one of two may be."""
 
@@ -81,6 +86,7 @@ class AccessRules:
         vcpu.has_run, vcpu.taken = True, s.whatever
         if vcpu.is_reset and self.starts_anew(access):
             vcpu.is_reset, vcpu.stage, vcpu.regs = False, IDLE, NO_REGS
+            vcpu.in_reset = False
         if (vcpu.stage is not IDLE and self.is_stuck(vcpu)) or model.shadows.is_early(access):
             vcpu.forget(access.index & U32)
             return (s.whatever,)
@@ -94,6 +100,8 @@ class AccessRules:
         if reason is Unsure.WHATEVER and self.is_between(vm, access):
             return (self.between(model, vm, vcpu, access),)
         model.xen.write(vm, access, reason)
+        if access.index == Msr.APIC_ICR:
+            model.sleeping.write(vm, access)
         return (self.perform(model, vcpu, access, reason),)
 
     def is_between(self, vm: VmState, access: s.Access) -> bool:

@@ -14,9 +14,6 @@ from vmm.conformance.oracle.state import IDLE, Stage, VcpuState, VmState
 from vmm.conformance.oracle.xen import XenRules
 from vmm.msr import Msr
 
-RUNNABLE, INIT_RECEIVED = 0, 2
-"""``KVM_MP_STATE_*``: every vCPU here starts runnable; after an INIT all but the first wait."""
-
 AFTER_INIT = s.Regs(s.ANY, 0, 0, s.ANY, changed=True)
 """Registers after an INIT: RDX says which CPU it is, and RIP is far from every instruction."""
 
@@ -96,15 +93,17 @@ class HostRules:
         """R64, R68: an INIT that is pending resets the vCPU, and what it had begun is gone."""
         vcpu = vm.vcpu(action.vcpu)
         if not vcpu.has_init:
-            is_known = vcpu.stage not in (Stage.UNSURE, Stage.AWAY)
-            return (s.got(RUNNABLE) if is_known else s.whatever,)
+            is_known = vcpu.stage not in (Stage.UNSURE, Stage.AWAY) or vcpu.in_reset
+            return (s.got(vcpu.mp_state) if is_known else s.whatever,)
         self.reset(vcpu)
         vcpu.is_reset = not action.vcpu
-        return (s.got(INIT_RECEIVED if action.vcpu else RUNNABLE),)
+        vcpu.mp_state = s.INIT_RECEIVED if action.vcpu else s.RUNNABLE
+        return (s.got(vcpu.mp_state),)
 
     def reset(self, vcpu: VcpuState) -> None:
         """R64, R68: nothing completes later what was begun before."""
         vcpu.has_init, vcpu.stage, vcpu.regs = False, Stage.UNSURE, AFTER_INIT
+        vcpu.in_reset, vcpu.has_sipi = True, False
         vcpu.msrs.clear()
 
     def set_cpuid(self, vm: VmState, action: s.SetCpuid | s.SetCpuidBits) -> s.Step:

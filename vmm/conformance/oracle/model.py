@@ -20,6 +20,7 @@ from vmm.conformance.oracle.masks import MaskRules
 from vmm.conformance.oracle.races import CLOSED, RaceRules
 from vmm.conformance.oracle.running import RunningRules
 from vmm.conformance.oracle.shadows import ShadowRules
+from vmm.conformance.oracle.sleeping import SleepingRules
 from vmm.conformance.oracle.state import Stage, VmState
 from vmm.conformance.oracle.sweeps import SweepRules
 from vmm.conformance.oracle.xen import XenRules
@@ -47,6 +48,7 @@ class Model:
     effects = EffectRules()
     shadows = ShadowRules()
     xen = XenRules()
+    sleeping = SleepingRules()
 
     def __init__(self, *, ignore_msrs: bool = False, has_lbr: bool = False) -> None:
         self.ignore_msrs, self.has_lbr = ignore_msrs, has_lbr
@@ -108,6 +110,10 @@ class Model:
                 return (vm.vcpu(action.vcpu).taken,)
             case s.GetMpState():
                 return self.host.get_mp_state(vm, action)
+            case s.SetMpState():
+                return self.sleeping.set_mp_state(vm, action)
+            case s.SendSipi():
+                return self.sleeping.send_sipi(vm, action)
             case s.FreshVm():
                 return self.fresh_vm(vm)
             case s.WeighBitmaps():

@@ -66,6 +66,12 @@ class RaceRules:
                 return model.running.until_runs(model, vm, action)
             case s.StopSpin():
                 return model.running.stop_spin(model, vm, action)
+            case s.Sleep():
+                return model.sleeping.sleep(vm, action)
+            case s.Wake():
+                return model.sleeping.wake(vm, action)
+            case s.AwaitSipi():
+                return model.sleeping.await_sipi(vm, action)
             case s.CloseVm():
                 return self.close_vm(model, vm, action)
             case s.CloseVcpu():
@@ -81,8 +87,7 @@ class RaceRules:
             return False
         if isinstance(action, s.EnableCap | s.Install | s.CheckExtension):
             return action.on == "vm"
-        asks = (s.BeginInstall, s.CreateIrqchip, s.CreateVcpu, s.XenHvmConfig, s.CloseVm)
-        return isinstance(action, asks)
+        return isinstance(action, ASKS)
 
     def close_vm(self, model: Rest, vm: VmState, action: s.CloseVm) -> s.Step:
         """Close the descriptor only: vCPUs and ioctls in flight hold the VM, and so its filter."""
@@ -221,4 +226,6 @@ class RaceRules:
         return events
 
 
+ASKS = s.BeginInstall, s.CreateIrqchip, s.CreateVcpu, s.XenHvmConfig, s.CloseVm, s.SendSipi
+"""What asks the VM's descriptor, beside calls that name one."""
 CLOSED: s.Step = (s.rejected(EBADF),)

@@ -73,6 +73,14 @@ class VcpuState:
     """An INIT is pending, or has reset the vCPU."""
     is_reset: bool = False
     """An INIT has reset the vCPU, which waits for no SIPI, and it has not run since."""
+    in_reset: bool = False
+    """An INIT has reset the vCPU, and nothing has set it up since."""
+    mp_state: int = 0
+    """What the vCPU waits for, by its ``KVM_MP_STATE_*``; 0: for nothing."""
+    has_sipi: bool = False
+    """The SIPI that it waits for is there."""
+    slept_in: Stage | None = None
+    """It sleeps in ``KVM_RUN``, and before it was in that stage."""
     has_lbr_on: bool = False
     """The guest turned the last branch records on, where they are there."""
     moved: bool = False
