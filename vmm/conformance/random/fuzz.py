@@ -103,6 +103,7 @@ def fuzz(
     upper_rcx: bool = True,
     clean: bool = False,
     xen: Sequence[int] = (),
+    smm: bool = False,
     corpus: Corpus | None = None,
     lacks: Callable[[str], str | None] = lambda _: None,
 ) -> Finding | None:
@@ -119,7 +120,12 @@ def fuzz(
     for _ in range(examples):
         script = _old_or_made(below, corpus) if corpus else None
         script = script or random_script(
-            below, vcpus, levels=levels, upper_rcx=upper_rcx, clean=clean, xen=xen
+            *(below, vcpus),
+            levels=levels,
+            upper_rcx=upper_rcx,
+            clean=clean,
+            xen=xen,
+            smm=smm,
         )
         found = compare(backend, script, model, note)
         if found:
@@ -164,6 +170,7 @@ def run(
         upper_rcx=not backend.lacks("upper_rcx"),
         clean=not backend.lacks("clean_bitmap"),
         xen=xen_of(backend),
+        smm=not backend.lacks("smm"),
         corpus=corpus,
         lacks=backend.lacks,
     )

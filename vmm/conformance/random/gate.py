@@ -132,7 +132,7 @@ def is_drawn(action: s.Action) -> bool:  # noqa: PLR0911, PLR0912 - one a kind o
             is_known = action.flags in (0, s.XEN_INTERCEPT) and action.pages <= PAGES
             return is_known and (action.msr == 0 or may_be_xens(action.msr))
         case s.Inject():
-            return action.kind == "nmi"
+            return action.kind in ("nmi", "smi")
         case s.Rewrite():
             return action.what in LOOKED_AT
         case s.Complete():

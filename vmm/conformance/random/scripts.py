@@ -32,6 +32,8 @@ MASKS = (7, 6, 7, 6, 4, 5, 2, 1, 0, 8, 1 << 63)
 MODES: tuple[Mode, ...] = ("user", "compat", "protected", "real", "higher_half")
 """Modes that every host has; where an access is not 64-bit CPL0, it is one of them."""
 
+SMI_IN: tuple[Mode, ...] = ("long", "compat", "protected", "real")
+"""Modes from which SMM is entered; of CPL3 the Model says nothing."""
 AFTER: tuple[After, ...] = ("nothing", "sti", "mov_ss", "sti_nop")
 EFFECTS: tuple[Instruction, ...] = ("cpuid", "swapgs", "syscall", "sysretq")
 """Instructions that every host has, and that its KVM executes rightly without a filter."""
@@ -51,16 +53,18 @@ def random_script(
     upper_rcx: bool = True,
     clean: bool = False,
     xen: Sequence[int] = (),
+    smm: bool = False,
 ) -> s.Script:
     """Return a script of up to about ``most`` actions; ``below(n)`` draws from 0 to n - 1.
 
     ``levels`` is whose extensions a guest has, "svm" or "vmx": then vCPUs enter L2s too. Without
     ``upper_rcx`` no access needs what that word says; with ``clean`` some L1s say, as Hyper-V does,
     that their bitmaps are clean. ``xen`` are the flags of ``xen_hvm_config`` that the host knows.
+    With ``smm`` an SMI may come between an exit and the end of its access.
     """
     dice = Dice(below)
     filters = [dice.filter() for _ in range(1 + dice.below(3))]
-    writer = _Writer(dice, filters, vcpus, levels, upper_rcx=upper_rcx, xen=xen)
+    writer = _Writer(dice, filters, vcpus, levels, upper_rcx=upper_rcx, xen=xen, smm=smm)
     if clean:
         for action in writer.levels.hyper_v(vcpus):
             writer.add(action)
@@ -87,7 +91,9 @@ class _Writer:
         *,
         upper_rcx: bool,
         xen: Sequence[int],
+        smm: bool,
     ) -> None:
+        self.smm = smm
         self.dice, self.vcpus, self.upper_rcx = dice, vcpus, upper_rcx
         self.xen, self.xens = xen, set[int]()
         self.levels, self.kind = Ladder(dice, levels), levels
@@ -120,6 +126,8 @@ class _Writer:
             self.dice.pick((*by_host, self.get_msr, self.set_msr, *of_xen))(vcpu)
         elif self.dice.one_in(12):
             self.dice.pick((self.sweep, self.effect))(vcpu)
+        elif self.smm and self.dice.one_in(8):
+            self.smi(vcpu)
         else:
             self.access(vcpu)
 
@@ -150,6 +158,17 @@ class _Writer:
             self.add(stop)
         else:
             self.add(access)
+
+    def smi(self, vcpu: int) -> None:
+        """Add an SMI between an exit and the end of its access, if there surely is an exit."""
+        access = self.dice.pick((self.read, self.write))(vcpu)
+        placed = replace(access, mode=self.dice.pick(SMI_IN), after=self.dice.pick(AFTER[1:]))
+        stop = s.begin(placed)
+        comes = may_come(tuple(self.script), placed, self.kind)
+        if comes and is_sound((*self.script, stop)) and self._exits(stop):
+            self.stopped.add(vcpu)
+            self.add(stop)
+            self.add(s.inject("smi", vcpu))
 
     def sweep(self, vcpu: int) -> None:
         """Add a sweep: a read across an edge, or a write of MSRs that are nobody's."""
@@ -220,9 +239,8 @@ class _Writer:
             self.add(action)
 
     def look(self, vcpu: int) -> None:
-        nmi = s.inject("nmi", vcpu)
-        if is_sound((*self.script, nmi)) and self.dice.one_in(3):
-            self.add(nmi)
+        if is_sound((*self.script, s.inject("nmi", vcpu))) and self.dice.one_in(3):
+            self.add(s.inject("nmi", vcpu))
         elif self.dice.below(2):
             self.add(s.get_vcpu_events(vcpu))
         else:
