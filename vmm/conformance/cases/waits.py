@@ -181,6 +181,14 @@ def _script(way: Way) -> Iterator[Row]:
     yield denied(A, 1)
 
 
+def _started_again(way: Way) -> Iterator[Row]:
+    """Yield a filter that the vCPU has run under before it waits: nothing new comes to it then."""
+    yield from (*_SETUP, *way.first)
+    yield from ((rdmsr(msr, vcpu=1), unfiltered) for msr in HELD)
+    yield from (done_install(_DENIES), *_denied(WAYS["halted"]))
+    yield from (*way.before, *way.after, *_denied(way), denied(A, 1))
+
+
 def _stopped(mode: Mode) -> Iterator[Row]:
     """Yield a new filter between an exit and its completion by a KVM_RUN of its own."""
     for filter_, after in ((_DENIES, _denied), (_ALLOWS, _passed)):
@@ -211,6 +219,16 @@ CASES = (
             *play(*_script(way)),
         )
         for name, way in WAYS.items()
+    ),
+    *(
+        Case(
+            f"waits.{name}_under_a_filter",
+            f"A filter under which a vCPU has run is in force after it was one {way.says}.",
+            "R72 R71",
+            *play(*_started_again(way)),
+        )
+        for name, way in WAYS.items()
+        if way.is_reset
     ),
     Case(
         "waits.halted_with_an_access_to_complete",

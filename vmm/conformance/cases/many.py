@@ -1,0 +1,79 @@
+"""The hundredth filter is as good as the first: many installs in a VM, and many VMs (R16, R72).
+
+A kernel may count its filters, and be wrong where the count comes round: each install here has an
+access that shows it, and a mistake that comes at every so manieth comes again when the case does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vmm.conformance.cases.words import TELL_FILTER, A, Row, denied, done_install, play
+from vmm.conformance.language.case import Case
+from vmm.conformance.language.script import done, fresh_vm, gp, rdmsr, unfiltered
+from vmm.filter import MsrFilter, default_allow, default_deny
+from vmm.msr import Msr
+
+_GS = Msr.KERNEL_GS_BASE
+_FILTERS: tuple[tuple[MsrFilter, frozenset[int]], ...] = (
+    (default_allow().deny(A), frozenset({A})),
+    (default_deny().allow(A), frozenset({_GS})),
+    (default_allow().deny(A).deny(_GS), frozenset({A, _GS})),
+)
+"""What comes in turns, and which of A and GS it denies: no two alike come after one another."""
+INSTALLS, BYTE = 600, 256
+"""Twice every 300, and twice what a byte counts."""
+_LOOKS = {1: 3, 2: 4, 3: 5}
+"""The other vCPUs, and the install after which each runs, and runs next a byte's worth later.
+
+The filter is another one then, since 256 is no multiple of three."""
+
+
+def _shows(number: int, vcpu: int) -> Iterator[Row]:
+    """Yield the accesses that tell which filter is in force."""
+    for index in (A, _GS):
+        if index in _FILTERS[number % 3][1]:
+            yield denied(index, vcpu)
+        else:
+            yield (rdmsr(index, vcpu=vcpu), gp if index == A else unfiltered)
+
+
+def _installs() -> Iterator[Row]:
+    yield TELL_FILTER
+    for number in range(INSTALLS):
+        yield done_install(_FILTERS[number % 3][0])
+        yield from _shows(number, 0)
+        for vcpu, first in _LOOKS.items():
+            if number >= first and (number - first) % BYTE == 0:
+                yield from _shows(number, vcpu)
+
+
+def _vms(count: int) -> Iterator[Row]:
+    for number in range(count):
+        yield TELL_FILTER
+        yield (rdmsr(_GS), unfiltered)
+        yield done_install(_FILTERS[number % 3][0])
+        yield from _shows(number, 0)
+        yield (fresh_vm(), done)
+    yield from (TELL_FILTER, (rdmsr(A), gp))
+
+
+CASES = (
+    Case(
+        "many.installs",
+        "Each of 600 filters of a VM replaces the one before, for a vCPU that runs after each and "
+        "for those that run once in 256.",
+        "R16 R72 R71",
+        *play(*_installs()),
+    ),
+    *(
+        Case(
+            f"many.vms_{count}",
+            f"Each of {count} VMs, one after another, starts without a filter and obeys its own.",
+            "R45 R26 R16 R72",
+            *play(*_vms(count)),
+            thorough=count > 100,
+        )
+        for count in (20, 300)
+    ),
+)
