@@ -111,6 +111,8 @@ def started(
             with suppress(subprocess.TimeoutExpired):
                 process.wait(patience)
             tell(process, signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):  # Popen itself waits a quarter of a second
+                process.wait(_PATIENCE)
             raise
 
 
