@@ -112,6 +112,57 @@ def test_a_damaged_download_is_refused(mirror, tmp_path):
     assert not (tmp_path / "unpacked/boot").exists()
 
 
+def add_source(archive, files):
+    """Put the source package emu 1.0 of these files, and more that apt wants, on the mirror."""
+    index = archive / "dists/bookworm/main/source"
+    index.mkdir()
+    tree = archive / "emu-1.0+x"
+    tree.mkdir()
+    for name, text in files.items():
+        (tree / name).write_text(text)
+        (tree / name).chmod(0o755)
+    orig = "emu_1.0.orig.tar.gz"
+    subprocess.run(["tar", "-C", archive, "-czf", archive / "pool" / orig, tree.name], check=True)
+    (archive / "pool/emu_1.0.dsc").write_text("Format: 1.0\nSource: emu\nVersion: 1.0\n")
+    lines = []
+    for name in ("emu_1.0.dsc", orig):
+        data = (archive / "pool" / name).read_bytes()
+        lines.append(f" {hashlib.sha256(data).hexdigest()} {len(data)} {name}\n")
+    fields = "Package: emu\nBinary: emu\nVersion: 1.0\nFormat: 1.0\nDirectory: pool\n"
+    sources = f"{fields}Files:\nChecksums-Sha256:\n{''.join(lines)}"
+    (index / "Sources").write_text(sources)
+    digest = hashlib.sha256(sources.encode()).hexdigest()
+    with (archive / "dists/bookworm/Release").open("a") as release:
+        release.write(f" {digest} {len(sources)} main/source/Sources\n")
+
+
+@needs_apt
+def test_a_source_is_what_upstream_released(mirror, tmp_path):
+    archive, root = mirror
+    add_source(archive, {"configure": "exit 0"})
+    (tmp_path / "tree").mkdir()
+    root.source("emu", "bookworm", tmp_path / "tree")
+    assert (tmp_path / "tree/configure").read_text() == "exit 0"
+    assert not root.has_lists(), "the lists of packages are others"
+    root.refresh()
+    assert root.search("^linux-image-.*")[0].name == PACKAGE
+
+
+@needs_apt
+def test_a_source_that_is_damaged_or_is_not_there_is_one_line(mirror, tmp_path):
+    archive, root = mirror
+    add_source(archive, {"configure": "exit 0"})
+    (tmp_path / "tree").mkdir()
+    for name, suite in (("none", "bookworm"), ("emu", "trixie")):
+        with pytest.raises(LabError, match=r"apt-get (update|source) failed: "):
+            root.source(name, suite, tmp_path / "tree")
+    orig = archive / "pool/emu_1.0.orig.tar.gz"
+    orig.write_bytes(orig.read_bytes()[:-1] + b"!")
+    with pytest.raises(LabError, match="apt-get source failed"):
+        root.source("emu", "bookworm", tmp_path / "tree")
+    assert not list((tmp_path / "tree").iterdir())
+
+
 @needs_apt
 def test_a_mirror_with_nothing_is_one_line(tmp_path, cache_root):
     source = "deb [trusted=yes] file:/nonexistent bookworm main\n"

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,6 +163,22 @@ class AptRoot:
             self._checked("apt-get", *chosen, "install", name)
             self._unpack_all(archives, into)
 
+    def source(self, name: str, suite: str, into: Path) -> None:
+        """Unpack what upstream released of a suite's source package, without Debian's patches."""
+        with cache.lock("apt"), cache.no_space_in_one_line():
+            lists, sources = self.directory / "source-lists", self.directory / "source.list"
+            (lists / "partial").mkdir(parents=True, exist_ok=True)
+            (self.directory / "status").touch()
+            mirror = find_mirror(self._etc)
+            sources.write_text(f"deb-src {mirror.options}{mirror.archive} {suite} main\n")
+            own = ("-o", f"Dir::Etc::sourcelist={sources}", "-o", f"Dir::State::lists={lists}")
+            self._checked("apt-get", "update", *own)
+            with tempfile.TemporaryDirectory(dir=self.directory) as archives:
+                fetch = ("source", *own, "--download-only", "--only-source", name)
+                self._checked("apt-get", *fetch, cwd=Path(archives))
+                archive = next(Path(archives).glob(f"{name}_*.orig.tar.*"))
+                untar(archive, into)
+
     def _empty_archives(self) -> Path:
         archives = self.directory / "archives"
         for leftover in archives.glob("*.deb"):
@@ -228,6 +245,16 @@ class AptRoot:
         if finished.returncode:
             raise LabError(f"{tool} {arguments[0]} failed: {_last(finished)}")
         return finished.stdout
+
+
+def untar(archive: Path, into: Path) -> None:
+    """Unpack a release's archive: what lies below its one directory; a :class:`LabError`."""
+    command = ("tar", "-xf", str(archive), "-C", str(into), "--strip-components=1")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode and _is_out_of_space(done):
+        raise cache.NoSpace
+    if done.returncode:
+        raise LabError(f"tar failed: {_last(done)}")
 
 
 def _is_out_of_space(finished: subprocess.CompletedProcess[str]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import time
@@ -114,6 +115,13 @@ def started(
             with suppress(subprocess.TimeoutExpired):  # Popen itself waits a quarter of a second
                 process.wait(_PATIENCE)
             raise
+
+
+def first_error(stderr: str) -> str:
+    """Return the first error of what make and its compilers said, or what they said first."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if re.search(r"error:|not found|\*\*\*", line)]
+    return (errors or lines or ["make said nothing"])[0][:200]
 
 
 @contextmanager

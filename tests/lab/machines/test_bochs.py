@@ -100,6 +100,15 @@ def test_bochs_blinks_with_no_cursor_on_a_terminal_that_nobody_reads(tmp_path, m
     assert said.stdout == "[None, None, None, None]\n"
 
 
+def test_bochs_that_was_built_here_has_no_screen_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(bochs.images, "read", lambda image: KERNEL)
+    boot = Boot(Kernel("k", "6.6", tmp_path), "vmx", b"", "quiet", 1)
+    for built, display in ((False, "term"), (True, "nogui")):
+        emulator = Emulator("bochs", (3, 0), ("bochs",), Path("/"), built=built)
+        bochs.command(emulator, boot, tmp_path)
+        assert f"\ndisplay_library: {display}\n" in (tmp_path / "bochsrc").read_text()
+
+
 def test_why_bochs_gave_up_is_in_its_own_words(tmp_path):
     assert machine._emulator_panic(tmp_path) == ""
     log = "00000000000i[CPU0] fine\n00048e[CPU0] >>PANIC<< exception(): 3rd (13) exception\n00049i"

@@ -94,10 +94,4 @@ def _make(tree: Path, objects: Path, *targets: str) -> None:
     except FileNotFoundError:
         raise LabError("make is missing: apt-get install make gcc flex bison bc") from None
     if done.returncode:
-        raise BuildError(f"the tree does not build: {_complaint(done.stderr)}")
-
-
-def _complaint(stderr: str) -> str:
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    errors = [line for line in lines if re.search(r"error:|not found|\*\*\*", line)]
-    return (errors or lines or ["make said nothing"])[0][:200]
+        raise BuildError(f"the tree does not build: {processes.first_error(done.stderr)}")

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from vmm.lab import cache
-from vmm.lab.apt import AptRoot
+from vmm.lab.apt import AptRoot, untar
 from vmm.lab.errors import LabError
 
 _STAMP = ".msrward-source"
@@ -49,7 +49,7 @@ def _fetch(into: Path, package: str) -> None:
         archive = next(Path(unpacked, "usr/src").glob(f"{package}.tar.*"), None)
         if archive is None:
             raise LabError(f"the package {package} holds no source archive")
-        _run("tar", "-xf", archive, "-C", into, "--strip-components=1")
+        untar(archive, into)
 
 
 def _run(*command: str | os.PathLike[str]) -> None:

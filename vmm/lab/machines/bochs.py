@@ -23,7 +23,7 @@ _TERMINAL = "dumb"
 
 _CONFIGURATION = """\
 config_interface: textconfig
-display_library: term
+display_library: {display}
 memory: guest={memory}, host={memory}
 romimage: file={share}/bochs/BIOS-bochs-latest
 vgaromimage: file={share}/vgabios/vgabios.bin
@@ -46,6 +46,7 @@ def command(emulator: Emulator, boot: Boot, work: Path) -> Command:
     (work / "bochsrc").write_text(
         _CONFIGURATION.format(
             memory=MEMORY_MIB,
+            display="nogui" if emulator.built else "term",
             share=emulator.root / "usr/share",
             log=LOG,
             model=boot.cpu or vendors.of(boot.vendor).cpu,
