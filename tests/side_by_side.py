@@ -183,9 +183,9 @@ def become(session, items, lifeline, tell):
     """Be the process of a file, from the fork to the end."""
     try:
         os.setpgid(0, 0)  # Ctrl-C reaches the first process alone, which passes it on once
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         line = hold(*lifeline)
+        signal.signal(signal.SIGINT, once(line))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         capture_anew(session.config)
         play(session, items, tell, line)
     except BaseException:
@@ -203,6 +203,19 @@ def hold(line, write_end):
     fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGINT)
     fcntl.fcntl(own, fcntl.F_SETFL, os.O_ASYNC)
     return own
+
+
+def once(own):
+    """Return a handler for SIGINT as Python has it, after which the line interrupts no more.
+
+    Nobody has its other end then, and so the kernel tells of each process that lets go of this one.
+    """
+
+    def interrupted(*_):
+        fcntl.fcntl(own, fcntl.F_SETFL, 0)
+        raise KeyboardInterrupt
+
+    return interrupted
 
 
 def capture_anew(config):

@@ -189,22 +189,24 @@ def test_nothing_outlives_it_and_fixtures_come_down(start, tmp_path, number):
 
 
 TAKES_IT = """
-import signal
+import signal, time
 from pathlib import Path
 def test_1():
     try:
-        Path(f"began.{__name__}").touch()
+        Path("began." + __name__).touch()
         while True:
             signal.pause()
     except KeyboardInterrupt:
         pass
+    time.sleep({after})
 def test_2():
     signal.pause()
 """
 
 
 def test_an_interrupt_that_the_tested_code_takes_ends_the_run_as_well(start, tmp_path):
-    process = start(a=TAKES_IT, b=TAKES_IT)
+    """Once: the first file's end, which comes while the second is still at it, tells it nothing."""
+    process = start(a=TAKES_IT.format(after=0), b=TAKES_IT.format(after=1))
     wait_for(lambda: len([*tmp_path.glob("began.*")]) == 2)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
