@@ -64,15 +64,15 @@ static void saw_fault(struct vcpu *vcpu, const struct kvm_regs *regs, int vector
 	__u64 code = has_error_code(vector) ? *frame++ : 0;
 	int skew = *frame - vcpu->access.rip;
 	char text[160];
-	int used = snprintf(text, sizeof(text), "%#x", vector);
+	size_t used = snprintf(text, sizeof(text), "%#x", vector);
 
 	if (code)
 		used += snprintf(text + used, sizeof(text) - used, ", error_code=%#llx", code);
 	if (skew)
 		used += snprintf(text + used, sizeof(text) - used, ", skew=%d", skew);
 	if (regs->rax != vcpu->access.rax || regs->rdx != vcpu->access.rdx)
-		used += snprintf(text + used, sizeof(text) - used, ", registers=(%#llx, %#llx)",
-				 regs->rax, regs->rdx);
+		snprintf(text + used, sizeof(text) - used, ", registers=(%#llx, %#llx)",
+			 regs->rax, regs->rdx);
 	if (strcmp(text, "0xd"))
 		saw("Fault(%s)", text);
 	else

@@ -291,6 +291,15 @@ def test_no_kvm_is_trouble_and_no_verdict(build):
     assert errors == "/dev/nothing: No such file or directory\n"
 
 
+@pytest.mark.parametrize(("trace", "status"), [(WRONG["3: more"], 1), (SEEN, 2)])
+def test_what_cannot_be_told_is_no_pass(has_kvm, build, trace, status):
+    """A full disk, or no stdout: then the next file that is opened is number 1."""
+    program = build(c_source(Case("a.b", "Told.", "", DENY, trace)))
+    for command in (f"{program} > /dev/full", f"{program} >&-"):
+        ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+        assert (ran.returncode, ran.stderr) == (status, "stdout cannot be written\n")
+
+
 def test_a_script_is_shown_and_not_judged(has_kvm, build):
     status, lines, _ = played(build(c_source(DENY, "What does it do?")))
     assert status == 0

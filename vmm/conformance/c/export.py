@@ -129,7 +129,8 @@ def _main(script: s.Script, trace: s.Trace | None, needs: list[str]) -> Iterator
         yield "\twake_sleepers();"
     if any(isinstance(each, STARTS) for each in script):
         yield "\tend_race();"
-    yield f'\tprintf("{"OBSERVED" if trace is None else Verdict.PASS}\\n");\n\treturn PASS;\n}}'
+    yield f'\tprintf("{"OBSERVED" if trace is None else Verdict.PASS}\\n");'
+    yield "\treturn told(PASS);\n}"
 
 
 def _first_vcpus(script: s.Script) -> set[int]:
