@@ -28,6 +28,7 @@ def step(*args, **env):
     ("args", "said"),
     [
         ((), "name a CASE"),
+        (("no.such.case", "--tree", "/"), "no case matches 'no.such.case'"),
         (("--no-such-option",), "unrecognized"),
         (("x", "--repeat", "0"), "--repeat"),
         (("--observe", "quirks.x"), "CASE=VALUE"),
@@ -46,6 +47,17 @@ def test_what_cannot_be_tested_is_125_and_one_line(args, said):
 def test_a_misspelt_case_is_125(tmp_path, bzimage_file):
     status, err = step("no.such.case", "--kernel", bzimage_file, MSRWARD_CACHE=str(tmp_path))
     assert (status, "no case matches" in err) == (125, True)
+
+
+@pytest.mark.parametrize("args", [(), ("--build", "touch built")])
+def test_of_a_misspelt_case_nothing_is_built(tree, args):
+    """What is so of every commit is told before minutes go into the first."""
+    status, err = step("matching.frist", "--tree", tree, *args)
+    assert (status, "building" in err, (tree / "built").exists()) == (125, False, False)
+    assert "did you mean" in err and "end git bisect run with Ctrl-C" in err
+    ends = ("--tree", tree, "--good", "HEAD", "--bad", "HEAD")
+    status, out, err = bisect(*ends, *args, "matching.frist")
+    assert (status, out, err.count("\n")) == (2, "", 1) and "did you mean" in err
 
 
 @pytest.fixture

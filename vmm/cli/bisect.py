@@ -61,8 +61,9 @@ def status(argv: list[str], ended: int) -> int:
 
 
 def _asked(args: argparse.Namespace) -> Any:
+    from vmm.conformance.cases import CASES
     from vmm.conformance.judge.check import Trouble
-    from vmm.conformance.judge.selection import is_file
+    from vmm.conformance.judge.selection import choose, is_file
     from vmm.lab.search.verdict import Question, Step
 
     name, equals, value = (args.observe or "").partition("=")
@@ -73,6 +74,7 @@ def _asked(args: argparse.Namespace) -> Any:
     case = args.case or name
     if is_file(case):  # git runs the steps in the tree
         case = str(Path(case).absolute())
+    choose(CASES, [case])  # what is misspelt is said before a kernel is built for it
     return Question(case, value if equals else None, Step[args.lost_status.upper()])
 
 
@@ -81,6 +83,8 @@ def _step(args: argparse.Namespace) -> int:
     from contextlib import ExitStack
     from functools import cache
 
+    from vmm.conformance.judge.check import Trouble
+    from vmm.conformance.judge.selection import UnknownCase
     from vmm.lab.kernels import kernels, tree
     from vmm.lab.search import bisect, git
 
@@ -97,7 +101,11 @@ def _step(args: argparse.Namespace) -> int:
         return built
 
     def answer() -> Any:
-        question = _asked(args)
+        try:
+            question = _asked(args)
+        except (Trouble, UnknownCase) as error:
+            every = "no commit can be tested: end git bisect run with Ctrl-C"
+            raise Trouble(f"{error} ({every})") from None
         with ExitStack() as stack:
             name = None if args.kernel else git.checked_out(args.tree)
             scratch = stack.enter_context(tempfile.TemporaryDirectory())
