@@ -57,6 +57,8 @@ def test_show(msrward):
         (["check", "-j", "x"], ["'x'"]),
         (["check", "--timeout", "0"], ["seconds above 0"]),
         (["check", "--timeout", "-3"], ["seconds above 0"]),
+        (["check", "--timeout", "1e-9"], ["seconds from 0.1 up"]),
+        (["lab", "run", "--timeout", "0.01"], ["seconds from 0.1 up"]),
         (["check", "--timeout", "nan"], ["seconds above 0"]),
         (["check", "--tap", "--json"], ["--json=FILE"]),
         (["check", "matching.first_range_win"], ["did you mean matching.first_range_wins"]),

@@ -86,6 +86,19 @@ def test_an_unwritable_output_directory(msrward):
     assert_one_clear_line(msrward("check", FEW, "--json=/proc/nowhere"), "/proc/nowhere")
 
 
+@pytest.mark.parametrize("name", ["results.jsonl", "../run/results.jsonl", "link"])
+def test_json_lines_do_not_replace_the_records(msrward, tmp_path, name):
+    """What ``--resume`` goes on with, above all."""
+    run = tmp_path / "run"
+    assert msrward("check", FEW, "-o", run)[0] == 0
+    kept = (run / "results.jsonl").read_bytes()
+    (run / "link").symlink_to(run / "results.jsonl")
+    for more in ((), ("--resume",)):
+        answer = msrward("check", FEW, "-o", run, f"--json={run / name}", *more)
+        assert_one_clear_line(answer, "has the records of this run")
+        assert (run / "results.jsonl").read_bytes() == kept
+
+
 def test_a_directory_that_is_in_use(msrward, tmp_path):
     with open(tmp_path / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

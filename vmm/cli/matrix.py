@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
         metavar="N",
         help="machines at once (cores, memory; with --on: the workers' threads)",
     )
-    add("--timeout", type=options.seconds, default=60.0, metavar="S", help="seconds a case (60)")
+    add("--timeout", type=options.deadline, default=60.0, metavar="S", help="seconds a case (60)")
     add("--limit", type=options.seconds, default=1800.0, metavar="S", help="seconds a guest (1800)")
     add("-o", "--output", type=Path, metavar="DIR", help="where the records go (a new directory)")
     add("--resume", action="store_true", help="go on with the matrix in DIR")

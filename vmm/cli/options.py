@@ -42,7 +42,7 @@ def judging(parser: argparse.ArgumentParser, *, jobs: str, timeout: float) -> No
     add = parser.add_argument
     add("-j", "--jobs", type=count, metavar="N", help=f"worker processes (default: {jobs})")
     limit = f"seconds a case may take beside its waits for the kernel ({timeout:g})"
-    add("--timeout", type=seconds, default=timeout, metavar="S", help=limit)
+    add("--timeout", type=deadline, default=timeout, metavar="S", help=limit)
     add("-l", "--list", action="store_true", help="list the chosen cases only")
     add("--resume", action="store_true", help="go on with the results in DIR")
     viewing(parser)
@@ -191,6 +191,13 @@ def count(text: str) -> int:
 def seconds(text: str) -> float:
     """Return a number of seconds above 0."""
     return float(_positive(text, float, "a number of seconds above 0"))
+
+
+def deadline(text: str) -> float:
+    """Return how long a case may take; a shorter time than any is judged in is no wish."""
+    if (number := seconds(text)) < 0.1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.1 up")
+    return number
 
 
 def _positive(text: str, kind: type[int] | type[float], what: str) -> float:

@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
     for each in (made, judged):
         options.choice(each)
         limit = "seconds a case may take (10); the same for tape and judge"
-        each.add_argument("--timeout", type=options.seconds, default=10.0, metavar="S", help=limit)
+        each.add_argument("--timeout", type=options.deadline, default=10.0, metavar="S", help=limit)
 
 
 def _tape(args: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from vmm.conformance.judge.judging import BackendFactory
 from vmm.conformance.judge.recording import Options, run_record
 from vmm.conformance.language.case import Case
 from vmm.conformance.oracle import spoiled
-from vmm.conformance.records.results import Results, ResultsError
+from vmm.conformance.records.results import FILE, Results, ResultsError, default_directory
 from vmm.conformance.records.schema import EndRecord, RunRecord
 from vmm.conformance.records.summary import end_record
 from vmm.conformance.report.desk import Desk, Output
@@ -67,7 +67,7 @@ def check(
         log = KernelLog.open_or_reason()
         if isinstance(log, KernelLog):
             stack.enter_context(log)
-        json = json_file(stack, view)
+        json = json_file(stack, view, directory)
         results = stack.enter_context(results_in(directory, host, resume))
         desk = Desk(results, host, [case.id for case in cases], view, json)
         return _judge(cases, catalogue, desk, options=options, factory=factory, log=log)
@@ -109,10 +109,15 @@ def _kvm_backend() -> BackendFactory:
     return KvmBackend
 
 
-def json_file(stack: ExitStack, view: View) -> Output | None:
-    """Open the file that the view wants JSON lines in; Trouble if it cannot be written."""
+def json_file(stack: ExitStack, view: View, directory: Path | None) -> Output | None:
+    """Open the file that the view wants JSON lines in; Trouble if it cannot be written.
+
+    Nor can it be that of the records in ``directory``, which may be what ``--resume`` reads.
+    """
     if view.json is None or view.json == "-":
         return None
+    if Path(view.json).resolve() == ((directory or default_directory()) / FILE).resolve():
+        raise Trouble(f"{view.json} has the records of this run, as JSON lines: leave --json out")
     try:
         return Output(stack.enter_context(Path(view.json).open("w")), view.json)
     except OSError as error:

@@ -41,7 +41,7 @@ def judge_trace(
     began = time.monotonic()
     reading = Reading(cases, options)
     with ExitStack() as stack:
-        json = json_file(stack, view)
+        json = json_file(stack, view, directory)
         first = run_record(len(cases), catalogue, options)
         desk: Desk | None = None
         why = ""

@@ -106,7 +106,7 @@ class _Inside:
             self.claims = Claims(asked, options.words, options.repeat)
         self.done = sum(name in recorded for name in self.order.ids)
         self.progress = Progress(sys.stderr, len(self.order.ids))
-        self.json = json_file(self.stack, self.view)
+        self.json = json_file(self.stack, self.view, self.directory)
         self.began = time.monotonic()
 
     def _spread(self, asked: Sequence[Case], jobs: int) -> Spread:
