@@ -174,7 +174,7 @@ class AptRoot:
             own = ("-o", f"Dir::Etc::sourcelist={sources}", "-o", f"Dir::State::lists={lists}")
             self._checked("apt-get", "update", *own)
             with tempfile.TemporaryDirectory(dir=self.directory) as archives:
-                fetch = ("source", *own, "--download-only", "--only-source", name)
+                fetch = ("source", *own, "--download-only", "--tar-only", "--only-source", name)
                 self._checked("apt-get", *fetch, cwd=Path(archives))
                 archive = next(Path(archives).glob(f"{name}_*.orig.tar.*"))
                 untar(archive, into)
