@@ -367,6 +367,18 @@ def test_heartbeat_off_a_terminal(monkeypatch):
     assert stream.getvalue() == "msrward: 2/3 done, 1 failed, 0 skipped; running c\n"
 
 
+def test_the_heartbeat_of_a_long_run_is_no_noise(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    stream = io.StringIO()
+    progress = Progress(stream, 3)
+    for second in range(1, 301):
+        now[0] = second
+        progress.note(str(second))
+    shown = [int(line.removeprefix("msrward: ")) for line in stream.getvalue().splitlines()]
+    assert shown == [5, 15, 35, 75, 135, 195, 255]
+
+
 def test_live_line_on_a_terminal(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     now = [100.0]

@@ -1,4 +1,7 @@
-"""Progress on stderr: a live line on a terminal, one heartbeat line every few seconds elsewhere."""
+"""Progress on stderr: a live line on a terminal; elsewhere lines that come ever more seldom.
+
+A log that is kept is read for what happened: minutes of work are a dozen lines in it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from vmm.conformance.records.plain import plain
 from vmm.conformance.records.schema import CaseRecord
 from vmm.conformance.records.verdict import Verdict
 
-LIVE_SECONDS, HEARTBEAT_SECONDS = 0.1, 5.0
+LIVE_SECONDS, HEARTBEAT_SECONDS, SELDOM_SECONDS = 0.1, 5.0, 60.0
 
 
 class Progress:
@@ -27,6 +30,7 @@ class Progress:
         self.interval = LIVE_SECONDS if self.live else HEARTBEAT_SECONDS
         self.done = self.failed = self.skipped = 0
         self._shown = False
+        self._pause = self.interval
         self._last = time.monotonic()
 
     def case(self, record: CaseRecord) -> None:
@@ -44,9 +48,11 @@ class Progress:
     def note(self, text: str) -> None:
         """Show ``text``, unless something was shown a moment ago."""
         now = time.monotonic()
-        if now - self._last >= self.interval:
+        if now - self._last >= self._pause:
             self._last = now
             self._show(plain(text))
+            if not self.live:
+                self._pause = min(2 * self._pause, SELDOM_SECONDS)
 
     def clear(self) -> None:
         """Take the live line away, so that other output can follow."""
