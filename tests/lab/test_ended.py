@@ -7,15 +7,18 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import pytest
 from told import DEADLINE, STAND_IN, Told, ended
 
 from vmm.conformance.host.interrupts import terminable
-from vmm.lab import processes
+from vmm.lab import alone, processes, workers
 from vmm.lab.errors import LabError
 from vmm.lab.kernels.selftests import CONTROL, SELFTESTS
 from vmm.lab.mutants.source import load
@@ -231,3 +234,28 @@ def test_who_is_told_to_end_while_a_command_begins_takes_it_along(monkeypatch, n
         pytest.fail("it went on")
     assert len(begun) == 1
     assert ended(begun)
+
+
+def _dies():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_pool_that_broke_has_no_thread_beside_the_forks_of_the_next(monkeypatch):
+    """From Python 3.12 on that is a DeprecationWarning, and it may lock up the child."""
+    before, left = threading.active_count(), []
+
+    @contextmanager
+    def pool(jobs):
+        left.append(threading.active_count() - before)
+        with ProcessPoolExecutor(jobs, get_context("fork")) as executor:
+            tidy = executor.shutdown
+            executor.shutdown = lambda **how: (left.append("over"), tidy(**how))
+            yield executor
+
+    monkeypatch.setattr(processes, "pool", pool)
+    with workers.here(2) as crew:
+        (died,) = crew.first_of([crew.submit(_dies)])
+        with pytest.raises(alone.Died):
+            crew.result(died)
+        assert crew.result(crew.submit(os.getppid)) == os.getpid()
+        assert left == [0, "over", 0]

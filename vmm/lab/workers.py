@@ -54,6 +54,8 @@ class _Here:
         try:
             return done.result()
         except BrokenProcessPool:
+            if self._pool:
+                self._pool.shutdown()  # its thread would run beside the fork of the next
             self._pool = None
             raise alone.Died("the process that judged it died") from None
 
