@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import multiprocessing
 import os
 
@@ -105,3 +106,14 @@ def test_a_cache_of_somebody_else_is_not_mended_by_more_space(cache_root, number
     with pytest.raises(LabError, match="set MSRWARD_CACHE to a directory that you may") as caught:
         cache.entry("kind", "key", fill)
     assert "space" not in str(caught.value)
+
+
+def test_where_nothing_can_be_locked_one_line_says_so(cache_root, monkeypatch):
+    """NFS without its lock daemon."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(LabError, match="No locks available; set MSRWARD_CACHE"), cache.lock("x"):
+        pass

@@ -60,7 +60,13 @@ def _locked(name: str, how: int) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, how)
+        try:
+            fcntl.flock(descriptor, how)
+        except BlockingIOError:
+            raise
+        except OSError as error:  # NFS without its lock daemon
+            why = f"nothing can be locked in the cache {root()}: {error.strerror}"
+            raise LabError(f"{why}; set MSRWARD_CACHE to a directory elsewhere") from None
         yield
     finally:
         os.close(descriptor)

@@ -1,5 +1,7 @@
 """The results on disk: whole lines, resumed, refused where they are damaged or another's."""
 
+import errno
+import fcntl
 import json
 import os
 
@@ -88,6 +90,21 @@ def test_one_run_at_a_time(tmp_path):
     with Results(tmp_path, HOST), pytest.raises(Held, match="in use by another run"):
         Results(tmp_path, HOST)
     write(tmp_path, "a")  # free again
+
+
+def without_locks(monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+def test_where_nothing_can_be_locked_no_other_run_is_blamed(tmp_path, monkeypatch):
+    """NFS without its lock daemon."""
+    without_locks(monkeypatch)
+    with pytest.raises(ResultsError, match=r"No locks available\); give a dir") as error:
+        Results(tmp_path, HOST)
+    assert not isinstance(error.value, Held)
 
 
 def test_the_default_directory_steps_aside_for_a_run_that_has_it(tmp_path, monkeypatch):

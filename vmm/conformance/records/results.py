@@ -174,9 +174,12 @@ def _lock(directory: Path) -> tuple[int, int]:
         ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
         for fd in (lock, held):
             os.close(fd)
+        if not isinstance(error, BlockingIOError):  # NFS without its lock daemon
+            why = f"{directory} is where nothing can be locked ({error.strerror})"
+            raise ResultsError(f"{why}; give a directory of another file system with -o") from None
         raise Held(f"{directory} is in use by another run; give another with -o DIR") from None
     return held, lock
 
