@@ -15,7 +15,14 @@ def test_an_exit_is_asserted_field_by_field():
     text = selftest_source(BY_ID["exits.denied_unknown_read_is_filter"])
     assert "expect_exit(vcpus[0], KVM_EXIT_X86_RDMSR" in text
     assert "KVM_MSR_EXIT_REASON_FILTER" in text
-    assert "TEST_ASSERT_EQ(uc.args[3], 0x1122334455667788);" in text
+    assert "expect_value(vcpus[0], 0x1122334455667788);" in text
+    assert "expect_vector(vcpus[0], GP_VECTOR);" in selftest_source(BY_ID["masks.none.filter.read"])
+
+
+def test_it_is_laid_out_as_kernel_code_is():
+    """It is sent to a list: no line is one that checkpatch would name."""
+    for name, text in expressible():
+        assert all(len(line.expandtabs(8)) <= 100 for line in text.splitlines()), name
 
 
 def test_an_error_is_asserted_with_its_errno():

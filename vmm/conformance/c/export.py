@@ -16,7 +16,7 @@ from typing import Any
 
 from vmm.conformance.c import words
 from vmm.conformance.c.steps import At, calls, installs, thread_work
-from vmm.conformance.c.text import filter_data, runs_data, step_text
+from vmm.conformance.c.text import filter_data, runs_data, step_comment, step_text
 from vmm.conformance.contract.requirements import HISTORY, REQUIREMENTS
 from vmm.conformance.language import script as s
 from vmm.conformance.language.case import Case
@@ -111,7 +111,7 @@ def _main(script: s.Script, trace: s.Trace | None, needs: list[str]) -> Iterator
     yield "\topen_vm();"
     yield from (f"\tneed_vcpu({vcpu});" for vcpu in sorted(there))
     for number, action in _numbered(script):
-        yield "\n" + _step_comment(f"{number}: {action!r}")
+        yield "\n" + step_comment(f"{number}: {action!r}")
         for vcpu in sorted(_vcpus(action) - there):
             there.add(vcpu)
             if not isinstance(s.innermost(action), s.CreateVcpu):
@@ -149,14 +149,6 @@ WAITS = (
 def _patience(number: int, action: s.Action, cut: list[s.Step]) -> Iterator[str]:
     if isinstance(action, WAITS) and number <= len(cut):
         yield f"\tpatient = {int(cut[number - 1][-1] not in NOT_YET)};"
-
-
-def _step_comment(text: str) -> str:
-    lines = textwrap.wrap(text.replace("*/", "* /"), 84, subsequent_indent="   ")
-    if len(lines) > 6:
-        lines[5:] = ["   ..."]
-    body = "\n".join(f"\t * {line}" for line in lines)
-    return f"\t/* {lines[0]} */" if len(lines) == 1 else f"\t/*\n{body}\n\t */"
 
 
 def _check(number: int, action: s.Action, cut: list[s.Step]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from vmm.conformance.c.steps import CAPS, NUMBERS
-from vmm.conformance.c.text import c_number, filter_data
+from vmm.conformance.c.text import c_number, filter_data, step_comment
 from vmm.conformance.language import script as s
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.word import errno_name
@@ -19,6 +19,7 @@ from vmm.filter import AtEdge, Pointer
 from vmm.msr import MsrExitReason
 
 NEEDS = {"vcpus": "", "no_ignore_msrs": '\tTEST_REQUIRE(!get_kvm_param_bool("ignore_msrs"));'}
+VECTORS = {1: "DB_VECTOR", 6: "UD_VECTOR", 13: "GP_VECTOR"}
 FD = {"vm": "vm->fd", "system": "vm->kvm_fd", "vcpu": "vcpus[0]->fd"}
 
 GUEST_RDMSR = """\
@@ -48,6 +49,7 @@ static void expect_exit(struct kvm_vcpu *vcpu, u32 exit_reason, u32 msr, u32 rea
 }
 """
 END_OF_ACCESS = """\
+/* What the guest synced: args[2] is the vector, args[3] the value, behind a text and a stage. */
 static struct ucall end_of_access(struct kvm_vcpu *vcpu)
 {
 	struct ucall uc;
@@ -58,11 +60,38 @@ static struct ucall end_of_access(struct kvm_vcpu *vcpu)
 	return uc;
 }
 """
+REPLY = """\
+static void reply(struct kvm_vcpu *vcpu, u64 data, u8 error)
+{
+	vcpu->run->msr.data = data;
+	vcpu->run->msr.error = error;
+}
+"""
+EXPECT_VECTOR = """\
+/* The access is over: 0 says that it raised no exception. */
+static void expect_vector(struct kvm_vcpu *vcpu, u8 vector)
+{
+	TEST_ASSERT_EQ(end_of_access(vcpu).args[2], vector);
+}
+"""
+EXPECT_VALUE = """\
+/* The read is over, and returned the value. */
+static void expect_value(struct kvm_vcpu *vcpu, u64 value)
+{
+	struct ucall uc = end_of_access(vcpu);
+
+	TEST_ASSERT_EQ(uc.args[2], 0);
+	TEST_ASSERT_EQ(uc.args[3], value);
+}
+"""
 HELPERS = {
     "guest_rdmsr(": GUEST_RDMSR,
     "guest_wrmsr(": GUEST_WRMSR,
     "expect_exit(": EXPECT_EXIT,
-    "end_of_access(": END_OF_ACCESS,
+    "reply(": REPLY,
+    "expect_v": END_OF_ACCESS,
+    "expect_vector(": EXPECT_VECTOR,
+    "expect_value(": EXPECT_VALUE,
 }
 """The functions of a test, by what calls them: it has those that it uses."""
 
@@ -136,8 +165,7 @@ def _add(vcpu: int) -> str:
 
 
 def _step(number: int, action: s.Action, step: s.Step) -> Iterator[str]:
-    shown = textwrap.wrap(f"{number}: {action!r}".replace("*/", "* /"), 84)
-    yield "\n" + (f"\t/* {shown[0]} */" if len(shown) == 1 else f"\t/* {shown[0]} ... */")
+    yield "\n" + step_comment(f"{number}: {action!r}")
     if isinstance(action, s.Rdmsr | s.Wrmsr):
         yield from _access(action, step)
     else:
@@ -158,15 +186,19 @@ def _access(action: s.Access, step: s.Step) -> Iterator[str]:
         if not isinstance(event, s.RdmsrExit | s.WrmsrExit) or event.error or event.pad:
             raise _cannot(event)
         kind = "RDMSR" if isinstance(event, s.RdmsrExit) else "WRMSR"
-        reasons = [f"KVM_MSR_EXIT_REASON_{r.name}" for r in MsrExitReason if r & event.reason]
         index, data = c_number(event.index), c_number(event.data)
         if "ANY" in (index, data):
             raise _cannot(event)
         yield f"\texpect_exit({vcpu}, KVM_EXIT_X86_{kind}, {index},"
-        yield f"\t\t    {' | '.join(reasons) or '0'}, {data});"
-        yield f"\t{vcpu}->run->msr.data = {c_number(action.reply.value)};"
-        yield f"\t{vcpu}->run->msr.error = {c_number(action.reply.error)};"
+        yield f"\t\t    {_reasons(event.reason)}, {data});"
+        answer = f"{c_number(action.reply.value)}, {c_number(action.reply.error)}"
+        yield f"\treply({vcpu}, {answer});"
     yield from _outcome(vcpu, step[-1])
+
+
+def _reasons(mask: int) -> str:
+    known = [f"KVM_MSR_EXIT_REASON_{each.name}" for each in MsrExitReason if each & mask]
+    return c_number(mask) if mask & ~7 else " | ".join(known) or "0"
 
 
 def _outcome(vcpu: str, event: s.Event) -> Iterable[str]:
@@ -180,28 +212,32 @@ def _outcome(vcpu: str, event: s.Event) -> Iterable[str]:
         case _:
             raise _cannot(event)
     if value is s.ANY:
-        return [f"\tTEST_ASSERT_EQ(end_of_access({vcpu}).args[2], {c_number(vector)});"]
-    return [
-        "\t{",
-        f"\t\tstruct ucall uc = end_of_access({vcpu});\n",
-        f"\t\tTEST_ASSERT_EQ(uc.args[2], {c_number(vector)});",
-        f"\t\tTEST_ASSERT_EQ(uc.args[3], {c_number(value)});",
-        "\t}",
-    ]
+        return [f"\texpect_vector({vcpu}, {VECTORS.get(vector, c_number(vector))});"]
+    return [f"\texpect_value({vcpu}, {c_number(value)});"]
 
 
 def _host(number: int, action: s.Action, event: s.Event) -> Iterable[str]:
     match action, event:
         case s.EnableCap(on="vm"), _ if isinstance(event, s.Done | s.Rejected):
-            args = ", ".join(map(c_number, action.args or (0,)))
-            cap, flags = CAPS.get(action.cap, str(action.cap)), c_number(action.flags)
-            fields = f".cap = {cap}, .flags = {flags}, .args = {{ {args} }}"
-            return _ioctl(
-                "vm->fd", "KVM_ENABLE_CAP", f"&(struct kvm_enable_cap){{ {fields} }}", event
-            )
+            return _enable_cap(action, event)
         case s.Install(caller="self"), _ if isinstance(event, s.Done | s.Rejected):
             return _install(number, action, event)
     return _by_library(action, event)
+
+
+def _enable_cap(action: s.EnableCap, event: s.Event) -> list[str]:
+    args, cap = action.args or (0,), CAPS.get(action.cap, str(action.cap))
+    if len(args) > 1 or action.flags:
+        fields = f".args = {{ {', '.join(map(c_number, args))} }}"
+        lines = ["&(struct kvm_enable_cap){", f"\t.cap = {cap}, .flags = {c_number(action.flags)},"]
+        argument = "\n\t\t".join([*lines, f"\t{fields},", "}"])
+        return _called(f"ioctl(vm->fd, KVM_ENABLE_CAP, {argument})", event)
+    named = cap == "KVM_CAP_X86_USER_SPACE_MSR"
+    mask = (_reasons(args[0]) if named else c_number(args[0])).replace(" | ", " |\n\t\t      ")
+    words = f"vm, {cap}," + ("\n\t\t      " if "|" in mask else " ") + mask
+    if isinstance(event, s.Done):
+        return [f"\tvm_enable_cap({words});"]
+    return _called(f"__vm_enable_cap({words})", event)
 
 
 def _by_library(action: s.Action, event: s.Event) -> Iterable[str]:
@@ -240,11 +276,15 @@ def _install(number: int, action: s.Install, event: s.Event) -> Iterable[str]:
     name = NUMBERS.get(action.number, c_number(action.number))
     if name == "KVM_X86_SET_MSR_FILTER_COMPAT":
         raise _cannot("the compat ioctl")
-    return _ioctl(FD[action.on], name, argp, event)
+    if action.on == "vm" and name == "KVM_X86_SET_MSR_FILTER" and action.argp is None:
+        if isinstance(event, s.Done):
+            return [f"\tvm_ioctl(vm, {name}, {argp});"]
+        return _called(f"__vm_ioctl(vm, {name}, {argp})", event)
+    return _called(f"ioctl({FD[action.on]}, {name}, {argp})", event)
 
 
-def _ioctl(fd: str, name: str, argp: str, event: s.Event) -> list[str]:
-    call = f"\tTEST_ASSERT_EQ(ioctl({fd}, {name}, {argp}), "
+def _called(done: str, event: s.Event) -> list[str]:
+    call = f"\tTEST_ASSERT_EQ({done}, "
     if not isinstance(event, s.Rejected):
         return [f"{call}0);"]
     errno = [] if event.errno is s.ANY else [f"\tTEST_ASSERT_EQ(errno, {errno_name(event.errno)});"]

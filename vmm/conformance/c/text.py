@@ -134,3 +134,12 @@ def _field_text(event: Any, name: str, position: int, is_optional: bool) -> str:
 def c_number(content: int) -> str:
     """Return a number as C's ``%#llx`` prints it: 0, or hexadecimal digits; ANY as it is."""
     return "ANY" if content is s.ANY else f"{content:#x}" if content else "0"
+
+
+def step_comment(text: str) -> str:
+    """Return what a step does, as the comment above it."""
+    lines = textwrap.wrap(text.replace("*/", "* /"), 84, subsequent_indent="   ")
+    if len(lines) > 6:
+        lines[5:] = ["   ..."]
+    body = "\n".join(f"\t * {line}" for line in lines)
+    return f"\t/* {lines[0]} */" if len(lines) == 1 else f"\t/*\n{body}\n\t */"
