@@ -162,14 +162,14 @@ def _line(text: str) -> str:
 
 def known(text: str) -> tuple[str, ...]:
     """Return ids of the history: those given, and of "open" all that no kernel has a fix for."""
-    from vmm.conformance.contract.history import HISTORY
+    from vmm.conformance.contract.history import HISTORY, OPEN
 
     ids: list[str] = []
     for word in text.split(","):
         if word != "open" and word not in HISTORY:
             every = f"{min(HISTORY)} to {max(HISTORY)}"
             raise argparse.ArgumentTypeError(f"{word!r} is neither 'open' nor one of {every}")
-        ids += [fix.id for fix in HISTORY.values() if fix.is_open] if word == "open" else [word]
+        ids += OPEN if word == "open" else [word]
     return tuple(ids)
 
 

@@ -28,7 +28,7 @@ def judge(has_kvm, monkeypatch):
     if not PLAYER.exists():
         pytest.skip("no msrward-player: there was no static libc to link it with")
 
-    def judge(old="", new="", dies=False, **options):
+    def judge(old="", new="", dies=False, cases=("slots.*",), **options):
         def play(kernel, vendor, playing, *, timeout, cpu, listener):
             ran = subprocess.run([PLAYER, "-j2", "-"], input=playing.tape, capture_output=True)
             for line in ran.stdout.decode().splitlines():
@@ -39,7 +39,7 @@ def judge(has_kvm, monkeypatch):
 
         monkeypatch.setattr(machine, "play", play)
         monkeypatch.setattr(machine, "emulator_of", lambda vendor: Emulator)
-        return judging._boot(MUTANT, KERNEL, ("slots.*",), judging.Options(**options))
+        return judging._boot(MUTANT, KERNEL, cases, judging.Options(**options))
 
     return judge
 
@@ -54,6 +54,14 @@ def test_a_wrong_one_is_killed_as_often_as_is_enough(judge):
     assert found.fate is Fate.KILLED and len(found.killers) == 3 and found.more
     assert "expected" in found.evidence and "UNKNOWN" in found.evidence
     assert len(judge("FILTER", "UNKNOWN", enough=0).killers) > 3
+
+
+def test_what_every_kernel_does_wrong_kills_no_mutant(judge):
+    """INIT between exit and completion (B37) is open: the unchanged kernel fails there too."""
+    after = judge(cases=("init.read_is_not_completed_after_it_a_value",))
+    assert (after.fate, after.killers) == (Fate.SURVIVED, ())
+    again = ("init.read_is_completed_before_it_a_value",)
+    assert judge("FILTER", "UNKNOWN", cases=again).fate is Fate.KILLED
 
 
 def test_one_that_goes_down_under_the_suite_is_killed(judge):

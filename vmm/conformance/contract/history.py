@@ -341,3 +341,5 @@ _FIXES = (
 )
 
 HISTORY: Mapping[str, Fix] = {fix.id: fix for fix in _FIXES}
+OPEN = tuple(fix.id for fix in _FIXES if fix.is_open)
+"""What no kernel has a fix for."""
