@@ -141,6 +141,18 @@ static void enter_mode(int id, const struct mode *mode)
 	write_sregs(id, &sregs);
 }
 
+/* A fault may have left the shadow that it came in, and in one STI begins none. */
+static void leave_shadow(int id)
+{
+	struct kvm_vcpu_events events;
+
+	if (ioctl(vm.vcpus[id].fd, KVM_GET_VCPU_EVENTS, &events) < 0)
+		die("KVM_GET_VCPU_EVENTS");
+	events.interrupt.shadow = 0;
+	if (ioctl(vm.vcpus[id].fd, KVM_SET_VCPU_EVENTS, &events) < 0)
+		die("KVM_SET_VCPU_EVENTS");
+}
+
 /* As set_up(), and what counts the rounds of a loop has what MOV SS may load anew. */
 static void set_up_in(const struct mode *mode, int id, struct access access)
 {
@@ -150,6 +162,8 @@ static void set_up_in(const struct mode *mode, int id, struct access access)
 	write_tasks(id);
 	set_up(id, access);
 	enter_mode(id, mode);
+	if (access.before)
+		leave_shadow(id);
 	regs = read_regs(id);
 	regs.rbx = read_sregs(id).ss.selector;
 	regs.rflags |= mode->rflags;

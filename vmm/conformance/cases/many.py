@@ -40,7 +40,7 @@ _FILTERS: tuple[tuple[MsrFilter, frozenset[int]], ...] = (
     (default_allow().deny(A).deny(_GS), frozenset({A, _GS})),
 )
 """What comes in turns, and which of A and GS it denies: no two alike come after one another."""
-_GS_EXIT = RdmsrExit(_GS, FILTER)
+_GS_DENIED: Row = (rdmsr(_GS), RdmsrExit(_GS, FILTER), returned(REPLY))
 INSTALLS, BYTE = 310, 256
 """More than what a byte counts, and than every 300th of a count that has begun before."""
 _LOOKS = {1: 3, 2: 4, 3: 5}
@@ -87,7 +87,7 @@ def _unseen() -> Iterator[Row]:
     denies, allows = (MsrFilter(flags).deny(B).deny(_GS) for flags in (1, 0))
     for _ in range(8):
         for first, then in ((denies, allows), (allows, denies)):
-            yield from (done_install(first), *_of_a(first), (rdmsr(_GS), _GS_EXIT, returned(REPLY)))
+            yield from (done_install(first), *_of_a(first), _GS_DENIED)
             yield from (done_install(first), done_install(then), *_of_a(then))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Literal, get_args
 
 from vmm.conformance.cases.words import (
+    BAD_EFER,
     DATA,
     DENY_A,
     GARBAGE,
@@ -352,4 +353,21 @@ def _host_cases() -> Iterator[Case]:
         )
 
 
-CASES = (*_shadow_cases(), *_interrupt_cases(), *_host_cases())
+def _again() -> Iterator[Row]:
+    yield from (TELL, DENY_A)
+    for after in ("sti", "mov_ss"):
+        for other in ("sti", "mov_ss"):
+            yield (wrmsr(Msr.EFER, BAD_EFER, after=other), gp)
+            yield (begin(rdmsr(A, after=after)), RdmsrExit(A, FILTER))
+            yield (get_vcpu_events(), vcpu_events(shadow=True))
+            yield (finish(value(REPLY)), returned(REPLY))
+
+
+_AFTER_A_FAULT = Case(
+    "shadows.after_a_fault_in_another",
+    "A shadow is there at an exit, whatever shadow an access before it has failed in.",
+    "R66 R68",
+    *play(*_again()),
+)
+
+CASES = (*_shadow_cases(), *_interrupt_cases(), *_host_cases(), _AFTER_A_FAULT)

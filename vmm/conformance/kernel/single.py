@@ -72,6 +72,8 @@ class Single:
         if access.mode == "smm" and (lost := self.enter_smm()):
             return lost
         self.change(lambda sregs: modes.enter(sregs, access.mode, self.vcpu.vcpu_id))
+        if access.after != "nothing":
+            self._leave_shadow()
         rcx, rax, rdx = operands(access)
         mode = modes.MODES[access.mode]
         if access.form == "immediate":
@@ -87,6 +89,12 @@ class Single:
             **OTHERS,
         )
         return None
+
+    def _leave_shadow(self) -> None:
+        """End the shadow that a fault may have left: in one, STI begins none."""
+        events = self.vcpu.get_vcpu_events()
+        events.interrupt.shadow = 0
+        self.vcpu.set_vcpu_events(events)
 
     def at(self, access: Access) -> int:
         """Return RIP at the instruction itself."""
