@@ -33,13 +33,14 @@ from vmm.exits import RdmsrExit
 from vmm.filter import MsrFilter, default_allow, default_deny
 from vmm.msr import FILTER, Msr
 
-_GS = Msr.KERNEL_GS_BASE
+_GS, _FS = Msr.KERNEL_GS_BASE, Msr.FS_BASE
 _FILTERS: tuple[tuple[MsrFilter, frozenset[int]], ...] = (
-    (default_allow().deny(A), frozenset({A})),
-    (default_deny().allow(A), frozenset({_GS})),
     (default_allow().deny(A).deny(_GS), frozenset({A, _GS})),
+    (default_deny().allow(A).allow(_GS), frozenset({_FS})),
+    (default_allow().deny(A).deny(_GS).deny(_FS), frozenset({A, _GS, _FS})),
 )
-"""What comes in turns, and which of A and GS it denies: no two alike come after one another."""
+"""What comes in turns, and which of three MSRs it denies. Of the two that hardware may pass through
+at least one changes from each to the next, and to the one after that."""
 _GS_DENIED: Row = (rdmsr(_GS), RdmsrExit(_GS, FILTER), returned(REPLY))
 INSTALLS, BYTE = 310, 256
 """More than what a byte counts, and than every 300th of a count that has begun before."""
@@ -51,7 +52,7 @@ The filter is another one then, since 256 is no multiple of three."""
 
 def _shows(number: int, vcpu: int) -> Iterator[Row]:
     """Yield the accesses that tell which filter is in force."""
-    for index in (A, _GS):
+    for index in (A, _GS, _FS):
         if index in _FILTERS[number % 3][1]:
             yield denied(index, vcpu)
         else:
@@ -93,8 +94,8 @@ def _unseen() -> Iterator[Row]:
 
 def _of_a(in_force: MsrFilter) -> tuple[Row, ...]:
     if in_force.flags:
-        return denied(A), write_denied(A)
-    return (rdmsr(A), gp), (wrmsr(A, 0), gp)
+        return denied(A), write_denied(A), denied(_FS)
+    return (rdmsr(A), gp), (wrmsr(A, 0), gp), (rdmsr(_FS), unfiltered)
 
 
 CASES = (
