@@ -44,8 +44,8 @@ at least one changes from each to the next, and to the one after that."""
 _GS_DENIED: Row = (rdmsr(_GS), RdmsrExit(_GS, FILTER), returned(REPLY))
 INSTALLS, BYTE = 310, 256
 """More than what a byte counts, and than every 300th of a count that has begun before."""
-_LOOKS = {1: 3, 2: 4, 3: 5}
-"""The other vCPUs, and the install after which each runs, and runs next a byte's worth later.
+_LOOKS = {1: (3, 4, 4 + BYTE), 2: (4, 5, 5 + BYTE), 3: (5, 6, 6 + BYTE)}
+"""The other vCPUs, and the installs after which each runs: it is made, is told, and sleeps.
 
 The filter is another one then, since 256 is no multiple of three."""
 
@@ -64,9 +64,8 @@ def _installs() -> Iterator[Row]:
     for number in range(INSTALLS):
         yield done_install(_FILTERS[number % 3][0])
         yield from _shows(number, 0)
-        for vcpu, first in _LOOKS.items():
-            if number >= first and (number - first) % BYTE == 0:
-                yield from _shows(number, vcpu)
+        for vcpu in (each for each, numbers in _LOOKS.items() if number in numbers):
+            yield from _shows(number, vcpu)
 
 
 def _vms(count: int) -> Iterator[Row]:
