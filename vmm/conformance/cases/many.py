@@ -34,13 +34,15 @@ from vmm.filter import MsrFilter, default_allow, default_deny
 from vmm.msr import FILTER, Msr
 
 _GS, _FS = Msr.KERNEL_GS_BASE, Msr.FS_BASE
+_PASSED = (_GS, _FS, Msr.GS_BASE)
+"""What either vendor's hardware passes through."""
 _FILTERS: tuple[tuple[MsrFilter, frozenset[int]], ...] = (
     (default_allow().deny(A).deny(_GS), frozenset({A, _GS})),
-    (default_deny().allow(A).allow(_GS), frozenset({_FS})),
-    (default_allow().deny(A).deny(_GS).deny(_FS), frozenset({A, _GS, _FS})),
+    (default_deny().allow(A).allow(_GS).allow(Msr.GS_BASE), frozenset({_FS})),
+    (default_allow().deny(A).deny(Msr.GS_BASE), frozenset({A, Msr.GS_BASE})),
 )
-"""What comes in turns, and which of three MSRs it denies. Of the two that hardware may pass through
-at least one changes from each to the next, and to the one after that."""
+"""What comes in turns, and which of the MSRs each denies: of those that hardware passes through
+always one that neither the filter before nor the one before that denies."""
 _GS_DENIED: Row = (rdmsr(_GS), RdmsrExit(_GS, FILTER), returned(REPLY))
 INSTALLS, BYTE = 310, 256
 """More than what a byte counts, and than every 300th of a count that has begun before."""
@@ -52,7 +54,7 @@ The filter is another one then, since 256 is no multiple of three."""
 
 def _shows(number: int, vcpu: int) -> Iterator[Row]:
     """Yield the accesses that tell which filter is in force."""
-    for index in (A, _GS, _FS):
+    for index in (A, *_PASSED):
         if index in _FILTERS[number % 3][1]:
             yield denied(index, vcpu)
         else:
