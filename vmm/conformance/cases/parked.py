@@ -70,6 +70,12 @@ def releases(vcpu: int) -> Row:
 _STARTED = (TELL, done_install(OLD), *as_old(1), *as_old())
 _BLOCKS, _ENDS = (begin_install(NEW), blocked), (await_install(), done)
 
+_IN_FORCE: dict[str, tuple[Row, ...]] = {
+    "a_filter": (done_install(OLD), *as_old()),
+    "no_filter": (allowed(A),),
+    "an_empty_filter": (done_install(default_allow()), allowed(A)),
+}
+
 CASES = (
     Case(
         "parked.install_waits",
@@ -77,6 +83,16 @@ CASES = (
         "vCPU obeys the new one.",
         "R74 R71",
         *play(*_STARTED, parks(1), _BLOCKS, *as_new(), releases(1), _ENDS, *as_new(1), *as_new()),
+    ),
+    *(
+        Case(
+            f"parked.the_only_vcpu_under_{name}",
+            "An install waits for the only vCPU of a VM as for any other, whatever was in force: "
+            f"{name.replace('_', ' ')}.",
+            "R74",
+            *play(TELL, *before, parks(0), _BLOCKS, releases(0), _ENDS, *as_new()),
+        )
+        for name, before in _IN_FORCE.items()
     ),
     Case(
         "parked.clear_waits",
