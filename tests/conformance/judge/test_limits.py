@@ -132,13 +132,17 @@ def test_a_command_that_runs_out_of_memory_names_the_limit_in_one_line(error, mo
         (KvmError(errno.ENOMEM, "KVM_CREATE_VM"), "KVM_CREATE_VM: Cannot allocate memory: no more"),
         (BlockingIOError(errno.EAGAIN, "again"), "pids.max"),
         (ExhaustedError("told"), "told"),
+        (ImportError("x.so: failed to map segment from shared object"), "raise ulimit -v"),
     ],
 )
 def test_each_limit_has_a_name(error, words):
     assert words in (limit_of(error) or "")
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), OSError(errno.EINVAL, "x"), RuntimeError("x")])
+NO_LIMIT = [ValueError("x"), OSError(errno.EINVAL, "x"), RuntimeError("x"), ImportError("no x")]
+
+
+@pytest.mark.parametrize("error", NO_LIMIT)
 def test_what_is_no_limit_has_none(error):
     assert limit_of(error) is None
 

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from vmm.conformance.host import ability, faults, surroundings
 from vmm.conformance.host.diagnosis import Diagnosis, Health
 from vmm.conformance.host.facts import facts
+from vmm.conformance.host.limits import limit_of
 from vmm.errors import KvmError
 
 
@@ -44,7 +45,8 @@ def _guarded(check: Callable[[], Diagnosis]) -> Diagnosis:
 
 def _remedy(error: Exception) -> str:
     if isinstance(error, ImportError):
-        return "build and install msrward (scripts/check does both)"
+        build = "build and install msrward (scripts/check does both)"
+        return "raise ulimit -v, or mount without noexec" if limit_of(error) else build
     if isinstance(error, KvmError) and error.detail == "/dev/kvm":
         return "see /dev/kvm"
     return ""

@@ -39,8 +39,8 @@ def raise_if_exhausted(error: OSError) -> None:
 def limit_of(error: BaseException) -> str | None:
     """Return one line that names the limit behind ``error``, or None where there is none.
 
-    Python says a thread that cannot start in words alone (RuntimeError), and memory that cannot be
-    had by a type of its own.
+    Python says a thread that cannot start in words alone (RuntimeError), memory that cannot be had
+    by a type of its own, and a library that cannot be mapped in the loader's words.
     """
     if isinstance(error, ExhaustedError):
         return str(error)
@@ -48,6 +48,8 @@ def limit_of(error: BaseException) -> str | None:
         return f"MemoryError, {LIMITS[errno.ENOMEM]}"
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return f"{error}: {LIMITS[errno.EAGAIN]}, or ulimit -v for its stack"
+    if isinstance(error, ImportError) and "failed to map segment" in str(error):
+        return f"{error}: {LIMITS[errno.ENOMEM]}, or mount its file system without noexec"
     if isinstance(error, OSError) and error.errno in LIMITS:
         return f"{_LEAD.sub('', str(error))}: {LIMITS[error.errno]}"
     return None

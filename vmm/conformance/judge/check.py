@@ -96,7 +96,8 @@ def kvm_capabilities() -> dict[str, int]:
         with Kvm() as kvm:
             return {name: kvm.check_extension(cap) for name, cap in caps.items()}
     except ImportError as error:
-        raise Trouble(f"{error}; build and install msrward (scripts/check does both)") from None
+        way = f"{error}; build and install msrward (scripts/check does both)"
+        raise Trouble(limit_of(error) or way) from None
     except KvmError as error:
         remedy = KVM_REMEDIES.get(error.errno or 0, "'msrward doctor' says more")
         why = os.strerror(error.errno or 0)
