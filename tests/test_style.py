@@ -1,5 +1,6 @@
 """The checkers that hold the source to its style: part of the tests, so that CI runs them."""
 
+import re
 import subprocess
 import sys
 import warnings
@@ -24,6 +25,13 @@ def test_the_tree_is_clean(command):
         [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=900
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_what_is_exported_has_lines_as_the_kernel_has_them():
+    """It is sent on. A text alone may be longer: it is one, so that grep finds it."""
+    for file in (ROOT / "native" / "words").glob("*.c"):
+        for line in file.read_text().splitlines():
+            assert len(re.sub('"[^"]*"', '""', line.expandtabs(8))) <= 100, f"{file.name}: {line}"
 
 
 def test_a_warning_from_our_package_is_an_error():

@@ -1,6 +1,6 @@
 /*
- * What an instruction is that uses MSRs without being RDMSR or WRMSR: the host puts a value into what
- * it works with, the guest executes it, and what it did shows the value.
+ * What an instruction is that uses MSRs without being RDMSR or WRMSR: the host puts a value into
+ * what it works with, the guest executes it, and what it did shows the value.
  */
 
 /* Where the instruction and what it leads to are; a page of memory for each vCPU to work on. */

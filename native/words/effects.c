@@ -1,6 +1,6 @@
 /*
- * The word for instructions that use MSRs without being RDMSR or WRMSR. All that was set for one is set
- * back when it has ended.
+ * The word for instructions that use MSRs without being RDMSR or WRMSR. All that was set for one is
+ * set back when it has ended.
  */
 
 /* The instruction between what belongs to it and its end; the prefix stands in front. */
@@ -35,7 +35,10 @@ static struct setting set_up_effect(int id, const struct effect *effect, __u64 r
 	return setting;
 }
 
-/* Run to a port write and return which; 0, and said, if it comes to none. An MSR exit is one too many. */
+/*
+ * Run to a port write and return which; 0, and said, if it comes to none. An MSR exit is one too
+ * many.
+ */
 static int run_effect(int id)
 {
 	const struct kvm_run *run = vm.vcpus[id].run;

@@ -5,19 +5,23 @@
  */
 
 enum {
-	EVMCS_SIZE = 0x400, EVMCS_HOST_RIP = 80, EVMCS_PIN = 92, EVMCS_EXIT = 96, EVMCS_TSC_OFFSET = 400,
+	EVMCS_SIZE = 0x400, EVMCS_HOST_RIP = 80, EVMCS_PIN = 92, EVMCS_EXIT = 96,
+	EVMCS_TSC_OFFSET = 400,
 	EVMCS_ERROR = 688, EVMCS_CPU = 788, EVMCS_ENTRY = 796, EVMCS_CLEAN = 824, EVMCS_USES = 836,
 	CLEAN_BITMAP = 1 << 1, CLEAN_CONTROLS = 7 << 2,
 };
 
-/* Fields that follow one another there, the next one's number 2 more: how many, where, their size. */
+/*
+ * Fields that follow one another there, the next one's number 2 more: how many, where, their size.
+ */
 static const struct {
 	__u16 first, count, at, size;
 } evmcs_fields[] = {
 	{ 0x0c00, 7, 8, 2 }, { 0x2c00, 2, 24, 8 }, { 0x6c00, 3, 40, 8 }, { 0x6c10, 2, 64, 8 },
 	{ 0x6c16, 1, EVMCS_HOST_RIP, 8 }, { 0x4c00, 1, 88, 4 }, { 0x4000, 1, EVMCS_PIN, 4 },
 	{ 0x400c, 1, EVMCS_EXIT, 4 }, { 0x2004, 1, 120, 8 }, { 0x0800, 8, 128, 2 },
-	{ 0x4800, 10, 144, 4 }, { 0x4814, 8, 184, 4 }, { 0x6806, 10, 216, 8 }, { 0x2006, 3, 320, 8 },
+	{ 0x4800, 10, 144, 4 }, { 0x4814, 8, 184, 4 }, { 0x6806, 10, 216, 8 },
+	{ 0x2006, 3, 320, 8 },
 	{ 0x4006, 3, 376, 4 }, { 0x400e, 2, 388, 4 }, { 0x4014, 1, 396, 4 },
 	{ 0x2010, 1, EVMCS_TSC_OFFSET, 8 }, { 0x2800, 4, 416, 8 }, { 0x6822, 3, 480, 8 },
 	{ 0x4826, 1, 504, 4 }, { 0x482a, 1, 508, 4 }, { 0x6000, 4, 512, 8 }, { 0x6800, 3, 544, 8 },
@@ -33,8 +37,8 @@ static void put_evmcs_field(__u8 *evmcs, const struct field *field)
 		__u32 number = ((__u32)field->field - evmcs_fields[i].first) / 2;
 
 		if (field->field >= evmcs_fields[i].first && number < evmcs_fields[i].count)
-			put(evmcs + evmcs_fields[i].at + evmcs_fields[i].size * number, field->value,
-			    evmcs_fields[i].size);
+			put(evmcs + evmcs_fields[i].at + evmcs_fields[i].size * number,
+			    field->value, evmcs_fields[i].size);
 	}
 }
 
@@ -47,8 +51,8 @@ static int has_same_controls(const __u8 *evmcs, const __u8 *before)
 }
 
 /*
- * The stub copies the structure: KVM writes it too, of a vCPU that was restored even before L1 runs.
- * Returns where L1 starts: its first entry is another than those after it.
+ * The stub copies the structure: KVM writes it too, of a vCPU that was restored even before L1
+ * runs. Returns where L1 starts: its first entry is another than those after it.
  */
 static __u64 write_evmcs(int id, const struct l2 *l2)
 {
@@ -79,7 +83,7 @@ static void write_l1_evmcs(void)
 		0x48, 0x81, 0xc7, 0, 8, 0, 0,	/* add $(EVMCS - REGIONS), %rdi */
 		0xb9, 128, 0, 0, 0,		/* mov $(EVMCS_SIZE / 8), %ecx */
 		0xf3, 0x48, 0xa5,		/* rep movsq: from %rsi */
-		0x0f, 0x01, 0xc2,		/* vmlaunch, or vmresume: goes on here if it fails */
+		0x0f, 0x01, 0xc2,	/* vmlaunch, or vmresume: goes on here if it fails */
 		0x8b, 0x84, 0x24, 0xb0, 3, 0, 0,	/* mov its EVMCS_ERROR, %eax */
 		0x48, 0x89, 0x44, 0x24, 24,	/* mov %rax, 24(%rsp): got.reason */
 		0xe6, L1_FAILED_PORT, 0xeb, -4,	/* out %al, $port, for ever */
@@ -100,7 +104,8 @@ static void write_l1_evmcs(void)
 	static const __u8 off[] = {
 		0xf3, 0x0f, 0xc7, 0x77, 8,	/* vmxon 8(%rdi) */
 		0x66, 0x0f, 0xc7, 0x77, 16,	/* vmclear 16(%rdi): the structure */
-		0xc6, 0x87, 0x28, 0x18, 0, 0, 0,	/* movb $0, (ASSIST + ENLIGHTEN - REGIONS)(%rdi) */
+		/* movb $0, (ASSIST + ENLIGHTEN - REGIONS)(%rdi) */
+		0xc6, 0x87, 0x28, 0x18, 0, 0, 0,
 		0xe9, 0x2a, 0xfe, 0xff, 0xff,	/* jmp to L1_VMX */
 	};
 

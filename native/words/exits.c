@@ -125,7 +125,8 @@ static int enter_guest(int id)
 /* Whether the guest never finished what it was to do. */
 static int is_end(const char *text)
 {
-	return strstr(text, "Lost(") || strstr(text, "internal_error(") || strstr(text, "other_exit(");
+	return strstr(text, "Lost(") || strstr(text, "internal_error(") ||
+	       strstr(text, "other_exit(");
 }
 
 /* An exit that is no end of an access. */

@@ -9,7 +9,9 @@ static void need(const char *lack)
 		skip(lack);
 }
 
-/* A parameter of kvm.ko that changes what is seen: the program says nothing unless it is as given. */
+/*
+ * A parameter of kvm.ko that changes what is seen: the program says nothing unless it is as given.
+ */
 static void need_parameter(const char *name, int on)
 {
 	char path[96], why[192];
@@ -21,7 +23,8 @@ static void need_parameter(const char *name, int on)
 	is = file ? fgetc(file) : 'N';
 	if (file)
 		fclose(file);
-	snprintf(why, sizeof(why), "%s is %s: load kvm with %s=%d", path, on ? "off" : "on", name, on);
+	snprintf(why, sizeof(why), "%s is %s: load kvm with %s=%d", path, on ? "off" : "on", name,
+		 on);
 	if ((is != 'N' && is != '0') != on)
 		skip(why);
 }

@@ -62,7 +62,9 @@ static int n_faults;
 /* Whether somebody waits for the page, after at most so many ms, or as soon as the thread ended. */
 static int is_awaited(const void *page, int ms, struct task *task)
 {
-	struct pollfd fds[] = { { .fd = uffd, .events = POLLIN }, { .fd = task->ended, .events = POLLIN } };
+	struct pollfd fds[] = {
+		{ .fd = uffd, .events = POLLIN }, { .fd = task->ended, .events = POLLIN },
+	};
 	struct uffd_msg message;
 
 	poll(fds, 2, ms);

@@ -46,7 +46,8 @@ static struct access by_immediate(struct access access)
 }
 
 /* What every KVM refuses as no MSR is executed; an undefined opcode is not. */
-static const char *lacks_form(struct access (*form)(struct access), __u64 rip, __u64 rcx, const char *name)
+static const char *lacks_form(struct access (*form)(struct access), __u64 rip, __u64 rcx,
+			      const char *name)
 {
 	static char why[sizeof(seen) + 100];
 	int is_there;

@@ -192,7 +192,10 @@ static void *low_compat(const struct kvm_msr_filter *filter)
 	return copy;
 }
 
-/* Return a copy of the bitmap whose last byte is the last before an inaccessible page: to be read only. */
+/*
+ * Return a copy of the bitmap whose last byte is the last before an inaccessible page: to be read
+ * only.
+ */
 static __u8 *at_edge(const __u8 *bits, size_t size)
 {
 	__u8 *pages = map_low(2 * PAGE);

@@ -11,20 +11,24 @@ enum { L2_PORT = 0xd8, L1_PORT, L1_FAILED_PORT };
 enum {
 	L1_SVM = 0x12000, L1_VMX = 0x12040, L1_VMX_EXIT = 0x120a0, L2_START = 0x120e0,
 	L2_VMMCALL = 0x120f0, L2_VMCALL = 0x12100,
-	L1_EVMCS = 0x12140, L1_EVMCS_AGAIN = 0x12180, L1_EVMCS_EXIT = 0x121c0, L1_EVMCS_OFF = 0x12200,
+	L1_EVMCS = 0x12140, L1_EVMCS_AGAIN = 0x12180, L1_EVMCS_EXIT = 0x121c0,
+	L1_EVMCS_OFF = 0x12200,
 	L1_AREAS = 0x60000, L1_SIZE = 0x8000,
 	VMCB = 0, VMCS = 0,
 	HOST = 0x1000,			/* SVM's host save area, or the VMXON region */
 	BITMAP = 0x2000,		/* of MSRs: two pages on SVM, one on VMX */
-	FIELDS = 0x4000,		/* VMX: fields and values to write, up to a field 0; or the EVMCS */
+	FIELDS = 0x4000,	/* VMX: fields and values to write, up to a field 0; or the EVMCS */
 	LOAD = 0x5000, STORE = 0x5200, BACK = 0x5400,	/* VMX's lists of MSRs */
 	REGIONS = 0x5800,		/* VMX: the addresses of VMCS, VMXON region and EVMCS */
 	GOT = 0x5f00,			/* what L1 leaves of an exit: struct got */
-	EVMCS = 0x6000,			/* VMX with Hyper-V's interface: the enlightened VMCS, and */
+	EVMCS = 0x6000,	/* VMX with Hyper-V's interface: the enlightened VMCS, and */
 	ASSIST = 0x7000, ENLIGHTEN = 40, CURRENT_VMCS = 48,	/* the page that says where it is */
 };
 
-/* On SVM all but RCX and RDX is in the VMCB, and "all" says to the stub to switch what VMRUN does not. */
+/*
+ * On SVM all but RCX and RDX is in the VMCB, and "all" says to the stub to switch what VMRUN does
+ * not.
+ */
 struct got {
 	__u64 rax, rcx, rdx, reason, info, rip, all;
 };
@@ -49,13 +53,13 @@ struct msr_list {
 
 /* An L2 to enter. */
 struct l2 {
-	int passes_all;		/* L1 intercepts no MSR that its bitmap has bits for, else all but */
+	int passes_all;	/* L1 intercepts no MSR that its bitmap has bits for, else all but */
 	int n_through;
 	const struct through *through;
 	int no_bitmap;		/* no MSR (SVM) or every one (VMX) is L1's */
 	struct msr_list entry_load, exit_store, exit_load;	/* VMX's */
 	int fields;		/* the VMCB or VMCS switches every MSR that it can */
-	int clean;		/* L1 says, as Hyper-V does, that its bitmap is as at its last entry */
+	int clean;	/* L1 says, as Hyper-V does, that its bitmap is as at its last entry */
 };
 
 static int is_svm;
@@ -81,7 +85,8 @@ static int extensions(void)
 	int has_svm = 0, has_vmx = 0;
 
 	for (__u32 i = 0; i < cpuid->nent; i++) {
-		has_svm |= cpuid->entries[i].function == 0x80000001 && cpuid->entries[i].ecx & 1 << 2;
+		has_svm |= cpuid->entries[i].function == 0x80000001 &&
+			   cpuid->entries[i].ecx & 1 << 2;
 		has_vmx |= cpuid->entries[i].function == 1 && cpuid->entries[i].ecx & 1 << 5;
 	}
 	free(cpuid);

@@ -31,7 +31,8 @@ enum { PASS, FAIL, TROUBLE, SKIP = 4 };
 
 /*
  * The guest. An access is an instruction and the port write that tells that it is done; a loop
- * counts at RBX how often it went round. A stub for each exception writes to the port of its vector.
+ * counts at RBX how often it went round. A stub for each exception writes to the port of its
+ * vector.
  */
 enum {
 	RDMSR = 0x10000, WRMSR = 0x10040,	/* where the instructions stand */
@@ -71,14 +72,16 @@ struct access {
 	__u64 rflags;	/* TF: a #DB comes right after it */
 	int before;	/* bytes of code in front of it that are executed too */
 	struct reply reply;
-	int due, taken, skew;	/* interrupts: how many are to come; which the guest took, and where */
+	/* interrupts: how many are to come; which the guest took, and where */
+	int due, taken, skew;
 };
 
 struct vcpu {
 	int fd;
 	struct kvm_run *run;
 	struct access access;
-	struct kvm_regs at_exit;	/* of that access, until the guest goes on; else rflags is 0 */
+	/* of that access, until the guest goes on; else rflags is 0 */
+	struct kvm_regs at_exit;
 	int (*left)(int id);	/* in L2 or another mode: says how the run ended, if that is over */
 };
 

@@ -94,7 +94,8 @@ static void leave_l2(int id)
 
 static const char *lacks_nested(void)
 {
-	return extensions() ? NULL : "guests have neither SVM nor VMX: load kvm_amd or kvm_intel with nested=1";
+	return extensions() ? NULL :
+	       "guests have neither SVM nor VMX: load kvm_amd or kvm_intel with nested=1";
 }
 
 static const char *lacks_nested_svm(void)
@@ -134,14 +135,16 @@ static const char *lacks_clean_bitmap(void)
 
 	if (why)
 		return why;
-	if (extensions() == 'v' && ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_HYPERV_ENLIGHTENED_VMCS) < 1)
+	if (extensions() == 'v' &&
+	    ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_HYPERV_ENLIGHTENED_VMCS) < 1)
 		return "KVM has no enlightened VMCS";
 	open_vm();
 	need_vcpu(0);
 	set_cpuid_bits(0, 0x40000001, 0, EAX, 0xffffffff, 0);
 	set_cpuid_bits(0, 0x40000001, 0, EAX, 0x31237648, 1);			/* "Hv#1" */
 	set_cpuid_bits(0, 0x4000000a, 0, EAX, 0x80101, 1);			/* for an L1 */
-	do_access(0, (struct access){ .rip = WRMSR, .rcx = 0x40000000, .rax = 1 });	/* GUEST_OS_ID */
+	/* GUEST_OS_ID */
+	do_access(0, (struct access){ .rip = WRMSR, .rcx = 0x40000000, .rax = 1 });
 	why = what_clean_means();
 	seen[0] = 0;
 	drop_vm();

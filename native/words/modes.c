@@ -134,7 +134,8 @@ static void enter_mode(int id, const struct mode *mode)
 	sregs.gdt.limit = 0x37;
 	sregs.idt.limit = 16 * GATES - 1;
 	sregs.tr = (struct kvm_segment){
-		.base = TASKS + TASK_SIZE * id, .limit = 0x67, .selector = TASK, .type = 11, .present = 1,
+		.base = TASKS + TASK_SIZE * id, .limit = 0x67, .selector = TASK, .type = 11,
+		.present = 1,
 	};
 	if (mode->change)
 		mode->change(&sregs, id);
@@ -174,7 +175,9 @@ static void set_up_in(const struct mode *mode, int id, struct access access)
 	mode_of[id] = mode;
 }
 
-/* The port that says how the access has ended, a stub's or the one of its own end; 0 if it has not. */
+/*
+ * The port that says how the access has ended, a stub's or the one of its own end; 0 if it has not.
+ */
 static int port_of_end(int id)
 {
 	const struct kvm_run *run = vm.vcpus[id].run;

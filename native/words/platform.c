@@ -3,8 +3,8 @@
  */
 
 /*
- * What KVM_SET_CPUID2 takes: the vCPU's CPUID as it is now; the caller frees it. An older kernel (6.1)
- * does not say how many entries it wrote: those that it left are of a leaf that no CPU has.
+ * What KVM_SET_CPUID2 takes: the vCPU's CPUID as it is now; the caller frees it. An older kernel
+ * (6.1) does not say how many entries it wrote: those that it left are of a leaf that no CPU has.
  */
 static struct kvm_cpuid2 *cpuid_of(int id)
 {
@@ -259,7 +259,8 @@ static const char *lacks_mediated_pmu(void)
 	for (int i = 0; i < 2 && value == 'N'; i++) {
 		int fd;
 
-		snprintf(path, sizeof(path), "/sys/module/%s/parameters/enable_mediated_pmu", modules[i]);
+		snprintf(path, sizeof(path), "/sys/module/%s/parameters/enable_mediated_pmu",
+			 modules[i]);
 		fd = open(path, O_RDONLY | O_CLOEXEC);
 		if (fd >= 0 && read(fd, &value, 1) != 1)
 			value = 'N';

@@ -57,9 +57,9 @@ static void save_nested(int id)
 }
 
 /*
- * Have KVM build anew how the vCPU's memory is mapped: a change of CR4, and back again. A host that takes
- * a vCPU out of L2 sets its registers besides. Without that, SVM of 5.10 and 6.1 goes on under L1's old
- * root and maps in L2's: what L1 had not touched faults without end.
+ * Have KVM build anew how the vCPU's memory is mapped: a change of CR4, and back again. A host that
+ * takes a vCPU out of L2 sets its registers besides. Without that, SVM of 5.10 and 6.1 goes on
+ * under L1's old root and maps in L2's: what L1 had not touched faults without end.
  */
 static void rebuild_mmu(int id)
 {

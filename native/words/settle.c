@@ -28,8 +28,8 @@ static int sleeps_through(struct task *task)
 }
 
 /*
- * Wait until the thread is back, waits for the page (if it wants one), or is seen to be blocked. Who
- * sleeps for a page has said so before, so a look after the sleep was seen cannot miss it.
+ * Wait until the thread is back, waits for the page (if it wants one), or is seen to be blocked.
+ * Who sleeps for a page has said so before, so a look after the sleep was seen cannot miss it.
  */
 static void settle(struct task *task, const void *page)
 {

@@ -7,7 +7,7 @@ enum {
 	NMI = 2, SMI = 0xff,	/* which has no vector */
 	IRETQ = 0x10480,	/* how the handler of an interrupt ends in 64-bit code */
 	SAVED_RIP = 0x3ff78,	/* by an SMI, with SMBASE at 0x30000 */
-	ROUNDS = 4,		/* of the guest at its end, for an interrupt that is still to come */
+	ROUNDS = 4,	/* of the guest at its end, for an interrupt that is still to come */
 };
 
 /* Whether interrupts are held off, and the exception that is queued. */

@@ -37,7 +37,9 @@ static int request_smm(int id)
 /* Have the vCPU stop in SMM; RSM leads to the end of an access in 64-bit code. */
 static int enters_smm(int id)
 {
-	struct kvm_regs regs = { .rip = RDMSR + AGAIN, .rsp = STACKS + PAGE * (id + 1), .rflags = 2 };
+	struct kvm_regs regs = {
+		.rip = RDMSR + AGAIN, .rsp = STACKS + PAGE * (id + 1), .rflags = 2,
+	};
 
 	write_regs(id, &regs);
 	if (request_smm(id) < 0) {

@@ -86,7 +86,8 @@ static void run_spinning(const void *argument)
 				return;
 			}
 		} else if (!answer_spinning(spinner)) {
-			saw("Lost('the spinning vCPU ended with %u')", spinner->vcpu->run->exit_reason);
+			saw("Lost('the spinning vCPU ended with %u')",
+			    spinner->vcpu->run->exit_reason);
 			return;
 		}
 	}

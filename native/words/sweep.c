@@ -36,8 +36,8 @@ static __u32 swept_exit(const struct kvm_run *run, __u32 due)
 	__u64 head;
 
 	memcpy(&head, &run->msr.error, sizeof(head));
-	if (run->exit_reason != (__u32)(is_write ? KVM_EXIT_X86_WRMSR : KVM_EXIT_X86_RDMSR) || head ||
-	    run->msr.data != (is_write ? sweep_done.value : 0) || sweep_ended[number] ||
+	if (run->exit_reason != (__u32)(is_write ? KVM_EXIT_X86_WRMSR : KVM_EXIT_X86_RDMSR) ||
+	    head || run->msr.data != (is_write ? sweep_done.value : 0) || sweep_ended[number] ||
 	    (run->msr.reason != INVAL && run->msr.reason != UNKNOWN && run->msr.reason != FILTER))
 		sweep_ended[number] = STRANGE;
 	else
@@ -45,7 +45,9 @@ static __u32 swept_exit(const struct kvm_run *run, __u32 due)
 	return number;
 }
 
-/* #GP(0) at the instruction, without an exit before it: anything else is strange. Go on behind it. */
+/*
+ * #GP(0) at the instruction, without an exit before it: anything else is strange. Go on behind it.
+ */
 static __u32 swept_fault(int id, int vector, __u32 due)
 {
 	struct kvm_regs regs = read_regs(id);
@@ -60,7 +62,9 @@ static __u32 swept_fault(int id, int vector, __u32 due)
 	return number;
 }
 
-/* Run the guest to the end of its loop; NULL, or what ended it instead: "" if that is said already. */
+/*
+ * Run the guest to the end of its loop; NULL, or what ended it instead: "" if that is said already.
+ */
 static const char *run_sweep(int id)
 {
 	struct kvm_run *run = vm.vcpus[id].run;

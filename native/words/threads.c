@@ -17,7 +17,10 @@ enum {
 	LONGER = 3, LONGER_CONTROLLED = 20,
 };
 
-/* Whether "blocked" or "never" would be wrong in this step, so that it takes a longer wait to say it. */
+/*
+ * Whether "blocked" or "never" would be wrong in this step, so that it takes a longer wait to say
+ * it.
+ */
 static int patient;
 
 static int ms_of_clock(void)

@@ -25,7 +25,8 @@ static void put_segment(__u8 *at, __u16 selector, __u16 attributes, __u32 limit,
 
 static void write_vmcb_segments(__u8 *vmcb)
 {
-	static const int data[] = { 0x400, 0x420, 0x430, 0x440, 0x450 };	/* ES, SS, DS, FS, GS */
+	/* ES, SS, DS, FS, GS */
+	static const int data[] = { 0x400, 0x420, 0x430, 0x440, 0x450 };
 
 	for (int i = 0; i < 5; i++)
 		put_segment(vmcb + data[i], 0x10, 0xc93, 0xffffffff, 0);

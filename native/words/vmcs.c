@@ -62,7 +62,8 @@ static struct field *put_controls(struct field *to, int id, const struct l2 *l2)
 		{ ENTRY_CONTROLS, controls(id, 3, enter) | 1 << 9 },
 		{ MSR_BITMAP, l2->no_bitmap ? 0 : l1_area(id) + BITMAP },
 		{ ENTRY_LOAD_ADDR, l1_area(id) + LOAD }, { ENTRY_LOAD_COUNT, l2->entry_load.count },
-		{ EXIT_STORE_ADDR, l1_area(id) + STORE }, { EXIT_STORE_COUNT, l2->exit_store.count },
+		{ EXIT_STORE_ADDR, l1_area(id) + STORE },
+		{ EXIT_STORE_COUNT, l2->exit_store.count },
 		{ EXIT_LOAD_ADDR, l1_area(id) + BACK }, { EXIT_LOAD_COUNT, l2->exit_load.count },
 		{ EXCEPTION_BITMAP, 0 }, { PAGE_FAULT_MASK, 0 }, { PAGE_FAULT_MATCH, 0 },
 		{ CR3_TARGETS, 0 }, { ENTRY_INTERRUPTION, 0 }, { ENTRY_ERROR_CODE, 0 },
@@ -114,8 +115,9 @@ static struct field *put_guest(struct field *to, int id)
 static struct field *put_host(struct field *to, int id)
 {
 	const struct field fields[] = {
-		{ 0xc00, 0x10 }, { 0xc02, 0x08 }, { 0xc04, 0x10 }, { 0xc06, 0x10 },	/* ES, CS, SS, DS */
-		{ 0xc08, 0x10 }, { 0xc0a, 0x10 }, { 0xc0c, 0x18 },			/* FS, GS, TR */
+		/* ES, CS, SS, DS */
+		{ 0xc00, 0x10 }, { 0xc02, 0x08 }, { 0xc04, 0x10 }, { 0xc06, 0x10 },
+		{ 0xc08, 0x10 }, { 0xc0a, 0x10 }, { 0xc0c, 0x18 },	/* FS, GS, TR */
 		{ HOST_PAT, 0x0007040600070406 }, { HOST_EFER, 0xd01 },
 		{ HOST_PERF_GLOBAL_CTRL, 0 },
 		{ HOST_SYSENTER_CS, 0 }, { HOST_SYSENTER_ESP, 0 }, { HOST_SYSENTER_EIP, 0 },

@@ -1,13 +1,15 @@
 /*
- * The word for what a filter's bitmaps weigh in the memory cgroup of who installs it: the counter of
- * that cgroup before and after many VMs got a filter, and after they lost it again.
+ * The word for what a filter's bitmaps weigh in the memory cgroup of who installs it: the counter
+ * of that cgroup before and after many VMs got a filter, and after they lost it again.
  */
 
 enum {
-	WEIGHED_VMS = 32, TRIED_VMS = 16, WEIGHED_SIZE = 0x600,		/* the largest bitmap that a range can have */
+	WEIGHED_VMS = 32, TRIED_VMS = 16,
+	WEIGHED_SIZE = 0x600,		/* the largest bitmap that a range can have */
 	WEIGHED_ALL = WEIGHED_VMS * KVM_MSR_FILTER_MAX_RANGES * WEIGHED_SIZE,
-	VM_WEIGHS = 8 << 10,		/* what a VM takes at the least: all kernels charge for it */
-	WEIGHINGS = 9, SAME = 3,	/* others of the cgroup come in between: so many must agree */
+	VM_WEIGHS = 8 << 10,	/* what a VM takes at the least: all kernels charge for it */
+	/* others of the cgroup come in between: so many must agree */
+	WEIGHINGS = 9, SAME = 3,
 };
 
 /* Where a hierarchy of cgroups is mounted: the one of "memory" alone, or the one of all (v2). */
@@ -60,7 +62,9 @@ static int find_own_cgroup(int *is_v2, char *path, size_t size)
 /* The bytes that this process's memory cgroup is charged for, or -1: it has no counter. */
 static long long weigh_cgroup(void)
 {
-	static const char *const counters[] = { "memory.kmem.usage_in_bytes", "memory.usage_in_bytes" };
+	static const char *const counters[] = {
+		"memory.kmem.usage_in_bytes", "memory.usage_in_bytes",
+	};
 	char at[1024], path[2048], name[4096];
 	long long bytes = -1;
 	int is_v2;
@@ -70,7 +74,8 @@ static long long weigh_cgroup(void)
 	for (int i = 0; i < (is_v2 ? 1 : 2) && bytes < 0; i++) {
 		FILE *file;
 
-		snprintf(name, sizeof(name), "%s%s/%s", at, path, is_v2 ? "memory.current" : counters[i]);
+		snprintf(name, sizeof(name), "%s%s/%s", at, path,
+			 is_v2 ? "memory.current" : counters[i]);
 		file = fopen(name, "r");
 		if (file && fscanf(file, "%lld", &bytes) != 1)
 			bytes = -1;

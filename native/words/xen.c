@@ -4,7 +4,9 @@
 
 enum { HYPERCALL_PAGE = 0xf0000 };
 
-/* As many pages for one kind of code, each full of its number; the kernel reads them when it will. */
+/*
+ * As many pages for one kind of code, each full of its number; the kernel reads them when it will.
+ */
 static __u64 hypercall_pages(__u32 kind, int pages)
 {
 	__u32 *at = pages ? map_low(pages * PAGE) : NULL;

@@ -314,6 +314,13 @@ def test_a_script_is_shown_and_not_judged(has_kvm, build):
 # --- the text, which needs no compiler --------------------------------------------------------
 
 
+def test_no_line_is_longer_than_those_of_the_kernel():
+    """But for a text, which is one so that grep finds it."""
+    for case in EXPORTABLE[::9]:
+        for line in c_source(case).split("int main(void)")[1].splitlines():
+            assert len(re.sub('"[^"]*"', '""', line.expandtabs(8))) <= 100, (case.id, line)
+
+
 def test_every_case_has_a_form_in_c():
     assert [*CASES] == EXPORTABLE and all(map(c_source, EXPORTABLE))
 

@@ -38,19 +38,21 @@ def _access_call(word: str, access: s.Access, reply: s.Reply | None) -> str:
 
 
 def _struct(access: s.Access, reply: s.Reply | None) -> str:
-    fields = [f"\t\t.rip = {_at(access)},"]
+    at = _at(access)
+    lines = [at] if len(", ".join(at)) < 80 else [at[:2], at[2:]]
+    fields = [f"\t\t{', '.join(each)}," for each in lines]
     if reply is not None:
         fields.append(f"\t\t.reply = {_reply(reply)},")
     return "\n".join(["(struct access){", *fields, "\t}"])
 
 
-def _at(access: s.Access) -> str:
+def _at(access: s.Access) -> list[str]:
     is_write = isinstance(access, s.Wrmsr)
     flags = [".rflags = TF"] if access.single_step else []
     named = zip(("rcx", "rax", "rdx"), registers(access), strict=True)
     shown = [f".{name} = {c_number(content)}" for name, content in named if content]
     where = ("WRMSR" if is_write else "RDMSR") + " | PREFIXED" * access.emulated
-    return ", ".join([where, *shown, *flags])
+    return [f".rip = {where}", *shown, *flags]
 
 
 def _reply(reply: s.Reply) -> str:
