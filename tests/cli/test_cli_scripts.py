@@ -84,11 +84,15 @@ def test_check_judges_a_file_beside_the_catalogue(has_kvm, saved):
     assert failed.returncode == 2 and f"  rerun: msrward check {saved}\n" in failed.stdout
 
 
-def test_bisect_takes_a_file_to_where_git_runs_it():
+def test_bisect_takes_a_file_to_where_git_runs_it(tmp_path, monkeypatch):
     from argparse import Namespace
 
     from vmm.cli.bisect import _asked, _stem
 
+    (tmp_path / "a").mkdir()
+    made = msrward("export", "--json", a_case().id)
+    (tmp_path / "a/found.json").write_text(made.stdout)
+    monkeypatch.chdir(tmp_path)
     asked = _asked(Namespace(case="a/found.json", observe=None, lost_status="skip"))
     assert asked.case.startswith("/") and asked.case.endswith("/a/found.json")
     assert _stem(asked.case) == "found" and _stem("match.*") == "match._"
