@@ -145,13 +145,10 @@ static void enter_mode(int id, const struct mode *mode)
 /* A fault may have left the shadow that it came in, and in one STI begins none. */
 static void leave_shadow(int id)
 {
-	struct kvm_vcpu_events events;
+	struct kvm_vcpu_events events = read_events(id);
 
-	if (ioctl(vm.vcpus[id].fd, KVM_GET_VCPU_EVENTS, &events) < 0)
-		die("KVM_GET_VCPU_EVENTS");
 	events.interrupt.shadow = 0;
-	if (ioctl(vm.vcpus[id].fd, KVM_SET_VCPU_EVENTS, &events) < 0)
-		die("KVM_SET_VCPU_EVENTS");
+	write_events(id, &events);
 }
 
 /* As set_up(), and what counts the rounds of a loop has what MOV SS may load anew. */

@@ -41,13 +41,10 @@ static void rewrite(int id, unsigned long get, unsigned long set)
 /* KVM takes an NMI for handled when the guest executes IRET, which it may not here. */
 static void unmask_nmi(int id)
 {
-	struct kvm_vcpu_events events;
+	struct kvm_vcpu_events events = read_events(id);
 
-	if (ioctl(vm.vcpus[id].fd, KVM_GET_VCPU_EVENTS, &events) < 0)
-		die("KVM_GET_VCPU_EVENTS");
 	events.nmi.masked = 0;
-	if (ioctl(vm.vcpus[id].fd, KVM_SET_VCPU_EVENTS, &events) < 0)
-		die("KVM_SET_VCPU_EVENTS");
+	write_events(id, &events);
 }
 
 /* Leave the handler of an interrupt; KVM's emulator has no IRET in protected mode. */

@@ -189,14 +189,11 @@ static int stop_spinner(struct spinner *spinner)
 /* The #GP of the last round may have been on its way, and is not the next access's. */
 static void drop_exception(int id)
 {
-	struct kvm_vcpu_events events;
+	struct kvm_vcpu_events events = read_events(id);
 
-	if (ioctl(vm.vcpus[id].fd, KVM_GET_VCPU_EVENTS, &events) < 0)
-		die("KVM_GET_VCPU_EVENTS");
 	events.exception.injected = 0;
 	events.exception.pending = 0;
-	if (ioctl(vm.vcpus[id].fd, KVM_SET_VCPU_EVENTS, &events) < 0)
-		die("KVM_SET_VCPU_EVENTS");
+	write_events(id, &events);
 }
 
 static void stop_spin(int id)

@@ -25,6 +25,21 @@ static void write_sregs(int id, const struct kvm_sregs *sregs)
 		die("KVM_SET_SREGS");
 }
 
+static struct kvm_vcpu_events read_events(int id)
+{
+	struct kvm_vcpu_events events;
+
+	if (ioctl(vm.vcpus[id].fd, KVM_GET_VCPU_EVENTS, &events) < 0)
+		die("KVM_GET_VCPU_EVENTS");
+	return events;
+}
+
+static void write_events(int id, const struct kvm_vcpu_events *events)
+{
+	if (ioctl(vm.vcpus[id].fd, KVM_SET_VCPU_EVENTS, events) < 0)
+		die("KVM_SET_VCPU_EVENTS");
+}
+
 /* 64-bit mode, CPL0, flat, with the tables of open_vm(). */
 static void be_long(struct kvm_sregs *sregs)
 {
