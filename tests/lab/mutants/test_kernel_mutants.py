@@ -363,6 +363,29 @@ def test_a_survivor_faces_all_themes(monkeypatch):
     assert asked == [("R14",), judging.THEMES]
 
 
+def test_a_control_faces_what_those_violate_that_are_judged_alike(
+    laboratory, monkeypatch, tmp_path
+):
+    """What the unchanged kernel fails there would kill any mutant."""
+    told = tmp_path / "told"
+
+    def survives(mutant, kernel, cases, options):
+        with told.open("a") as file:  # it is another process
+            file.write(f"{mutant.name}: {' '.join(cases)}\n")
+        return MutantRecord(mutant.name, "", mutant.vendor, Fate.SURVIVED, ran=1)
+
+    monkeypatch.setattr(judging.kernels, "resolve", image_of)
+    monkeypatch.setattr(judging, "_boot", survives)
+    two = replace(make("two", "count -= 1;"), violates=("R19", "R13"))
+    mine = replace(make("mine", "count -= 2;"), violates=("R01",), cases=("match.*",))
+    list(mutants._judged(laboratory, [ONE, two, mine]))
+    assert told.read_text().splitlines()[:3] == [
+        "control: R13 R14 R19",
+        f"control: {' '.join(judging.THEMES)}",
+        "control: match.*",
+    ]
+
+
 def test_a_control_that_fails_is_trouble(laboratory, monkeypatch):
     failed = MutantRecord("control", "", "svm", Fate.KILLED, ("rollback.x",), ran=3)
     monkeypatch.setattr(laboratory, "judge", lambda chosen: iter([failed]))

@@ -64,8 +64,12 @@ class Laboratory:
         return self._trees[name]
 
     def controls(self, mutants: Iterable[Mutant]) -> Iterator[MutantRecord]:
-        """Judge the source as it is the way each is; :class:`LabError` unless all passes."""
-        changes: dict[str, Any] = {"violates": (), "changes": (), "explained": ""}
+        """Judge the source as it is the way each is; :class:`LabError` unless all passes.
+
+        That is by the cases of the requirements that a mutant violates, too: what the unchanged
+        kernel fails there would kill any mutant.
+        """
+        changes: dict[str, Any] = {"changes": (), "explained": ""}
         for finding in self.judge(replace(m, name="control", **changes) for m in mutants):
             if finding.fate is not Fate.SURVIVED or not finding.ran:
                 said = ", ".join(finding.killers[:5]) or finding.reason or "no case ran"
@@ -168,8 +172,17 @@ def run(
     return found
 
 
+def _alike(mutants: Iterable[Mutant]) -> Iterator[Mutant]:
+    """Yield one of those that are judged alike, which violates all that one of them does."""
+    groups: dict[tuple[object, ...], list[Mutant]] = {}
+    for m in mutants:
+        groups.setdefault((m.package, m.vendor, m.cpu, m.cases, m.churn), []).append(m)
+    for group in groups.values():
+        violated = {requirement for mutant in group for requirement in mutant.violates}
+        yield replace(group[0], violates=tuple(sorted(violated)))
+
+
 def _judged(lab: Laboratory, todo: Sequence[Mutant]) -> Iterator[MutantRecord]:
     if lab.options.control:
-        alike = {(m.package, m.vendor, m.cpu, m.cases, m.churn): m for m in todo}
-        yield from lab.controls(alike.values())
+        yield from lab.controls(_alike(todo))
     yield from lab.judge(todo)
