@@ -363,6 +363,19 @@ def test_a_survivor_faces_all_themes(monkeypatch):
     assert asked == [("R14",), judging.THEMES]
 
 
+def test_long_cases_face_those_that_name_them(monkeypatch):
+    asked = []
+
+    def play(kernel, mutant, cases, collector, options):
+        asked.append({case.thorough for case in cases})
+
+    monkeypatch.setattr(judging, "_play", play)
+    monkeypatch.setattr(judging, "_check", play)
+    for mutant in (ONE, replace(ONE, cases=("R72",))):
+        judging._boot(mutant, image_of("k"), ("R72",), judging.Options())
+    assert asked == [{False}, {False, True}]
+
+
 def test_a_control_faces_what_those_violate_that_are_judged_alike(
     laboratory, monkeypatch, tmp_path
 ):

@@ -98,6 +98,8 @@ def _boot(mutant: Mutant, kernel: Kernel, cases: tuple[str, ...], options: Optio
     collector = Collector(options.enough)
     result: LabResult | None = None
     chosen = choose(CASES, cases).cases
+    if not mutant.cases:  # a long one may take longer than a case has here: it killed any mutant
+        chosen = [case for case in chosen if not case.thorough]
     is_played = player.is_there() and all(map(is_playable, chosen))
     with suppress(Enough):
         judged = _play if is_played else _check
