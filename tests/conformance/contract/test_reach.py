@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vmm.conformance.contract.history import HISTORY
-from vmm.conformance.contract.reach import REACHES, can_show
+from vmm.conformance.contract.history import HISTORY, OPEN
+from vmm.conformance.contract.reach import REACHES, can_show, lacking
 from vmm.conformance.contract.signatures import SIGNATURES
 
 SVM = {"vendor_module": "kvm_amd", "parameters": {"kvm_amd": {"nrips": "1", "lbrv": "1"}}}
@@ -57,3 +57,11 @@ def test_a_reach_is_of_a_bug_that_can_show_and_agrees_with_the_history() -> None
     for entry in {reach.id for reach in REACHES}:
         first = next(reach.since for reach in REACHES if reach.id == entry)
         assert HISTORY[entry].affected.startswith(f"{first}..")
+
+
+def test_a_release_lacks_what_was_mended_after_it_and_what_is_open():
+    assert set(OPEN) < set(lacking("6.1"))
+    assert {"B07", "B10"} <= set(lacking("6.1")), "mended in 6.12 and 6.11"
+    assert not {"B05", "B06"} & set(lacking("6.1")), "mended in 5.16 and 5.18"
+    assert lacking("99.0") == OPEN
+    assert "B10" in lacking("6.9") and "B10" not in lacking("6.11"), "as numbers, not as text"

@@ -54,6 +54,12 @@ def can_show(entry: str, host: Mapping[str, Any]) -> bool:
     return any(way.holds(host) for way in ways or [Reach(entry, HISTORY[entry].affected)])
 
 
+def lacking(release: str) -> tuple[str, ...]:
+    """Return the entries that upstream's ``release`` ("6.1") has no fix for, the open ones too."""
+    fixes = HISTORY.values()
+    return tuple(f.id for f in fixes if f.is_open or _version(f.fixed_in) > _version(release))
+
+
 def _version(text: str) -> tuple[int, ...]:
     """Return the version with which a text begins, or () where it begins with none."""
     found = _VERSION.match(text)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vmm.conformance.c.tape import is_playable
 from vmm.conformance.cases import CASES
-from vmm.conformance.contract.history import OPEN
+from vmm.conformance.contract.reach import lacking
 from vmm.conformance.host.told import lacks_of
 from vmm.conformance.judge import recording
 from vmm.conformance.judge.selection import choose
@@ -73,7 +73,8 @@ class Options:
 def judge(mutant: Mutant, image: bytes, options: Options) -> MutantRecord:
     """Boot what was built of a mutant, and return its record.
 
-    What an open entry of the history explains is not the mutant's doing, and kills nobody.
+    What the history explains, and the unchanged kernel has no fix for, is not the mutant's doing,
+    and kills nobody.
 
     The cases of the requirements that it violates are asked first; they are few and to the point.
     """
@@ -112,7 +113,8 @@ def _check(
 ) -> LabResult:
     """Have a msrward in the guest judge."""
     ids = (case.id for case in cases)
-    how = ("--json", "--known=open", f"--timeout={options.case_timeout:g}")
+    known = ",".join(lacking(mutant.release))
+    how = ("--json", f"--known={known}", f"--timeout={options.case_timeout:g}")
     argv = ("python3", "-m", "vmm", "check", *how, *ids)
     return machine.boot(
         *(kernel, mutant.vendor, argv),
@@ -129,7 +131,9 @@ def _play(
     row = vendors.of(mutant.vendor)
     emulated = not machine.emulator_of(mutant.vendor).accelerated
     jobs = WORKERS_A_CPU * row.cpus
-    how = recording.Options(jobs, options.case_timeout, known=OPEN, vendor=row.module)
+    how = recording.Options(
+        jobs, options.case_timeout, known=lacking(mutant.release), vendor=row.module
+    )
     played = Played(cases, how, lacks_of(row.lacks) if emulated else {})
 
     def line(text: str) -> None:

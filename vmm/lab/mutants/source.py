@@ -62,6 +62,11 @@ class Mutant:
     cpu: str = ""
 
     @property
+    def release(self) -> str:
+        """What its source is of, as upstream counts: "6.1"."""
+        return (self.package or package()).rpartition("-")[2]
+
+    @property
     def digest(self) -> str:
         """What its changes are, in a few hex digits: a changed mutant is another one."""
         return hashlib.sha256(repr(self.changes).encode()).hexdigest()[:16]
