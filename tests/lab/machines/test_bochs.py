@@ -1,5 +1,6 @@
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -98,6 +99,13 @@ def test_bochs_blinks_with_no_cursor_on_a_terminal_that_nobody_reads(tmp_path, m
     argv = (sys.executable, "-P", "-c", drawn)
     said = subprocess.run(argv, capture_output=True, text=True, env=dict(command.environment))
     assert said.stdout == "[None, None, None, None]\n"
+
+
+def test_bochs_gets_no_alarm_whose_handler_waits_for_the_lock_of_its_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(bochs.images, "read", lambda image: KERNEL)
+    boot = Boot(Kernel("k", "6.6", tmp_path), "vmx", b"", "quiet", 1)
+    command = bochs.command(Emulator("bochs", (3, 0), ("bochs",), Path("/")), boot, tmp_path)
+    assert command.blocked == {signal.SIGALRM}
 
 
 def test_bochs_that_was_built_here_has_no_screen_at_all(tmp_path, monkeypatch):

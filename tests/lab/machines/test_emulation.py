@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,17 @@ def test_a_deadline_ends_it(tmp_path):
     went, _, records = go(tmp_path, "exec sleep 1000", timeout=0.3)
     assert went.expired
     assert records.status is None
+
+
+def test_a_blocked_signal_stays_outside(tmp_path):
+    """It is blocked in the emulator, whatever handler that sets up, and not in us."""
+    handles = "trap 'echo handled' ALRM; kill -ALRM $$; echo went on; printf 'nokvm\\n' >ttyS1"
+    said = [
+        run(replace(script(handles), blocked=blocked), tmp_path, Console(), Records(), 20.0).said
+        for blocked in (frozenset(), frozenset({signal.SIGALRM}))
+    ]
+    assert [text.split() for text in said] == [["handled", "went", "on"], ["went", "on"]]
+    assert signal.SIGALRM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_hours_in_which_nobody_ran_are_not_its_deadline(tmp_path, monkeypatch):

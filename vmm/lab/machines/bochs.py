@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 from vmm.lab import vendors
@@ -20,6 +21,9 @@ _SPEED = 20_000_000
 # cursor gets 18 bytes each time it blinks, until the kernel holds no more and Bochs sleeps for
 # ever in a write: after ten minutes or so. A dumb one gets nothing.
 _TERMINAL = "dumb"
+# Each second the handler of its alarm logs how fast it is. Where that interrupts what logs itself,
+# it waits for ever for the lock of the log (bx_show_ips_handler; once in some 50 suites).
+_BLOCKED = frozenset({signal.SIGALRM})
 
 _CONFIGURATION = """\
 config_interface: textconfig
@@ -57,6 +61,7 @@ def command(emulator: Emulator, boot: Boot, work: Path) -> Command:
     return Command(
         (*emulator.command, "-q", "-f", "bochsrc"),
         {**dict(emulator.environment), "TERM": _TERMINAL},
+        _BLOCKED,
     )
 
 

@@ -41,10 +41,11 @@ class Boot:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """An emulator's command line, and the variables to add to the environment."""
+    """An emulator's command line, the variables to add to its environment, the signals to block."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
+    blocked: frozenset[signal.Signals] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +176,7 @@ def _emulator(command: Command, work: Path) -> Iterator[tuple[int, subprocess.Po
         why = f"no pseudo-terminal for the emulator: {error.strerror}"
         raise LabError(f"{why}; mount one: mount -t devpts devpts /dev/pts") from None
     os.set_blocking(terminal, False)
+    ours = signal.pthread_sigmask(signal.SIG_BLOCK, command.blocked)  # a mask outlives an exec
     try:
         process = subprocess.Popen(
             (*_ends_with_us(), *command.argv),
@@ -186,6 +188,7 @@ def _emulator(command: Command, work: Path) -> Iterator[tuple[int, subprocess.Po
             start_new_session=True,
         )
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, ours)
         os.close(inner)
     with suppress(ProcessLookupError):  # what it writes itself, a log say, is bounded as well
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (FLOOD, FLOOD))
