@@ -87,12 +87,14 @@ static void note(struct mw_exit *exit, const struct kvm_run *run, uint32_t step)
 	exit->rdx = regs->rdx;
 }
 
+/* Scribbling makes the exit one of the other access, too: the kernel knows what it asked. */
 static void answer(struct kvm_run *run, const struct mw_reply *reply)
 {
 	run->msr.error = reply->error;
 	run->msr.data = reply->data;
 	if (!reply->scribble)
 		return;
+	run->exit_reason ^= KVM_EXIT_X86_RDMSR ^ KVM_EXIT_X86_WRMSR;
 	memset(run->msr.pad, 0xa5, sizeof(run->msr.pad));
 	run->msr.reason = 0xa5a5a5a5;
 	run->msr.index = 0xa5a5a5a5;

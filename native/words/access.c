@@ -9,7 +9,8 @@ static void answer(int id, struct reply reply)
 
 	run->msr.data = reply.data;
 	run->msr.error = reply.error;
-	if (reply.scribble) {
+	if (reply.scribble) {	/* the exit becomes one of the other access, too */
+		run->exit_reason ^= KVM_EXIT_X86_RDMSR ^ KVM_EXIT_X86_WRMSR;
 		memset(run->msr.pad, 0xa5, sizeof(run->msr.pad));
 		run->msr.reason = run->msr.index = 0xa5a5a5a5;
 	}

@@ -137,8 +137,8 @@ CASES = (
     ),
     Case(
         "completion.scribbled_fields_ignored",
-        "Only data and error are the answer: reason, index and pad written by userspace do not "
-        "count.",
+        "Only data and error are the answer: exit_reason, reason, index and pad that userspace "
+        "wrote do not count.",
         "R63 R60 R61",
         *play(
             TELL,

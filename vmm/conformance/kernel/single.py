@@ -28,6 +28,7 @@ from vmm.conformance.language.script import (
     Taken,
     is_plain,
 )
+from vmm.decode import RDMSR, WRMSR
 from vmm.errors import KvmError
 from vmm.exits import Exit, IoExit, RdmsrExit, WrmsrExit
 from vmm.guest import Guest, start_registers
@@ -254,6 +255,7 @@ def answer(vcpu: Vcpu, reply: Reply) -> None:
     if reply.error:
         vcpu.fail(reply.error)
     if reply.scribble:
+        vcpu.kvm_run.exit_reason ^= RDMSR ^ WRMSR
         msr = vcpu.kvm_run.msr
         msr.reason = msr.index = 0xA5A5A5A5
         msr.pad = b"\xa5" * 7

@@ -17,7 +17,8 @@ REPLY = 0x1122_3344_5566_7788
 class Reply(Word):
     """What userspace writes to ``kvm_run.msr`` before it re-enters: data, and the error byte.
 
-    ``scribble`` also overwrites reason, index and pad, which the kernel must ignore (R63).
+    ``scribble`` also overwrites reason, index and pad, and has ``exit_reason`` name the other
+    access: all that the kernel must ignore (R63).
     """
 
     value: u64 = REPLY
