@@ -126,6 +126,15 @@ static void set_parameter(const char *name, struct cursor tape, int is_own)
 	close(fd);
 }
 
+/* Somebody finds out whether the host has what cases need: none of them begins before he says. */
+static int is_asking(int jobs)
+{
+	for (int i = 0; i < jobs; i++)
+		if (workers[i].pid && workers[i].record >= 0 && records[workers[i].record].kind == NEED)
+			return 1;
+	return 0;
+}
+
 static void play_all(int jobs, int is_own)
 {
 	__u32 next = 0;
@@ -137,7 +146,7 @@ static void play_all(int jobs, int is_own)
 		for (int i = 0; i < at_once && idle < 0; i++)
 			if (!workers[i].pid || (workers[i].record < 0 && !workers[i].is_killed && !workers[i].is_spent))
 				idle = i;
-		if (next == n_records || idle < 0 || record->kind == PARAMETER) {
+		if (next == n_records || idle < 0 || record->kind == PARAMETER || is_asking(jobs)) {
 			if (wait_for_workers(jobs))
 				continue;
 			if (next == n_records)

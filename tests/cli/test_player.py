@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from vmm.conformance.cases import CASES
+
 BIN = Path(sys.executable).parent
 
 
@@ -31,6 +33,17 @@ def trace(has_kvm, has_userfaultfd, tmp_path_factory):
 
 def judge(trace, tmp_path, *globs):
     return run("msrward", "judge", "-", *globs, "-o", tmp_path / "records", data=trace)
+
+
+def test_no_case_begins_before_it_is_known_what_the_host_lacks(trace):
+    stalled = sum(case.id.startswith("stalled.") for case in CASES)
+    lines = [line.split() for line in trace.splitlines()]
+    needs = int(lines[-1][1]) - stalled
+    first = next(at for at, line in enumerate(lines) if line[:2] == [b"begin", b"%d" % needs])
+    assert needs > 0
+    assert [line[1] for line in lines[:first] if line[0] == b"done"] == [
+        b"%d" % need for need in range(needs)
+    ]
 
 
 def test_the_verdict_is_that_of_a_check(trace, tmp_path):
