@@ -242,6 +242,17 @@ MISTAKES = {
         "shadows.long_interrupt*",
     ),
     "handler_returns_nowhere": ("regs.rip = frame.rip;", ";", "shadows.protected_nmi*"),
+    "no_rex_but_another_byte": ("{ 0x48, 0x0f, is_write", "{ 0x90, 0x0f, is_write", "forms.rex_*"),
+    "rex_is_of_the_other_access": (
+        "is_write ? 0x30 : 0x32",
+        "is_write ? 0x32 : 0x30",
+        "forms.rex_*",
+    ),
+    "form_has_no_end": (
+        "memcpy(vm.memory + at + size, end, sizeof(end));",
+        ";",
+        "forms.registers_of_rex",
+    ),
     "nmi_stays_masked": ("events.nmi.masked = 0;", ";", "shadows.real_nmi*"),
 }
 """What is written wrong in one file of ``native/words``, and the cases that are to see it."""

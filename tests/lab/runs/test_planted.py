@@ -1,4 +1,4 @@
-"""Mistakes planted in the words for nested state show in the lab, which alone can execute them."""
+"""Mistakes planted in words that the lab alone can execute show there: nested state, WRMSRNS."""
 
 import shutil
 import subprocess
@@ -17,7 +17,6 @@ from vmm.lab.machines import emulators
 from vmm.lab.runs import check, order
 
 NATIVE = Path(__file__).parents[3] / "native"
-PLACE = "words/restored.c"
 # None of them shows B36, which no kernel here has a fix for.
 NAMES = (
     *("registers", "saved_in_l1", "saved_at_an_exit", "saved_at_an_end", "l1_first", "values"),
@@ -44,6 +43,24 @@ MISTAKES = {
 }
 """What is written wrong in ``words/restored.c``."""
 
+FORMS = [
+    case
+    for case in CASES
+    # No kernel here has a fix for B12, which tsc_deadline shows.
+    if case.id.startswith("forms.wrmsrns_") and "deadline" not in case.id
+]
+IN_FORMS = {
+    "right": ("", "", {Verdict.PASS}),
+    # That is no WRMSRNS: the probe finds none, and the reason says so.
+    "another_opcode": ("{ 0x0f, 0x01, 0xc6 }", "{ 0x0f, 0x01, 0xc7 }", {Verdict.SKIP}),
+    "always_the_same_msr": (
+        "access.rip = WRMSRNS;",
+        "access.rip = WRMSRNS;\n\taccess.rcx = 0x474f4f00;",
+        {Verdict.PASS, Verdict.FAIL},
+    ),
+}
+"""What is written wrong in ``words/forms.c``, and the verdicts of the cases on VMX."""
+
 
 @pytest.fixture(scope="module")
 def kernel():
@@ -55,22 +72,22 @@ def kernel():
         pytest.skip(str(error))
 
 
-def verdicts(kernel, player, directory, monkeypatch):
+def verdicts(kernel, player, directory, monkeypatch, vendor="svm", cases=SOME):
     monkeypatch.setenv("MSRWARD_PLAYER", str(player))
     how = order.Inner(timeout=SECONDS)
-    chosen = Chosen(SOME, len(CASES))
-    ordered = order.Order(kernel, "svm", chosen, how, executor="player", again=False)
+    chosen = Chosen(cases, len(CASES))
+    ordered = order.Order(kernel, vendor, chosen, how, executor="player", again=False)
     check.check(ordered, View(), directory)
     return {name: record["verdict"] for name, record in load(directory).cases.items()}
 
 
-def build(into, old="", new=""):
+def build(into, old="", new="", place="words/restored.c"):
     if not shutil.which("cc"):
         pytest.skip("no C compiler (cc) to build a wrong player with")
     native = shutil.copytree(NATIVE, into / "native")
-    text = (native / PLACE).read_text()
+    text = (native / place).read_text()
     assert not old or text.count(old) == 1
-    (native / PLACE).write_text(text.replace(old, new) if old else text)
+    (native / place).write_text(text.replace(old, new) if old else text)
     command = ["cc", "-O0", "-w", "-static", "-pthread", native / "player.c", "-o", into / "player"]
     made = subprocess.run(command, capture_output=True, text=True)
     if "cannot find" in made.stderr:
@@ -89,3 +106,15 @@ def test_a_mistake_is_found(kernel, mistake, tmp_path, monkeypatch):
     seen = verdicts(kernel, build(tmp_path, *MISTAKES[mistake]), tmp_path / "o", monkeypatch)
     assert len(seen) == len(SOME)
     assert {Verdict.FAIL, Verdict.ERROR, Verdict.TIMEOUT} & {*seen.values()}, mistake
+
+
+@pytest.mark.parametrize("mistake", IN_FORMS)
+def test_a_mistake_in_the_forms_is_found(kernel, mistake, tmp_path, monkeypatch):
+    try:
+        emulators.find("bochs")
+    except LabError as error:
+        pytest.skip(str(error))
+    old, new, expected = IN_FORMS[mistake]
+    player = build(tmp_path, old, new, "words/forms.c")
+    seen = verdicts(kernel, player, tmp_path / "o", monkeypatch, "vmx", FORMS)
+    assert {*seen.values()} == expected and len(seen) == len(FORMS)
