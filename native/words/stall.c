@@ -45,8 +45,13 @@ static void begin_install(const char *name, void (*work)(const void *), const vo
 static void resume_install(const char *name, int fails)
 {
 	struct stall *stall = find_stall(name);
-	struct uffdio_range range = { (unsigned long)stall->page, PAGE };
+	struct uffdio_range range = { .len = PAGE };
 
+	if (!stall) {
+		errno = ESRCH;
+		die(name);
+	}
+	range.start = (unsigned long)stall->page;
 	if (!fails)
 		give(stall->page, stall->bits);
 	else if (mprotect(stall->page, PAGE, PROT_NONE) < 0 || ioctl(uffd, UFFDIO_WAKE, &range) < 0)
