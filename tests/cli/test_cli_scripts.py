@@ -1,6 +1,7 @@
 """The commands beside check: fuzz, export, run, stress and churn, as a user calls them."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -23,14 +24,20 @@ def a_case():
     return next(case for case in CASES if case.id.startswith("rollback."))
 
 
-def test_an_exported_case_compiles_and_passes(has_kvm, tmp_path):
+@pytest.mark.parametrize("name", ["repro.c", "sent on.c"])
+def test_an_exported_case_passes_by_the_command_in_its_head(has_kvm, tmp_path, name):
     if not shutil.which("cc"):
         pytest.skip("no cc")
-    source = tmp_path / "repro.c"
-    assert msrward("export", a_case().id, "-o", source).returncode == 0
-    subprocess.run(["cc", "-Wall", "-o", tmp_path / "repro", source], check=True)
-    ran = subprocess.run([tmp_path / "repro"], capture_output=True, text=True, timeout=60)
-    assert ran.returncode == 0 and "PASS" in ran.stdout, ran.stdout
+    assert msrward("export", a_case().id, "-o", tmp_path / name).returncode == 0
+    (command,) = re.findall(r"^ \* (cc .*)$", (tmp_path / name).read_text(), re.M)
+    words = ["sh", "-c", command]
+    ran = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0 and "PASS" in ran.stdout, ran
+
+
+def test_a_head_tells_of_no_file_that_a_compiler_takes_for_another_language(tmp_path):
+    assert msrward("export", a_case().id, "-o", tmp_path / "repro.txt").returncode == 0
+    assert " -o repro repro.c && ./repro\n" in (tmp_path / "repro.txt").read_text()
 
 
 def test_a_saved_case_is_run_and_can_fail(has_kvm, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,13 +45,16 @@ def _export(args: argparse.Namespace) -> int:
     from vmm.conformance.language import codec
 
     case = _one(args.case)
+    to: Path | None = args.output
     write = codec.dump if args.json else selftest_source if args.selftest else c_source
+    if write is c_source and to is not None and to.suffix == ".c":
+        write = partial(c_source, file=to.name)
     try:
         text = write(case)
     except ValueError as error:
         return complain(str(error))
-    if args.output:
-        args.output.write_text(text)
+    if to is not None:
+        to.write_text(text)
     else:
         say(text.rstrip("\n"))
     return DONE

@@ -10,6 +10,7 @@ open (``returned(1, high=ANY)``) may leave anything.
 from __future__ import annotations
 
 import json
+import shlex
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -30,10 +31,11 @@ HAS = {"single_step", "upper_rcx", "emulated_shadow", spoiled.NEED}
 NOT_YET = (s.blocked, s.never)
 
 
-def c_source(what: Case | s.Script, title: str = "") -> str:
+def c_source(what: Case | s.Script, title: str = "", file: str = "repro.c") -> str:
     """Return the program; ValueError with one line for a need that no word in C can find out.
 
-    A case's program judges; a script's, like that of a case that observes, only shows.
+    A case's program judges; a script's, like that of a case that observes, only shows. Its head
+    says how ``file`` is built and run.
     """
     if isinstance(what, Case):
         title = title or f"{what.id}: {what.sentence}"
@@ -46,12 +48,13 @@ def c_source(what: Case | s.Script, title: str = "") -> str:
     cut = s.steps(script, trace) if trace is not None else []
     data = "\n".join(line for each in _numbered(script) for line in _data(*each, script, cut))
     body = [words.includes(), *words.needed(data + main), data, main]
-    head = _head(title, about, threads="pthread_create(" in "\n".join(body))
+    head = _head(title, about, file, threads="pthread_create(" in "\n".join(body))
     return "\n\n".join([head, *(part.strip("\n") for part in body if part.strip())]) + "\n"
 
 
-def _head(title: str, about: list[str], *, threads: bool) -> str:
-    command = f" * cc -Wall -Wextra{' -pthread' * threads} -o repro repro.c && ./repro"
+def _head(title: str, about: list[str], file: str, *, threads: bool) -> str:
+    built, source = (shlex.quote(name) for name in (file.removesuffix(".c"), file))
+    command = f" * cc -Wall -Wextra{' -pthread' * threads} -o {built} {source} && ./{built}"
     text = [line for each in (title, *about) if each for line in (*_comment(each), " *")]
     statuses = " * Ends with 0 PASS, 1 FAIL, 2 could not be run, 4 skipped."
     lines = ["/*", *text, statuses, command, " */"]
