@@ -115,11 +115,12 @@ def test_a_case_of_the_catalogue_has_its_program():
     from vmm.conformance.cases import CASES
 
     name = CASES[0].id
-    assert "int main(void)" in reports._program({"id": name})
+    program = reports._program({"id": name}, "sent.c")
+    assert "int main(void)" in program and " -o sent sent.c && ./sent\n" in program
     with pytest.raises(ValueError, match="no such case"):
-        reports._program({"id": "no.such"})
+        reports._program({"id": "no.such"}, "a.c")
     with pytest.raises(ValueError, match="cannot read"):
-        reports._program({"id": "x", "file": "/nowhere.json"})
+        reports._program({"id": "x", "file": "/nowhere.json"}, "a.c")
 
 
 def test_the_help_names_every_format():

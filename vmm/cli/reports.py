@@ -109,17 +109,17 @@ def _told(given: Sequence[str]) -> Told:
     return Told(words(" ".join([os.environ.get("MSRWARD_KCIDB", ""), *given])), _program)
 
 
-def _program(record: CaseRecord) -> str:
+def _program(record: CaseRecord, file: str) -> str:
     from vmm.conformance.c.export import c_source
     from vmm.conformance.cases import CASES
     from vmm.conformance.judge.selection import UnknownCase, saved_case
 
     if "file" in record:
         try:
-            return c_source(saved_case(Path(record["file"])))
+            return c_source(saved_case(Path(record["file"])), file=file)
         except UnknownCase as error:
             raise ValueError(str(error)) from None
     case = next((each for each in CASES if each.id == record["id"]), None)
     if case is None:
         raise ValueError("this version has no such case")
-    return c_source(case)
+    return c_source(case, file=file)

@@ -43,7 +43,7 @@ RECORDS = [
     {**CASE, "id": "a.d", "verdict": "SKIP", "reason": "no irqchip", "need": "irqchip"},
     END,
 ]
-TOLD = formats.Told({"origin": "me"}, lambda record: f"/* {record['id']} */")
+TOLD = formats.Told({"origin": "me"}, lambda record, _: f"/* {record['id']} */")
 ODD = [
     *(None, True, -1, 1 << 70, 0.5, 1e308, "", "x", [], {}, [[]], {"a": {}}, "\x1b[2J", "\ud800"),
     *(

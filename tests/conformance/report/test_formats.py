@@ -30,7 +30,7 @@ HOST = {
 }
 END = {"status": 1, "splats": [], "interrupted": False, "counts": {}, "seconds": 1.0, "lost": 0}
 LAB = {"vendor": "vmx", "emulator": "qemu 11", "append": ""}
-TOLD = Told({"origin": "me"}, lambda record: f"/* {record['id']} */\n")
+TOLD = Told({"origin": "me"}, lambda record, file: f"/* {record['id']}: {file} */\n")
 
 
 def case(name, verdict="PASS", **more):
@@ -239,7 +239,7 @@ def test_a_mail_is_plain_of_72_columns_with_programs_attached():
     assert max(map(len, lines)) <= mail.WIDTH
     names = [part.get_filename() for part in programs]
     assert "m.fail.c" in names and len(names) <= mail.ATTACHED
-    assert programs[names.index("m.fail.c")].get_content() == "/* m.fail */\n"
+    assert programs[names.index("m.fail.c")].get_content() == "/* m.fail: m.fail.c */\n"
     assert "6.12.9" in message["Subject"] and "base64" not in text
 
 
@@ -251,7 +251,7 @@ def test_what_a_guest_that_died_did_not_tell_is_unknown(format_):
 
 
 def test_a_mail_says_why_a_program_is_missing():
-    def none(_):
+    def none(*_):
         raise ValueError("it has no form in C")
 
     assert "it has no form in C" in mail.render([ALL], none)

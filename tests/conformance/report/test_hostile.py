@@ -195,7 +195,7 @@ def runs(tmp_path_factory):
     return found
 
 
-def program(record):
+def program(record, _):
     """A program with the hostile id in it; for some cases there is none, for a hostile reason."""
     if len(record["id"]) % 3 == 0:
         raise ValueError(f"no C of {record['id']}")

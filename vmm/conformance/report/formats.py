@@ -12,7 +12,7 @@ from vmm.conformance.records.saved import Saved, must_not_be_of
 from vmm.conformance.report import html, junit, kcidb, lava, mail, markdown, table, tap, tmt
 
 
-def _none(_: object) -> str:
+def _none(_: object, file: str) -> str:
     raise ValueError("this report was made without them")
 
 

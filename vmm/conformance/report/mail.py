@@ -24,8 +24,10 @@ ATTACHED = 4
 """The causes whose first case is shown in full and attached as a program: lists take no heaps."""
 _POLICY = SMTP.clone(linesep="\n", cte_type="8bit", max_line_length=998)
 
-Program = Callable[[CaseRecord], str]
-"""What returns the C program of a case's record; ValueError says why there is none."""
+Program = Callable[[CaseRecord, str], str]
+"""What returns the C program of a case's record, which is to be in a file of that name; ValueError
+says why there is none.
+"""
 
 
 def render(runs: Sequence[Saved], program: Program) -> str:
@@ -62,7 +64,8 @@ def _programs(found: Sequence[Cause], program: Program) -> dict[str, tuple[str, 
     programs: dict[str, tuple[str, str]] = {}
     for case in (cause.first for cause in found):
         try:
-            programs[case["id"]] = (program(case), "") if "script" in case else ("", "")
+            has_form = "script" in case
+            programs[case["id"]] = (program(case, _file(case["id"])) if has_form else "", "")
         except ValueError as error:
             programs[case["id"]] = ("", str(error))
     return programs
