@@ -57,6 +57,27 @@ def test_output_before_the_exit_is_not_lost(tmp_path):
     assert not went.expired
 
 
+@pytest.mark.parametrize("end", ["printf 'nokvm\\n' >ttyS1; touch over; exec sleep 1000", "exit 3"])
+def test_a_long_output_before_the_end_is_not_lost(tmp_path, end):
+    """A terminal gives 4 KiB a read, so much is still to come when we see the end."""
+
+    def wait_for_the_end():
+        while not (tmp_path / "over").exists() and alive(int((tmp_path / "pid").read_text())):
+            time.sleep(0.001)
+
+    (tmp_path / "all").write_text("".join(f"line {number}\n" for number in range(1000)))
+    console = Console()
+    went = run(
+        script(f"echo $$ >pid; cat all >ttyS0; cat all; {end}"),
+        tmp_path,
+        console,
+        Records(),
+        20.0,
+        listener=Listener(tick=wait_for_the_end),
+    )
+    assert went.said.split()[-1] == console.tail[-1].split()[-1] == "999"
+
+
 def test_a_deadline_ends_it(tmp_path):
     went, _, records = go(tmp_path, "exec sleep 1000", timeout=0.3)
     assert went.expired

@@ -123,6 +123,7 @@ class _Running:
             for key, _ in self.selector.select(patience.slice()):
                 self._take(key.fd)
             self.listener.tick()
+        self._drain()
         text = self.said.decode(errors="replace")
         return Run(self.boot_seconds, time.monotonic() - begin, not is_left, text)
 
@@ -137,22 +138,33 @@ class _Running:
     def _take(self, descriptor: int) -> None:
         if descriptor == self.exited_fd:
             self.gone = True
-            for rest in (self.console_fd, self.records_fd, self.terminal_fd):
-                self._read(rest)
         else:
             self._read(descriptor)
 
-    def _read(self, descriptor: int) -> None:
+    def _drain(self) -> None:
+        """Read what was said before the end and is not read yet: `select` need not tell of it.
+
+        A terminal gives at most 4 KiB a read, and `select` may miss what its kernel worker has not
+        moved yet; a read never does. Bounded, for an emulator that has not ended may go on.
+        """
+        for descriptor in (self.console_fd, self.records_fd, self.terminal_fd):
+            for _ in range(_CHUNK // 1024):
+                if not self._read(descriptor):
+                    break
+
+    def _read(self, descriptor: int) -> bool:
+        """Take what there is; return whether there was anything."""
         try:
             data = os.read(descriptor, _CHUNK)
-        except (BlockingIOError, OSError):
-            return
+        except OSError:  # nothing there, or no one who could write more
+            return False
         if descriptor == self.console_fd:
             self.console.feed(data)
         elif descriptor == self.records_fd:
             self.records.feed(data)
         else:
             self.said = (self.said + data)[-_CHUNK:]
+        return bool(data)
 
 
 @contextmanager
