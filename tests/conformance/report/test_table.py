@@ -24,6 +24,9 @@ def column(release, *cases, vendor="svm", status=0, **end):
     return table.Column(release, vendor, Saved(Path("r"), {"release": release}, dict(cases), ended))
 
 
+COMPAT = "install_compat(default_allow())"
+B09 = {"script": [COMPAT], "trace": ["rejected(ENOTTY)"], "step": 1, "action": COMPAT}
+B09 |= {"expected": ["done"], "seen": ["rejected(ENOTTY)"]}
 FAILED = {"step": 1, "action": "a & b", "expected": ["done"], "seen": ["<x>"]}
 COLUMNS = [
     column("5.10.0-1", case("r.a", "FAIL", **FAILED), case("q.x", observation="1"), status=1),
@@ -48,7 +51,19 @@ def test_a_requirement_is_as_good_as_its_worst_case():
 def test_the_report_marks_changes_and_explains_failures():
     shown = "\n".join(table.report(COLUMNS))
     assert "R14" in shown and "*PASS" in shown and "*B" in shown
-    assert "b318e8decf6b" in shown
+    assert "no known kernel bug explains 1 case, the first is r.a" in shown
+
+
+def test_what_explains_a_requirement_is_what_explains_its_cases():
+    """A bug may break a requirement that it is not known for, on some kernels alone."""
+    lacks = column("5.10", case("c.a", "FAIL", "R57", **B09), case("c.b", "FAIL", "R57", **B09))
+    good = column("6.1", case("c.a", "PASS", "R57"), case("c.b", "PASS", "R57"))
+    (line,) = table.explanations([lacks, good])
+    assert "fixed by" in line and "(v6.1); where it fails the kernel lacks it" in line
+    assert "no known" not in line
+    new = column("6.1", case("c.a", "FAIL", "R57", **FAILED), case("c.b", "XFAIL", "R57", **FAILED))
+    (line,) = table.explanations([lacks, new, new])
+    assert "(v6.1)" in line and line.endswith("explains 1 case, the first is c.a")
 
 
 def test_a_requirement_fails_by_cases_that_are_about_it_alone():

@@ -247,13 +247,21 @@ UNEXPLAINED = "no known kernel bug explains this"
 """What is said of a failure that is news."""
 
 
-def explain(requirement_ids: Iterable[str]) -> tuple[str, ...]:
-    """Return one line for each distinct requirement that a kernel broke, in the order given.
+def explain(name: str, entries: Iterable[str], unexplained: Sequence[str] = ()) -> str:
+    """Return one line for a requirement that one or more kernels broke.
 
-    A line has the requirement in words and the commits whose absence explains the failure. It
-    never raises: an id that is not in the contract gets a line that says so.
+    It has the requirement in words and what broke it: the ``entries`` of the history that explain
+    cases about it, and how many cases are ``unexplained``, by their ids. It never raises: an id
+    that is not in the contract gets a line that says so.
     """
-    return tuple(_line(name) for name in dict.fromkeys(requirement_ids))
+    if name not in REQUIREMENTS:
+        return f"{name}: not a requirement of the contract"
+    known = [HISTORY[entry] for entry in entries]
+    parts = [_cause(known, "where it fails the kernel")] if known else []
+    if unexplained:
+        count = f"{len(unexplained)} case{'' if len(unexplained) == 1 else 's'}"
+        parts.append(f"no known kernel bug explains {count}, the first is {unexplained[0]}")
+    return f"{name}: {REQUIREMENTS[name].sentence}. {'; '.join(parts)}"
 
 
 def explain_case(requirement_ids: Sequence[str], entry: str = "") -> tuple[str, ...]:
@@ -274,27 +282,20 @@ def explain_case(requirement_ids: Sequence[str], entry: str = "") -> tuple[str, 
 def _case_line(name: str, entry: str) -> str:
     broken = REQUIREMENTS.get(name)
     if broken is None:
-        return _line(name)
+        return f"{name}: not a requirement of the contract"
     if entry in HISTORY:
-        return f"{name}: {broken.sentence}. {_cause([HISTORY[entry]])}"
+        return f"{name}: {broken.sentence}. {_cause([HISTORY[entry]], 'this kernel')}"
     known = f"; what has broken {name} elsewhere: {', '.join(broken.history)}"
     return f"{name}: {broken.sentence}. {UNEXPLAINED}{known if broken.history else ''}"
 
 
-def _line(name: str) -> str:
-    entry = REQUIREMENTS.get(name)
-    if entry is None:
-        return f"{name}: not a requirement of the contract"
-    return f"{name}: {entry.sentence}. {_cause([HISTORY[fix] for fix in entry.history])}"
-
-
-def _cause(known: list[Fix]) -> str:
+def _cause(known: Sequence[Fix], who: str) -> str:
     fixes = [f"{fix.commit[:12]} (v{fix.fixed_in})" for fix in known if not fix.is_open]
     issues = [f"{fix.id} {fix.title} ({fix.affected})" for fix in known if fix.is_open]
     parts = []
     if fixes:
         lacking = "it or undid it" if len(fixes) == 1 else "one of them or undid it"
-        parts.append(f"fixed by {' or '.join(fixes)}; this kernel lacks {lacking}")
+        parts.append(f"fixed by {' or '.join(fixes)}; {who} lacks {lacking}")
     if issues:
         parts.append(f"open, no kernel has a fix: {'; '.join(issues)}")
-    return "; or ".join(parts) or UNEXPLAINED
+    return "; or ".join(parts)

@@ -11,11 +11,12 @@ from string import ascii_uppercase
 from typing import Any
 
 from vmm.conformance.contract.requirements import REQUIREMENTS, explain
+from vmm.conformance.records.causes import explains
 from vmm.conformance.records.results import FILE
 from vmm.conformance.records.saved import Saved
 from vmm.conformance.records.schema import CaseRecord
 from vmm.conformance.records.status import Status
-from vmm.conformance.records.summary import broken, by_requirement
+from vmm.conformance.records.summary import by_requirement
 from vmm.conformance.records.verdict import Verdict
 
 
@@ -167,9 +168,22 @@ def observations(columns: Sequence[Column]) -> list[Row]:
 
 
 def explanations(columns: Sequence[Column]) -> list[str]:
-    """Return a line for each requirement that fails anywhere: what the contract knows of it."""
-    failing = {name for column in columns for name in broken(column.cases.values())}
-    return [*explain(name for name in REQUIREMENTS if name in failing)]
+    """Return a line for each requirement that fails anywhere: what explains the cases about it."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for column in columns:
+        host = column.saved.host if column.saved else {}
+        for case in column.cases.values():
+            if "observation" not in case and case["verdict"].is_violation:
+                entries = found.setdefault(case["requirements"][0], {})
+                entries.setdefault(explains(case, host), []).append(case["id"])
+    names = sorted(found, key=lambda name: (name not in REQUIREMENTS, name))
+    return [_explanation(name, found[name]) for name in names]
+
+
+def _explanation(name: str, found: Mapping[str, Sequence[str]]) -> str:
+    """Return the line for a requirement whose cases failed by these entries, by none if ""."""
+    news = tuple(dict.fromkeys(found.get("", ())))  # a case is one, on however many kernels
+    return explain(name, sorted(entry for entry in found if entry), news)
 
 
 def report(columns: Sequence[Column], *, by_case: bool = False) -> list[str]:
