@@ -20,6 +20,7 @@ from vmm.conformance.kernel.patience import Patience
 from vmm.lab.errors import LabError
 from vmm.lab.kernels.kernels import Kernel
 from vmm.lab.machines.console import FLOOD, Console, Records
+from vmm.lab.machines.pulse import Pulse
 
 _CHUNK = 1 << 16
 
@@ -65,13 +66,15 @@ class Listener:
 class Run:
     """How a run went: seconds to the payload's start (None if it never started) and to the end.
 
-    `said` is what the emulator itself printed; `expired` that the deadline ended the run.
+    `said` is what the emulator itself printed; `expired` that the deadline ended the run, `frozen`
+    that it was ended since the emulator did nothing any more (`Pulse`).
     """
 
     boot_seconds: float | None
     total_seconds: float
     expired: bool
     said: str
+    frozen: bool = False
 
 
 def run(
@@ -85,9 +88,9 @@ def run(
 ) -> Run:
     """Run the emulator, whose serial ports are the files ttyS0 and ttyS1 in `work`.
 
-    Returns when the records are finished, the kernel has panicked, the emulator has exited or
-    `timeout` seconds have passed in which we were not stopped. Whatever happens, the emulator is
-    gone afterwards.
+    Returns when the records are finished, the kernel has panicked, the emulator has exited or is
+    frozen, or `timeout` seconds have passed in which we were not stopped. Whatever happens, the
+    emulator is gone afterwards.
     """
     with ExitStack() as stack:
         serial = [stack.enter_context(_fifo(work / name)) for name in ("ttyS0", "ttyS1")]
@@ -98,7 +101,8 @@ def run(
         for descriptor in (*serial, terminal, exited):
             watch.register(descriptor, selectors.EVENT_READ)
         descriptors = (serial[0], serial[1], terminal, exited)
-        return _Running(*descriptors, watch, console, records, listener or Listener()).go(timeout)
+        told, pulse = listener or Listener(), Pulse(process.pid)
+        return _Running(*descriptors, watch, console, records, told, pulse).go(timeout)
 
 
 @dataclass
@@ -111,8 +115,10 @@ class _Running:
     console: Console
     records: Records
     listener: Listener
+    pulse: Pulse
     said: bytes = b""
     gone: bool = False
+    frozen: bool = False
     boot_seconds: float | None = None
 
     def go(self, timeout: float) -> Run:
@@ -120,12 +126,14 @@ class _Running:
         self.records.on_kvm = lambda: self._start(time.monotonic() - begin)
         patience = Patience(timeout)
         while (is_left := bool(patience)) and not self._over():
-            for key, _ in self.selector.select(patience.slice()):
+            for key, _ in (ready := self.selector.select(patience.slice())):
                 self._take(key.fd)
+            self.frozen = not ready and self.pulse.is_frozen()
             self.listener.tick()
         self._drain()
         text = self.said.decode(errors="replace")
-        return Run(self.boot_seconds, time.monotonic() - begin, not is_left, text)
+        seconds = time.monotonic() - begin
+        return Run(self.boot_seconds, seconds, not is_left, text, self.frozen)
 
     def _start(self, seconds: float) -> None:
         self.boot_seconds = seconds
@@ -133,7 +141,8 @@ class _Running:
 
     def _over(self) -> bool:
         console = self.console
-        return self.gone or self.records.finished or console.panicked or console.flooded
+        over = self.gone or self.frozen or self.records.finished
+        return over or console.panicked or console.flooded
 
     def _take(self, descriptor: int) -> None:
         if descriptor == self.exited_fd:

@@ -19,7 +19,7 @@ from vmm.lab.initramfs import archive as initramfs
 from vmm.lab.initramfs import player
 from vmm.lab.initramfs.player import Playing
 from vmm.lab.kernels.kernels import Kernel
-from vmm.lab.machines import bochs, nesting, qemu
+from vmm.lab.machines import bochs, nesting, pulse, qemu
 from vmm.lab.machines.console import FLOOD, Console, Records
 from vmm.lab.machines.emulation import Boot, Command, Listener, Run, run
 from vmm.lab.machines.emulators import Emulator, find
@@ -219,13 +219,19 @@ def _judge(console: Console, records: Records, went: Run) -> tuple[Outcome, str]
         return Outcome.NO_KVM, _why_no_kvm(records.refused)
     if console.panicked:
         return Outcome.PANIC, "the guest kernel panicked"
-    if console.flooded or not went.expired:
-        flood = f"the guest kernel wrote more than {FLOOD >> 20} MiB to its console"
-        lost = f"the emulator exited after {seconds} without a result"
-        return Outcome.LOST, records.damaged or (flood if console.flooded else lost)
+    if not went.expired or console.flooded:
+        return Outcome.LOST, records.damaged or _why_lost(console, went)
     if went.boot_seconds is None:
         return Outcome.HANG, f"the guest kernel did not start the command within {seconds}"
     return Outcome.TIMEOUT, f"the command did not end within {seconds}"
+
+
+def _why_lost(console: Console, went: Run) -> str:
+    if console.flooded:
+        return f"the guest kernel wrote more than {FLOOD >> 20} MiB to its console"
+    if went.frozen:
+        return f"the emulator froze: it used no CPU for {pulse.FROZEN:.0f} s"
+    return f"the emulator exited after {went.total_seconds:.0f} s without a result"
 
 
 def _why_no_kvm(refused: tuple[str, str] | None) -> str:
