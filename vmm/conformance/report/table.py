@@ -174,8 +174,9 @@ def explanations(columns: Sequence[Column]) -> list[str]:
         host = column.saved.host if column.saved else {}
         for case in column.cases.values():
             if "observation" not in case and case["verdict"].is_violation:
-                entries = found.setdefault(case["requirements"][0], {})
-                entries.setdefault(explains(case, host), []).append(case["id"])
+                for name in case["requirements"][:1]:
+                    entries = found.setdefault(name, {})
+                    entries.setdefault(explains(case, host), []).append(case["id"])
     names = sorted(found, key=lambda name: (name not in REQUIREMENTS, name))
     return [_explanation(name, found[name]) for name in names]
 
