@@ -37,6 +37,8 @@ READ = {
     "KVM_GET_VCPU_EVENTS": (0x9F, "kvm_vcpu_events"),
     "KVM_GET_DEBUGREGS": (0xA1, "kvm_debugregs"),
     "KVM_GET_XCRS": (0xA6, "kvm_xcrs"),
+    "KVM_GET_XSAVE": (0xA4, "kvm_xsave"),
+    "KVM_GET_FPU": (0x8C, "kvm_fpu"),
 }
 WRITTEN = {
     "KVM_SET_USER_MEMORY_REGION": (0x46, "kvm_userspace_memory_region"),
@@ -55,6 +57,8 @@ WRITTEN = {
     "KVM_SET_VCPU_EVENTS": (0xA0, "kvm_vcpu_events"),
     "KVM_SET_DEBUGREGS": (0xA2, "kvm_debugregs"),
     "KVM_SET_XCRS": (0xA7, "kvm_xcrs"),
+    "KVM_SET_XSAVE": (0xA5, "kvm_xsave"),
+    "KVM_SET_FPU": (0x8D, "kvm_fpu"),
     "KVM_ENABLE_CAP": (0xA3, "kvm_enable_cap"),
     "KVM_XEN_HVM_CONFIG": (0x7A, "kvm_xen_hvm_config"),
 }

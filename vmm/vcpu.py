@@ -143,6 +143,22 @@ class Vcpu(Entry, KvmFile):
         """Set ``struct kvm_xcrs``."""
         self._set("struct kvm_xcrs", xcrs, "KVM_SET_XCRS")
 
+    def get_xsave(self) -> Any:
+        """Return ``struct kvm_xsave`` (a copy): 4 KiB as XSAVE lays them out (api.rst 4.42)."""
+        return self._get("struct kvm_xsave *", "KVM_GET_XSAVE")
+
+    def set_xsave(self, xsave: Any) -> None:
+        """Set ``struct kvm_xsave``."""
+        self._set("struct kvm_xsave", xsave, "KVM_SET_XSAVE")
+
+    def get_fpu(self) -> Any:
+        """Return ``struct kvm_fpu`` (a copy)."""
+        return self._get("struct kvm_fpu *", "KVM_GET_FPU")
+
+    def set_fpu(self, fpu: Any) -> None:
+        """Set ``struct kvm_fpu``."""
+        self._set("struct kvm_fpu", fpu, "KVM_SET_FPU")
+
     def get_msrs(self, indices: Iterable[int]) -> dict[int, int]:
         """Return the values of the MSRs up to the first that this host refuses."""
         msrs = structs.msr_table(dict.fromkeys(indices, 0))

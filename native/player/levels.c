@@ -61,6 +61,8 @@ static void rewrite_of(struct cursor *tape)
 		{ KVM_GET_SREGS, KVM_SET_SREGS }, { KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS },
 		{ KVM_GET_MP_STATE, KVM_SET_MP_STATE }, { KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS },
 		{ KVM_GET_XCRS, KVM_SET_XCRS }, { KVM_GET_REGS, KVM_SET_REGS },
+		{ KVM_GET_XSAVE, KVM_SET_XSAVE }, { KVM_GET_FPU, KVM_SET_FPU },
+		{ KVM_GET_LAPIC, KVM_SET_LAPIC },
 	};
 	int id = used_vcpu(tape), state = below(tape, sizeof(states) / sizeof(states[0]));
 

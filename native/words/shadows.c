@@ -30,7 +30,7 @@ static void get_vcpu_events(int id)
 /* Read a state of the vCPU and set the very same: KVM_GET_*, KVM_SET_*. */
 static void rewrite(int id, unsigned long get, unsigned long set)
 {
-	__u64 state[64];	/* struct kvm_xcrs is the largest */
+	__u64 state[512];	/* struct kvm_xsave is the largest */
 
 	if (ioctl(vm.vcpus[id].fd, get, state) < 0)
 		saw_error(errno);

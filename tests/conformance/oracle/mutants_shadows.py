@@ -19,19 +19,19 @@ def _no_db_behind_mov_ss(self: ExitRules, access: s.Access, event: s.Event) -> s
     return ExitRules.done(self, replace(access, single_step=False) if silent else access, event)
 
 
-def _loses_completion(self: ShadowRules, vcpu: VcpuState, action: s.Rewrite) -> s.Step:
+def _loses_completion(self: ShadowRules, vm: VmState, vcpu: VcpuState, action: s.Rewrite) -> s.Step:
     if action.what == "sregs":
         vcpu.stage, vcpu.outcome = Stage.COMPLETED, s.wrote
     return (s.done,)
 
 
-def _loses_fault(self: ShadowRules, vcpu: VcpuState, action: s.Rewrite) -> s.Step:
+def _loses_fault(self: ShadowRules, vm: VmState, vcpu: VcpuState, action: s.Rewrite) -> s.Step:
     if vcpu.stage is Stage.COMPLETED and vcpu.outcome == s.gp and action.what == "vcpu_events":
         vcpu.outcome = s.wrote
     return (s.done,)
 
 
-def _refuses(self: ShadowRules, vcpu: VcpuState, action: s.Rewrite) -> s.Step:
+def _refuses(self: ShadowRules, vm: VmState, vcpu: VcpuState, action: s.Rewrite) -> s.Step:
     return (s.rejected(22) if vcpu.stage is Stage.EXITED else s.done,)
 
 
@@ -74,10 +74,10 @@ def _smi_loses_fault(self: ShadowRules, vcpu: VcpuState, outcome: s.Event) -> s.
     return s.wrote if was_sent and event == s.gp else event
 
 
-def _smi_dropped(self: ShadowRules, vcpu: VcpuState, action: s.Rewrite) -> s.Step:
+def _smi_dropped(self: ShadowRules, vm: VmState, vcpu: VcpuState, action: s.Rewrite) -> s.Step:
     if action.what == "vcpu_events":
         vcpu.injected = tuple(each for each in vcpu.injected if each != s.SMI)
-    return ShadowRules.rewrite(self, vcpu, action)
+    return ShadowRules.rewrite(self, vm, vcpu, action)
 
 
 def _smi_before_completion(self: ExitRules, vcpu: VcpuState, reply: s.Reply | None) -> s.Event:
@@ -91,7 +91,9 @@ def _busy(self: HostRules, vm: VmState, action: s.GetMpState) -> s.Step:
     return (s.got(3),) if vcpu.stage is Stage.EXITED else HostRules.get_mp_state(self, vm, action)
 
 
-def _drops_what_is_pending(self: ShadowRules, vcpu: VcpuState, action: s.Rewrite) -> s.Step:
+def _drops_what_is_pending(
+    self: ShadowRules, vm: VmState, vcpu: VcpuState, action: s.Rewrite
+) -> s.Step:
     if action.what == "regs" and vcpu.stage is Stage.EXITED:
         vcpu.stage, vcpu.outcome = Stage.COMPLETED, s.wrote
     return (s.done,)

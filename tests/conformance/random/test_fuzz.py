@@ -382,7 +382,7 @@ def _is_harmless(write):
 @pytest.mark.parametrize("levels", ("", "svm"))
 def test_what_opens_msrs_is_drawn_where_it_may_be(levels):
     draw, written = Random(5).randrange, set()
-    for script in (random_script(draw, levels=levels) for _ in range(600)):
+    for script in (random_script(draw, levels=levels) for _ in range(1200)):
         cut = zip(script, steps(script, Model().predict(script)), strict=True)
         for action, step in cut:
             access = s.innermost(action)

@@ -168,7 +168,7 @@ NEVER_DRAWN = {
 
 def test_every_action_is_drawn_or_is_said_not_to_be() -> None:
     below = Random(7).randrange
-    drawn = {type(action) for _ in range(200) for action in random_script(below)}
+    drawn = {type(action) for _ in range(400) for action in random_script(below)}
     drawn |= {type(s.innermost(action)) for script in scripts() for action in script}
     drawn |= {type(action) for script in scripts() for action in script}
     assert drawn | NEVER_DRAWN.keys() == {*get_args(s.Action)}

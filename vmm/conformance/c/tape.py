@@ -29,7 +29,7 @@ from vmm.conformance.language.lasting import needs_its_own_vm
 from vmm.conformance.oracle import spoiled
 from vmm.conformance.oracle.refused import asked_alone
 
-VERSION = 0x08098C5F
+VERSION = 0x43D6F034
 """What the layout of every action and each line of a trace come to, as a test computes it: no other
 tape is played, and no other player's trace is judged."""
 MAGIC = b"MSRWTAPE"

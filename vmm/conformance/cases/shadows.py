@@ -22,6 +22,7 @@ from vmm.conformance.cases.words import (
     Row,
     denied,
     play,
+    with_apic,
 )
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.domains import After, Mode, VcpuPart
@@ -314,6 +315,7 @@ def _host_cases() -> Iterator[Case]:
                 "and before the guest runs on, changes nothing.",
                 ("R40 " if emulated else "") + "R68 R64",
                 *play(
+                    *with_apic(what),
                     TELL,
                     DENY_A,
                     *(

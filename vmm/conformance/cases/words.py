@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from errno import EFAULT
 
-from vmm.conformance.language.domains import Caller
+from vmm.conformance.language.domains import Caller, VcpuPart
 from vmm.conformance.language.script import (
     REPLY,
     Access,
@@ -16,6 +16,8 @@ from vmm.conformance.language.script import (
     Event,
     Wrmsr,
     begin_install,
+    create_irqchip,
+    create_vcpu,
     done,
     enable_exits,
     enter_l2,
@@ -88,6 +90,11 @@ def done_install(msr_filter: MsrFilter) -> Row:
 def bad_install(msr_filter: MsrFilter, errno: int) -> Row:
     """Return the row of an install that fails with ``errno``."""
     return (install(msr_filter), rejected(errno))
+
+
+def with_apic(what: VcpuPart) -> tuple[Row, ...]:
+    """Return the rows that make a VM whose first vCPU has that state: an APIC is the kernel's."""
+    return ((create_irqchip(), done), (create_vcpu(0), done)) if what == "lapic" else ()
 
 
 def denied(index: int, vcpu: int = 0) -> Row:

@@ -67,7 +67,9 @@ Instruction = Literal[
     "rsm",
 ]
 """What uses MSRs without being RDMSR or WRMSR, as the assembler calls it."""
-VcpuPart = Literal["sregs", "vcpu_events", "mp_state", "debugregs", "xcrs", "regs"]
+VcpuPart = Literal[
+    "sregs", "vcpu_events", "mp_state", "debugregs", "xcrs", "regs", "xsave", "fpu", "lapic"
+]
 Interrupter = Literal["immediate_exit", "signal", "debugger"]
 """A debugger has the guest single-step: ``KVM_RUN`` ends with KVM_EXIT_DEBUG behind the access."""
 

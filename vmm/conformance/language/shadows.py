@@ -28,7 +28,11 @@ class GetVcpuEvents(Word):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Rewrite(Word):
-    """The host reads a state of the vCPU and sets the very same: ``KVM_GET_*``, ``KVM_SET_*``."""
+    """The host reads a state of the vCPU and sets the very same: ``KVM_GET_*``, ``KVM_SET_*``.
+
+    The vCPU may be stopped in an access or between two. "lapic" is EINVAL without an in-kernel APIC
+    (api.rst 4.57).
+    """
 
     what: VcpuPart
     vcpu: VcpuId = 0

@@ -101,6 +101,9 @@ def _effect(action: s.Action) -> Effect:  # noqa: PLR0911, PLR0912 - one a kind 
             return Effect(begins=_begun(action))
         case s.ScribbleBitmaps():
             return Effect(needs=frozenset({FILTER}))
+        case s.Rewrite():  # an INIT that is pending is taken by some of them
+            kinds = ("park", "spin", "asleep", "init")
+            return Effect(bars=frozenset((each, action.vcpu) for each in kinds))
         case s.SendInit():
             bars = frozenset((each, action.vcpu) for each in ("park", "spin", "asleep"))
             return Effect(bars=bars, begins=frozenset({("init", action.vcpu)}))
@@ -166,7 +169,7 @@ def _thing(action: s.Action) -> Thing | None:  # noqa: PLR0911 - one a kind of w
     match action:
         case s.Inject():
             return ("placed", action.vcpu)
-        case s.GetVcpuEvents() | s.Rewrite():
+        case s.GetVcpuEvents():
             return ("access", action.vcpu)
         case s.GetRegs() | s.SetRegs() | s.Complete() | s.Finish():
             return ("access", action.vcpu)

@@ -103,7 +103,7 @@ class Model:
             case s.GetVcpuEvents():
                 return self.shadows.events(vm.vcpu(action.vcpu))
             case s.Rewrite():
-                return self.shadows.rewrite(vm.vcpu(action.vcpu), action)
+                return self.shadows.rewrite(vm, vm.vcpu(action.vcpu), action)
             case s.Inject():
                 return self.shadows.inject(vm, vm.vcpu(action.vcpu), action)
             case s.GetTaken():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from errno import EINVAL
+
 from vmm.conformance.language import script as s
 from vmm.conformance.oracle.state import NO_REGS, Stage, VcpuState, VmState
 
@@ -48,11 +50,12 @@ class ShadowRules:
         """R61, R68: what the error byte asks for is in the vCPU's state."""
         return outcome.vector
 
-    def rewrite(self, vcpu: VcpuState, action: s.Rewrite) -> s.Step:
+    def rewrite(self, vm: VmState, vcpu: VcpuState, action: s.Rewrite) -> s.Step:
         """R67, R68: what was so stays so; but KVM_SET_REGS drops an exception that is queued."""
         if action.what == "regs" and vcpu.stage is Stage.COMPLETED:
             vcpu.stage = Stage.UNSURE
-        return (s.done,)
+        lacks_apic = action.what == "lapic" and not vm.has_irqchip
+        return (s.rejected(EINVAL) if lacks_apic else s.done,)
 
     def inject(self, vm: VmState, vcpu: VcpuState, action: s.Inject) -> s.Step:
         """R66: what cannot be taken is nobody's promise, nor the order of two."""

@@ -38,7 +38,10 @@ AFTER: tuple[After, ...] = ("nothing", "sti", "mov_ss", "sti_nop")
 EFFECTS: tuple[Instruction, ...] = ("cpuid", "swapgs", "syscall", "sysretq")
 """Instructions that every host has, and that its KVM executes rightly without a filter."""
 
-LOOKED_AT: tuple[VcpuPart, ...] = ("sregs", "vcpu_events", "mp_state", "debugregs")
+LOOKED_AT: tuple[VcpuPart, ...] = (
+    *("sregs", "vcpu_events", "mp_state", "debugregs"),
+    *("xsave", "fpu", "lapic"),
+)
 INTERRUPTERS: tuple[Interrupter, ...] = ("immediate_exit", "signal")
 """A debugger sees where the guest is after anything but an access that just ended well."""
 WINDOW = (X2APIC_FIRST - 1, X2APIC_FIRST, Msr.APIC_ID, X2APIC_LAST, X2APIC_LAST + 1)
@@ -121,9 +124,10 @@ class _Writer:
         elif vcpu in self.stopped and self.dice.below(2):
             self.dice.pick((self.finish, self.complete, self.get_regs, self.look))(vcpu)
         elif vcpu in self.stopped or self.dice.one_in(4):
-            by_host = (self.install, self.enable_exits, self.install_at, self.scribble)
+            filters = (self.install, self.enable_exits, self.install_at, self.scribble)
+            of_vcpu = (self.get_msr, self.set_msr, self.rewrite)
             of_xen = (self.xen_hvm_config, self.get_hypercall_page) if self.xen else ()
-            self.dice.pick((*by_host, self.get_msr, self.set_msr, *of_xen))(vcpu)
+            self.dice.pick((*filters, *of_vcpu, *of_xen))(vcpu)
         elif self.dice.one_in(12):
             self.dice.pick((self.sweep, self.effect))(vcpu)
         elif self.smm and self.dice.one_in(8):
@@ -244,7 +248,10 @@ class _Writer:
         elif self.dice.below(2):
             self.add(s.get_vcpu_events(vcpu))
         else:
-            self.add(s.rewrite(self.dice.pick(LOOKED_AT), vcpu))
+            self.rewrite(vcpu)
+
+    def rewrite(self, vcpu: int) -> None:
+        self.add(s.rewrite(self.dice.pick(LOOKED_AT), vcpu))
 
     def get_regs(self, vcpu: int) -> None:
         self.add(s.get_regs(vcpu))
