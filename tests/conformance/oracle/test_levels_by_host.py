@@ -62,3 +62,12 @@ _MOVES = st.sampled_from(
 @given(st.lists(_MOVES, max_size=14).map(tuple))
 def test_every_way_between_the_levels_has_a_prediction(script: s.Script) -> None:
     assert len(s.steps(script, Model().predict(script))) == len(script)
+
+
+def test_where_the_host_plays_xen_a_call_of_l1_is_its_own() -> None:
+    """A VMCALL or VMMCALL is KVM_EXIT_XEN then; that of L2 is L1's all the same."""
+    plays, is_not = s.xen_hvm_config(0x474F4F00, flags=s.XEN_INTERCEPT), s.xen_hvm_config(0)
+    assert Model().predict([is_not, LEAVE]) == (s.done, s.done)
+    assert Model().predict([plays, LEAVE]) == (s.done, s.whatever)
+    calls = Model().predict([plays, ENTER, LEAVE])
+    assert calls[-1] == s.l1_exit("hypercall")

@@ -220,9 +220,11 @@ class LevelRules:
     # --- exit ----------------------------------------------------------------------------------
 
     def leave(self, model: Rest, vm: VmState, action: s.LeaveL2) -> s.Step:
-        """Return L1's exit; in L1 it is a call of KVM."""
-        if vm.vcpu(action.vcpu).l2 is None:
-            return (s.done,)
+        """Return L1's exit; in L1 it is a call of KVM, or of the host where it plays Xen."""
+        vcpu = vm.vcpu(action.vcpu)
+        if vcpu.l2 is None:
+            is_xens = vm.xen is not None and vm.xen.flags & s.XEN_INTERCEPT
+            return self.unsure(vcpu) if is_xens else (s.done,)
         return self.exit(model, vm, action.vcpu, s.L1Exit("hypercall"))
 
     def exit(self, model: Rest, vm: VmState, number: int, event: s.L1Exit) -> s.Step:
