@@ -7,7 +7,7 @@ Each brings MSRs of its own; a filter says no to all of them, whichever came fir
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from vmm.conformance.cases.fastpath import NO_INTERRUPT, X2APIC
@@ -48,6 +48,7 @@ IBRS, LBR_ON, TRACE_ON, AMX = 1, 1, 1, 1 << 18
 class Condition:
     """One condition, in words and in rows; ``opens`` is the MSR and value that the guest writes.
 
+    With ``by_host`` the host sets it instead, as it does for a guest that has come from elsewhere.
     ``early`` comes before the vCPU, ``late`` after it. ``parts`` are the MSRs that it is about.
     """
 
@@ -57,11 +58,15 @@ class Condition:
     late: tuple[Row, ...] = ()
     opens: tuple[Msr, int] | None = None
     needs: tuple[str, ...] = ()
+    by_host: bool = False
 
     @property
     def made(self) -> tuple[Row, ...]:
         """The rows that bring it about."""
-        written: tuple[Row, ...] = ((wrmsr(*self.opens), unfiltered),) if self.opens else ()
+        written: tuple[Row, ...] = ()
+        if self.opens:
+            sets: Row = (set_msr(*self.opens), done)
+            written = (sets,) if self.by_host else ((wrmsr(*self.opens), unfiltered),)
         return (*self.early, (create_vcpu(0), done), TELL_FILTER, *self.late, *written)
 
 
@@ -141,6 +146,13 @@ CONDITIONS = {
         needs=("pt",),
     ),
 }
+CONDITIONS |= {
+    f"{name}_by_the_host": replace(
+        condition, words=f"{condition.words} by KVM_SET_MSRS", by_host=True
+    )
+    for name, condition in CONDITIONS.items()
+    if condition.opens
+}
 
 
 def _cut(kind: Kind, part: Part, opened: int) -> Iterator[Part]:
@@ -155,7 +167,7 @@ def _cut(kind: Kind, part: Part, opened: int) -> Iterator[Part]:
 
 def _swept(condition: Condition, parts: tuple[Part, ...]) -> Iterator[Row]:
     """Yield the rows that read and write every MSR of ``parts``, all of which are denied."""
-    opened = condition.opens[0] if condition.opens else -1
+    opened = condition.opens[0] if condition.opens and not condition.by_host else -1
     for kind in ("rdmsr", "wrmsr"):
         pieces = [piece for part in parts for piece in _cut(kind, part, opened) if piece[1] > 0]
         has_lbr = any(first <= LBR[0] < first + count for first, count in parts)
@@ -167,7 +179,7 @@ def _rows(condition: Condition, filter_first: bool, parts: tuple[Part, ...]) -> 
     deny = default_deny().allow(A)
     if not filter_first:
         return (*condition.made, done_install(deny), *_swept(condition, parts), denied(A + 1))
-    if condition.opens:
+    if condition.opens and not condition.by_host:
         deny = deny.allow(condition.opens[0], access=WRITE)
     return (done_install(deny), *condition.made, *_swept(condition, parts), denied(A + 1))
 

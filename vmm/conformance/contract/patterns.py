@@ -55,9 +55,13 @@ TWICE = (
     r"\nrestore_nested\([^\n]*-> done"
 )
 BACK_IN_L1 = r"[\s\S]*l1_exit(?![\s\S]*\n(?:enter_l2|restore_nested|fresh_vm)\()"
-LBR_ON = r"wrmsr\((?:0x1d9|Msr\.IA32_DEBUGCTL\w*), (?:0x)?[0-9a-f]*[13579bdf]\b[\s\S]*install"
+LBR_ON = (
+    r"(?:wr|set_)msr\((?:0x1d9|Msr\.IA32_DEBUGCTL\w*), (?:0x)?[0-9a-f]*[13579bdf]\b[\s\S]*install"
+)
 SPEC_CTRL = r"(?:0x48|Msr\.IA32_SPEC_CTRL)"
-SPEC_CTRL_PASSED = rf"wrmsr\({SPEC_CTRL}, (?:0x)?0*[1-9a-f][^\n]*-> wrote[\s\S]*\ninstall"
+SPEC_CTRL_PASSED = (
+    rf"(?:wr|set_)msr\({SPEC_CTRL}, (?:0x)?0*[1-9a-f][^\n]*-> (?:wrote|done)[\s\S]*\ninstall"
+)
 # Among MSRs that are denied it alone passes.
 SPEC_CTRL_ALONE = (
     rf"swept\(\((?:run\([\w.]+, \w+, 'FILTER'\), )?run\({SPEC_CTRL}, 1, 'PASSED'\)"

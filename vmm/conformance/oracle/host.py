@@ -32,6 +32,15 @@ class Rest(Protocol):
         """What one MSR writes to memory."""
 
 
+OPENED: dict[int, set[int]] = {
+    Msr.IA32_SPEC_CTRL: {1},
+    Msr.IA32_DEBUGCTLMSR: {1},
+    Msr.IA32_RTIT_CTL: {1},
+    Msr.IA32_XFD: {1 << 18},
+}
+"""What turns on a feature that has KVM pass MSRs; a script that sets it needs the feature."""
+
+
 class HostRules:
     """MSRs read and written by the host, the vCPUs that it makes, INIT and CPUID."""
 
@@ -54,6 +63,8 @@ class HostRules:
             vcpu.msrs[index] = value
         elif index == Msr.IA32_APICBASE and value in APIC_BASES and vm.has_irqchip:
             vcpu.place_apic(action.vcpu, value)
+        elif value in OPENED.get(index, ()):
+            vcpu.forget(index)
         else:
             vcpu.forget(index)
             return (s.whatever,)
