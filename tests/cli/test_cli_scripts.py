@@ -165,3 +165,9 @@ def test_what_is_wrong_with_a_scripts_words_is_one_line(command, capsys):
         command.main(["--nonesuch"])
     said = capsys.readouterr().err
     assert ended.value.code == 2 and said.count("\n") == 1 and "--nonesuch" in said
+
+
+def test_a_glob_that_no_case_has_is_one_line_and_builds_nothing(capsys):
+    assert mutants.main(["svm.halves_swapped", "--cases", "nonesuch.*"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "no case matches 'nonesuch.*'" in said

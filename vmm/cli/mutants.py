@@ -13,7 +13,9 @@ from vmm.cli import options as words
 from vmm.cli.guarded import ended
 from vmm.cli.output import complain
 from vmm.cli.parser import script
+from vmm.conformance.cases import CASES
 from vmm.conformance.judge.check import Trouble
+from vmm.conformance.judge.selection import UnknownCase, choose
 from vmm.conformance.records.status import DONE, Status
 from vmm.lab import cache
 from vmm.lab.errors import LabError
@@ -40,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.list:
         print("\n".join(_card(mutant) for mutant in chosen))
         return DONE
+    try:
+        choose(CASES, args.cases or ())
+    except UnknownCase as error:
+        return complain(str(error))
     on = "interrupted; --resume goes on"
     return ended(lambda: _run(chosen, args), LabError, Trouble, OSError, interrupted=on)
 
