@@ -1,4 +1,4 @@
-"""A host that sets a vCPU's state: what the filter denies stays denied, and a new one comes (R72).
+"""What a host does to a vCPU behind an install: the new filter is in force all the same (R72).
 
 A VMM that saves, resets or migrates a vCPU sets its state between two entries. KVM reads much of
 it anew then, and what it makes of that is its own: the MSR bitmap is the filter's all the same, and
@@ -15,6 +15,7 @@ from vmm.conformance.cases.words import (
     DATA,
     ENTERS,
     HELD,
+    TELL,
     TELL_FILTER,
     A,
     Row,
@@ -28,13 +29,22 @@ from vmm.conformance.cases.words import (
 from vmm.conformance.language.case import Case
 from vmm.conformance.language.domains import VcpuPart
 from vmm.conformance.language.script import (
+    ANY,
+    INTERRUPT,
+    NMI,
     REPLY,
     begin,
+    complete,
+    create_vcpu,
     done,
     finish,
+    get_taken,
+    inject,
+    interrupted,
     rdmsr,
     returned,
     rewrite,
+    taken,
     value,
     wrmsr,
     wrote,
@@ -108,4 +118,73 @@ def _of(what: VcpuPart) -> Iterator[Case]:
     )
 
 
-CASES = tuple(case for what in PARTS for case in _of(what))
+_PENDING = rdmsr(A, after="sti_nop")
+_ENDS: Row = (finish(value(REPLY)), returned(REPLY))
+_BETWEEN: dict[str, tuple[str, tuple[Row, ...]]] = {
+    "an_nmi": ("an NMI", ((inject("nmi"), done), _ENDS, (get_taken(), taken(NMI, skew=ANY)))),
+    "an_interrupt": (
+        "an interrupt",
+        ((inject("interrupt"), done), _ENDS, (get_taken(), taken(INTERRUPT, skew=ANY))),
+    ),
+    "a_debugger": (
+        "a debugger, who has the guest single-step",
+        ((complete(value(REPLY), by="debugger"), interrupted), (finish(), returned(REPLY))),
+    ),
+    "a_signal": (
+        "a signal, for which KVM_SET_SIGNAL_MASK is",
+        ((complete(value(REPLY), by="signal"), interrupted), (finish(), returned(REPLY))),
+    ),
+}
+
+
+def _behind(name: str) -> Case:
+    words, rows = _BETWEEN[name]
+    stops: Row = (begin(_PENDING), RdmsrExit(A, FILTER))
+    return Case(
+        f"rewritten.behind_{name}",
+        f"A filter that comes between an exit and its completion is in force behind {words}.",
+        "R72 R64 R66",
+        *play(
+            TELL_FILTER,
+            done_install(_ALLOWS),
+            *_PASS,
+            *(stops, done_install(default_deny().deny(A)), *rows, *_DENIED),
+            *(stops, done_install(_ALLOWS), *rows, *_PASS),
+        ),
+    )
+
+
+_OF_THE_VM: dict[str, tuple[str, str, tuple[Row, Row]]] = {
+    "the_mask": ("KVM_ENABLE_CAP", "R72 R46", (TELL_FILTER, TELL)),
+    "another_vcpu": (
+        "KVM_CREATE_VCPU",
+        "R72 R71",
+        ((create_vcpu(1), done), (create_vcpu(2), done)),
+    ),
+}
+
+
+def _then(name: str) -> Case:
+    words, checks, steps = _OF_THE_VM[name]
+    return Case(
+        f"rewritten.then_{name}",
+        f"A filter that {words} follows reaches a vCPU that has run before.",
+        checks,
+        *play(
+            (create_vcpu(0), done),
+            TELL_FILTER,
+            *_PASS,
+            *(
+                row
+                for (new, then), step in zip(_NEW, steps, strict=True)
+                for row in (done_install(new), step, *then)
+            ),
+        ),
+    )
+
+
+CASES = (
+    *(_then(name) for name in _OF_THE_VM),
+    *(case for what in PARTS for case in _of(what)),
+    *(_behind(name) for name in _BETWEEN),
+)
