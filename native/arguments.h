@@ -32,7 +32,8 @@ static inline Py_ssize_t place_of(PyObject *name, const struct word *words, Py_s
 }
 
 /* Up to n_words arguments, by place or by name; 0 with an error set. */
-static inline int arguments(struct call *call, const struct word *words, Py_ssize_t n_words, PyObject **given)
+static inline int arguments(struct call *call, const struct word *words, Py_ssize_t n_words,
+			    PyObject **given)
 {
 	Py_ssize_t i, n_names = call->names ? PyTuple_Size(call->names) : 0;
 

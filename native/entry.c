@@ -1,8 +1,8 @@
 /* vmm._entry: the one way into a vCPU, as a Python type that Vcpu is made of.
  *
- * On a CPU that comes back from a guest every cache and every prediction is cold, so that each line of
- * Python and each object more would be felt: an exit that is the same as the one before is the same
- * value, without a line of Python. All others are made by _decode, which Vcpu has.
+ * On a CPU that comes back from a guest every cache and every prediction is cold, so that each line
+ * of Python and each object more would be felt: an exit that is the same as the one before is the
+ * same value, without a line of Python. All others are made by _decode, which Vcpu has.
  */
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
@@ -13,8 +13,8 @@
 #include "arguments.h"
 #include "entry.h"
 
-/* last is the value of the last MSR exit, whose reason and kvm_run.msr are last_reason and last_msr;
- * they change only under the GIL. */
+/* last is the value of the last MSR exit, whose reason and kvm_run.msr are last_reason and
+ * last_msr; they change only under the GIL. */
 typedef struct {
 	PyObject_HEAD
 	struct entry in;
@@ -48,7 +48,8 @@ static PyObject *decoded(Entry *vcpu, int reason, const msr_exit *msr)
 	Py_ssize_t size = is_msr ? (Py_ssize_t)sizeof(*msr) : 0;
 	PyObject *exit, *before;
 
-	exit = PyObject_CallMethod((PyObject *)vcpu, "_decode", "iy#", reason, (const char *)msr, size);
+	exit = PyObject_CallMethod((PyObject *)vcpu, "_decode", "iy#", reason,
+				   (const char *)msr, size);
 	if (exit && is_msr) {
 		before = vcpu->last;
 		Py_INCREF(exit);
@@ -83,7 +84,8 @@ static PyObject *run(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObje
 	thread = PyEval_SaveThread();
 	reason = answer_and_enter(&vcpu->in, &answer, &msr);
 	PyEval_RestoreThread(thread);
-	if (vcpu->last && reason == vcpu->last_reason && !memcmp(&msr, &vcpu->last_msr, sizeof(msr))) {
+	if (vcpu->last && reason == vcpu->last_reason &&
+	    !memcmp(&msr, &vcpu->last_msr, sizeof(msr))) {
 		Py_INCREF(vcpu->last);
 		return vcpu->last;
 	}
@@ -101,7 +103,8 @@ static PyObject *reply(PyObject *self, PyObject *const *args, Py_ssize_t n, PyOb
 	PyObject *given[1] = { NULL };
 	uint64_t data = 0;
 
-	if (!arguments(&call, reply_words, 1, given) || (given[0] && !fits(given[0], "reply: data", &data)))
+	if (!arguments(&call, reply_words, 1, given) ||
+	    (given[0] && !fits(given[0], "reply: data", &data)))
 		return NULL;
 	/* After the arguments: the __index__ of one may close the vCPU. */
 	if (!(vcpu->in.state & OPEN))
@@ -194,7 +197,8 @@ static PyType_Spec spec = {
 };
 
 static struct PyModuleDef module = {
-	PyModuleDef_HEAD_INIT, "vmm._entry", "The one way into a vCPU.", -1, NULL, NULL, NULL, NULL, NULL,
+	PyModuleDef_HEAD_INIT, "vmm._entry", "The one way into a vCPU.", -1,
+	NULL, NULL, NULL, NULL, NULL,
 };
 
 PyMODINIT_FUNC PyInit__entry(void)
@@ -204,7 +208,8 @@ PyMODINIT_FUNC PyInit__entry(void)
 	if (!made || !type || !intern(run_words, 2) || !intern(reply_words, 1) ||
 	    PyModule_AddIntConstant(made, "NOT_PENDING", NOT_PENDING) ||
 	    PyModule_AddIntConstant(made, "GONE", GONE) ||
-	    PyModule_AddIntConstant(made, "BUSY", BUSY) || PyModule_AddObjectRef(made, "Entry", type)) {
+	    PyModule_AddIntConstant(made, "BUSY", BUSY) ||
+	    PyModule_AddObjectRef(made, "Entry", type)) {
 		Py_XDECREF(type);
 		Py_XDECREF(made);
 		return NULL;

@@ -1,7 +1,7 @@
 /* One thread at a time in a vCPU, and how that ends. Nothing here knows Python.
  *
- * Whoever runs a vCPU claims it first, so that a second thread is told at once (the kernel would have
- * it wait until the guest exits), and so that a close from another thread finds who is in it.
+ * Whoever runs a vCPU claims it first, so that a second thread is told at once (the kernel would
+ * have it wait until the guest exits), and so that a close from another thread finds who is in it.
  */
 #ifndef MSRWARD_ENTRY_H
 #define MSRWARD_ENTRY_H
@@ -17,14 +17,14 @@
 /* state: one thread is in it; it is open, so that threads may come. */
 enum { IN_USE = 1, OPEN = 2 };
 
-/* What a run ends with besides an exit reason and -errno: nothing waits for the answer; it was closed
- * meanwhile, and who ran it ends it; another thread is in it. */
+/* What a run ends with besides an exit reason and -errno: nothing waits for the answer; it was
+ * closed meanwhile, and who ran it ends it; another thread is in it. */
 enum { NOT_PENDING = -4096, GONE = -4097, BUSY = -4098 };
 
 typedef __typeof__(((struct kvm_run *)0)->msr) msr_exit;
 
-/* is_pending: the last exit was an MSR exit that the kernel has not completed yet. kvm_run cannot say
- * so: after EINTR it still shows the exit that is over (R65). */
+/* is_pending: the last exit was an MSR exit that the kernel has not completed yet. kvm_run cannot
+ * say so: after EINTR it still shows the exit that is over (R65). */
 struct entry {
 	int fd;
 	uint32_t state;

@@ -33,7 +33,8 @@
 static int play_tape(const char *path, int jobs, int is_own)
 {
 	signal(SIGPIPE, SIG_IGN);
-	signal(SIGCHLD, SIG_DFL);	/* ignored, as it may be inherited, no worker would leave a status */
+	/* Ignored, as it may be inherited, no worker would leave a status. */
+	signal(SIGCHLD, SIG_DFL);
 	read_tape(path);
 	open_kvm();
 	tell_facts();
@@ -74,7 +75,8 @@ int main(int argc, char **argv)
 			is_own = 1;
 		else if (!strcmp(argv[i], "-h") || !strcmp(argv[i], "--help"))
 			return usage(stdout), PASS;
-		else if (sscanf(argv[i], "-j%d%c", &jobs, &more) != 1 || jobs < 1 || jobs > MAX_WORKERS)
+		else if (sscanf(argv[i], "-j%d%c", &jobs, &more) != 1 || jobs < 1 ||
+			 jobs > MAX_WORKERS)
 			return usage(stderr);
 	}
 	return i == argc - 1 ? play_tape(argv[i], jobs, is_own) : usage(stderr);

@@ -42,7 +42,8 @@ int mw_ioctl_in_child(int fd, unsigned long number, uintptr_t arg, int compat)
 		return -errno;
 	if (child == 0) {
 		result = compat ? mw_ioctl_compat(fd, number, arg) : mw_ioctl(fd, number, arg);
-		_exit(result < 0 ? -result : result ? 0xff : 0);	/* 0xff: not 0, and no errno */
+		/* 0xff: not 0, and no errno */
+		_exit(result < 0 ? -result : result ? 0xff : 0);
 	}
 	while (waitpid(child, &status, 0) < 0)
 		if (errno != EINTR)
@@ -113,8 +114,8 @@ int mw_drain(struct mw_batch *batch)
 		int reason = mw_run(batch->fd, run);
 		uint64_t step;
 
-		/* Nobody asked for it: SIGSTOP, the freezer, a debugger, a live patch. What was answered is
-		 * complete (R65), and the guest goes on where it was. */
+		/* Nobody asked for it: SIGSTOP, the freezer, a debugger, a live patch. What was
+		 * answered is complete (R65), and the guest goes on where it was. */
 		if (reason == -EINTR)
 			continue;
 		if (reason != KVM_EXIT_X86_RDMSR && reason != KVM_EXIT_X86_WRMSR)

@@ -13,7 +13,7 @@
 #include <linux/userfaultfd.h>
 
 #if !defined(KVM_X86_SET_MSR_FILTER) || !defined(KVM_MSR_EXIT_REASON_FILTER)
-#error linux/kvm.h is older than Linux 5.10, which brought the MSR filter: install newer kernel headers
+#error linux/kvm.h is older than Linux 5.10, which brought the MSR filter: install newer headers
 #endif
 
 /* The members of kvm_run's union have no type names; cffi needs some. */
@@ -99,8 +99,9 @@ struct mw_bulk {
 
 /* A sweep: the guest accesses first, first + stride, ... count of them in this order. Each exit is
  * answered with success (reply for a read), and its reason stands in the access's byte of reasons,
- * or MW_NO_SUCH_EXIT if the exit is not what such an access looks like: another kind, index or data, a
- * reason that is none or more than one, error or pad set, or not further on than the one before. */
+ * or MW_NO_SUCH_EXIT if the exit is not what such an access looks like: another kind, index or
+ * data, a reason that is none or more than one, error or pad set, or not further on than the one
+ * before. */
 struct mw_sweep {
 	int fd;
 	uint32_t exit_reason;
@@ -123,8 +124,8 @@ int mw_kick_handler(int signo);
 int mw_kick(int tid, int signo);
 int mw_blank(void *at, size_t size);
 struct kvm_regs *mw_sync_regs(void *run);
-/* A vCPU that runs until it is stopped, each MSR exit answered with reply; exits are counted and the
- * last one kept (kind, and reason with index), so that another thread can follow it. */
+/* A vCPU that runs until it is stopped, each MSR exit answered with reply; exits are counted and
+ * the last one kept (kind, and reason with index), so that another thread can follow it. */
 struct mw_spin {
 	int fd;
 	int stop;

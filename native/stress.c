@@ -82,8 +82,8 @@ static uint64_t explain(const struct mw_window *window, uint64_t permits, uint64
 	return first && first < cutoff ? cutoff : first;
 }
 
-/* 0 if the outcome is possible, else 1 and it is noted. An access that an install explains
- * raises the cutoff for the later ones of its group: nobody sees the new filter and then the old. */
+/* 0 if the outcome is possible, else 1 and it is noted. An access that an install explains raises
+ * the cutoff for the later ones of its group: nobody sees the new filter and then the old. */
 int mw_judge(struct mw_racer *racer, uint32_t step, uint32_t outcome)
 {
 	const struct mw_step *access = &racer->steps[step];
@@ -259,7 +259,8 @@ static int install(struct mw_installer *me, struct mw_race_vm *vm, const struct 
 }
 
 /* Install one filter after the other, in one VM after the other (an install right after another of
- * the same VM waits 4-20 ms: srcutree.exp_holdoff), until the phase or the limit says to leave. 0, or 1 when a result was not the expected one; then all others leave too. */
+ * the same VM waits 4-20 ms: srcutree.exp_holdoff), until the phase or the limit says to leave.
+ * 0, or 1 when a result was not the expected one; then all others leave too. */
 int mw_race_install(struct mw_installer *me)
 {
 	while (LOAD(*me->phase) == MW_RACE && me->calls < me->limit) {

@@ -2,10 +2,10 @@
  * The words of the language in C: one function a word, and what they are made of.
  *
  * Two programs are made of these files: `msrward export` copies what a case needs of them, down to
- * one readable program, and the player (player.c) is all of them. A word does its step and says what
- * came of it, in the notation of a trace, with saw(). Nothing here waits for time to pass: every
- * step ends with an event of the kernel, or with a deadline. They stand in the order in which each
- * needs those before it.
+ * one readable program, and the player (player.c) is all of them. A word does its step and says
+ * what came of it, in the notation of a trace, with saw(). Nothing here waits for time to pass:
+ * every step ends with an event of the kernel, or with a deadline. They stand in the order in which
+ * each needs those before it.
  */
 #include "words/layout.c"
 #include "words/saw.c"

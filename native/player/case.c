@@ -25,7 +25,9 @@ static void take_vm(int flags)
 {
 	memset(&vm, 0, sizeof(vm));
 	makes_vcpus = flags & MAKES_VCPUS;
-	pooled = flags & KEEPS ? &pool[n_pooled < POOLED ? n_pooled : next_pooled++ % POOLED] : NULL;
+	pooled = NULL;
+	if (flags & KEEPS)
+		pooled = &pool[n_pooled < POOLED ? n_pooled : next_pooled++ % POOLED];
 	if (pooled && n_pooled == POOLED) {
 		vm = pooled->vm;
 		reset_vm();

@@ -91,13 +91,14 @@ static int jobs_of_guest(void)
 
 static int write_text(const char *path, const char *text)
 {
-	int fd = open(path, O_WRONLY | O_CLOEXEC), is_written = fd >= 0 && write(fd, text, strlen(text)) > 0;
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int is_written = fd >= 0 && write(fd, text, strlen(text)) > 0;
 
 	close(fd);
 	return is_written;
 }
 
-/* A memory cgroup for all that follows, where the kernel has them: the root's memory nobody counts. */
+/* A memory cgroup for all that follows, where there are some: the root's memory nobody counts. */
 static void enter_cgroup(void)
 {
 	if (mount("cgroup", "/sys/fs/cgroup", "cgroup2", 0, NULL) < 0 ||

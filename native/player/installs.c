@@ -17,13 +17,13 @@ struct placed {
 static struct placed *last_placed;
 static int has_threads;	/* which may still read the bitmaps of an install */
 
-/* The last byte of a page, and those behind it: a bitmap is aligned to nothing, and crosses pages. */
+/* A page's last byte and those behind it: a bitmap is aligned to nothing, and crosses pages. */
 static __u8 *across_pages(size_t size)
 {
 	return (__u8 *)map_low(PAGE + size) + PAGE - 1;
 }
 
-/* Where the bits of a slot go: to where those of the last install are, as a VMM changes its filter. */
+/* Where the bits of a slot go: where those of the last install are, as a VMM changes its filter. */
 static __u8 *place_of(int slot, size_t size)
 {
 	const struct placed *last = has_threads ? NULL : last_placed;

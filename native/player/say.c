@@ -2,7 +2,8 @@
  * What is written: lines in which nothing is a control byte, on a line that may lose bytes.
  */
 
-enum { MAX_WORKERS = 16, MAX_NEEDS = 64, MAX_TEXTS = 1 << 14, MAX_LINE = 1 << 17, LEAVES_WITHIN = 5000 };
+enum { MAX_WORKERS = 16, MAX_NEEDS = 64, MAX_TEXTS = 1 << 14, MAX_LINE = 1 << 17 };
+enum { LEAVES_WITHIN = 5000 };
 
 
 /* Number the lines, and say how long each is: on a serial line a byte can be lost. */

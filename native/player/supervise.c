@@ -24,7 +24,7 @@ static void bury(struct worker *worker)
 	worker->pid = 0;
 }
 
-/* Who plays it is told where the kernel's log has the same number for him: not in a PID namespace. */
+/* Who plays it is told where the kernel's log has his number too: not in a PID namespace. */
 static void say_begin(const struct worker *worker, __u32 number, int is_own)
 {
 	if (is_own)
@@ -40,7 +40,9 @@ static void assign(struct worker *worker, __u32 number, int is_own)
 		hire(worker);
 	worker->record = number;
 	worker->began = ms_of_clock();
-	worker->patience = patience_of(records[number].kind == CASE ? records[number].deadline : DEADLINE);
+	worker->patience = patience_of(DEADLINE);
+	if (records[number].kind == CASE)
+		worker->patience = patience_of(records[number].deadline);
 	worker->noted = worker->last_text = worker->times = 0;
 	worker->steps[0] = 0;
 	say_begin(worker, number, is_own);
@@ -70,7 +72,8 @@ static int wait_for_workers(int jobs)
 	static int last_beat;
 
 	for (int i = 0; i < jobs; i++) {
-		fds[i] = (struct pollfd){ .fd = workers[i].pid ? workers[i].fd : -1, .events = POLLIN };
+		fds[i].fd = workers[i].pid ? workers[i].fd : -1;
+		fds[i].events = POLLIN;
 		busy += workers[i].pid && (workers[i].record >= 0 || workers[i].is_spent);
 	}
 	if (!busy)
@@ -130,7 +133,8 @@ static void set_parameter(const char *name, struct cursor tape, int is_own)
 static int is_asking(int jobs)
 {
 	for (int i = 0; i < jobs; i++)
-		if (workers[i].pid && workers[i].record >= 0 && records[workers[i].record].kind == NEED)
+		if (workers[i].pid && workers[i].record >= 0 &&
+		    records[workers[i].record].kind == NEED)
 			return 1;
 	return 0;
 }
@@ -144,7 +148,8 @@ static void play_all(int jobs, int is_own)
 		int at_once = next < n_records && record->kind == CASE ? jobs : 1, idle = -1;
 
 		for (int i = 0; i < at_once && idle < 0; i++)
-			if (!workers[i].pid || (workers[i].record < 0 && !workers[i].is_killed && !workers[i].is_spent))
+			if (!workers[i].pid || (workers[i].record < 0 && !workers[i].is_killed &&
+						!workers[i].is_spent))
 				idle = i;
 		if (next == n_records || idle < 0 || record->kind == PARAMETER || is_asking(jobs)) {
 			if (wait_for_workers(jobs))
