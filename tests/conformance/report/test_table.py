@@ -64,6 +64,9 @@ def test_what_explains_a_requirement_is_what_explains_its_cases():
     new = column("6.1", case("c.a", "FAIL", "R57", **FAILED), case("c.b", "XFAIL", "R57", **FAILED))
     (line,) = table.explanations([lacks, new, new])
     assert "(v6.1)" in line and line.endswith("explains 1 case, the first is c.a")
+    two = column("6.1", case("c.a", "FAIL", "R57", **FAILED), case("c.b", "FAIL", "R57", **FAILED))
+    (line,) = table.explanations([two])
+    assert line.endswith(". no known kernel bug explains 2 cases, the first is c.a")
 
 
 def test_a_requirement_fails_by_cases_that_are_about_it_alone():

@@ -247,21 +247,21 @@ UNEXPLAINED = "no known kernel bug explains this"
 """What is said of a failure that is news."""
 
 
-def explain(name: str, entries: Iterable[str], unexplained: Sequence[str] = ()) -> str:
+def explain(name: str, entries: Iterable[str], news: str = "") -> str:
     """Return one line for a requirement that one or more kernels broke.
 
     It has the requirement in words and what broke it: the ``entries`` of the history that explain
-    cases about it, and how many cases are ``unexplained``, by their ids. It never raises: an id
+    cases about it, and ``news``, what is said of those that none explains. It never raises: an id
     that is not in the contract gets a line that says so.
     """
     if name not in REQUIREMENTS:
-        return f"{name}: not a requirement of the contract"
-    known = [HISTORY[entry] for entry in entries]
-    parts = [_cause(known, "where it fails the kernel")] if known else []
-    if unexplained:
-        count = f"{len(unexplained)} case{'' if len(unexplained) == 1 else 's'}"
-        parts.append(f"no known kernel bug explains {count}, the first is {unexplained[0]}")
-    return f"{name}: {REQUIREMENTS[name].sentence}. {'; '.join(parts)}"
+        return _unknown(name)
+    cause = _cause([HISTORY[entry] for entry in entries], "where it fails the kernel")
+    return f"{name}: {REQUIREMENTS[name].sentence}. {'; '.join(filter(None, (cause, news)))}"
+
+
+def _unknown(name: str) -> str:
+    return f"{name}: not a requirement of the contract"
 
 
 def explain_case(requirement_ids: Sequence[str], entry: str = "") -> tuple[str, ...]:
@@ -282,7 +282,7 @@ def explain_case(requirement_ids: Sequence[str], entry: str = "") -> tuple[str, 
 def _case_line(name: str, entry: str) -> str:
     broken = REQUIREMENTS.get(name)
     if broken is None:
-        return f"{name}: not a requirement of the contract"
+        return _unknown(name)
     if entry in HISTORY:
         return f"{name}: {broken.sentence}. {_cause([HISTORY[entry]], 'this kernel')}"
     known = f"; what has broken {name} elsewhere: {', '.join(broken.history)}"

@@ -18,6 +18,7 @@ from vmm.conformance.records.schema import CaseRecord
 from vmm.conformance.records.status import Status
 from vmm.conformance.records.summary import by_requirement
 from vmm.conformance.records.verdict import Verdict
+from vmm.conformance.report.text import plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +185,9 @@ def explanations(columns: Sequence[Column]) -> list[str]:
 def _explanation(name: str, found: Mapping[str, Sequence[str]]) -> str:
     """Return the line for a requirement whose cases failed by these entries, by none if ""."""
     news = tuple(dict.fromkeys(found.get("", ())))  # a case is one, on however many kernels
-    return explain(name, sorted(entry for entry in found if entry), news)
+    count = f"no known kernel bug explains {plural(len(news), 'case')}"
+    said = f"{count}, the first is {news[0]}" if news else ""
+    return explain(name, sorted(entry for entry in found if entry), said)
 
 
 def report(columns: Sequence[Column], *, by_case: bool = False) -> list[str]:
