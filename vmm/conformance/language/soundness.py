@@ -102,11 +102,9 @@ def _effect(action: s.Action) -> Effect:  # noqa: PLR0911, PLR0912 - one a kind 
         case s.ScribbleBitmaps():
             return Effect(needs=frozenset({FILTER}))
         case s.Rewrite():  # an INIT that is pending is taken by some of them
-            kinds = ("park", "spin", "asleep", "init")
-            return Effect(bars=frozenset((each, action.vcpu) for each in kinds))
+            return Effect(bars=_in_run(action.vcpu) | {("init", action.vcpu)})
         case s.SendInit():
-            bars = frozenset((each, action.vcpu) for each in ("park", "spin", "asleep"))
-            return Effect(bars=bars, begins=frozenset({("init", action.vcpu)}))
+            return Effect(bars=_in_run(action.vcpu), begins=frozenset({("init", action.vcpu)}))
         case s.SendSipi():
             return Effect(begins=frozenset({("vector", action.vcpu)}))
         case s.GetMpState() | s.SetMpState():
@@ -127,8 +125,13 @@ def _effect(action: s.Action) -> Effect:  # noqa: PLR0911, PLR0912 - one a kind 
             return Effect(needs=needs, bars=frozenset(stays), ends=ends)
 
 
+def _in_run(vcpu: int) -> frozenset[Thing]:
+    """Return what keeps a vCPU in ``KVM_RUN``, where every other ioctl of it waits."""
+    return frozenset((each, vcpu) for each in ("park", "spin", "asleep"))
+
+
 def _of_mp_state(action: s.GetMpState | s.SetMpState) -> Effect:
-    bars = frozenset((each, action.vcpu) for each in ("park", "spin", "asleep"))
+    bars = _in_run(action.vcpu)
     if isinstance(action, s.GetMpState):
         return Effect(bars=bars)
     vector = {("vector", action.vcpu)} if action.state == s.SIPI_RECEIVED else set()
