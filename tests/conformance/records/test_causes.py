@@ -81,3 +81,14 @@ def test_another_splat_or_an_error_is_explained_by_nothing() -> None:
 def test_what_is_read_back_after_a_write_that_no_filter_stopped_is_another_difference() -> None:
     back = {"step": 2, "action": "rdmsr(Msr.IA32_TSC_DEADLINE)", "expected": ["returned(0x0)"]}
     assert explains({**OPEN, "also": [{**back, "seen": ["returned(0x5)"]}]}, VMX) == ""
+
+
+def test_a_feature_is_as_open_where_the_host_turned_it_on() -> None:
+    """A guest that comes from elsewhere: B34 takes no note of who wrote DEBUGCTL."""
+    lbr, svm = "Msr.IA32_LASTBRANCHFROMIP", {"vendor_module": "kvm_amd"}
+    steps = ["set_msr(Msr.IA32_DEBUGCTLMSR, 1)", "install(default_deny())", f"rdmsr({lbr})"]
+    seen = {"step": 3, "action": steps[2], "expected": [f"RdmsrExit({lbr}, FILTER)", "gp"]}
+    case = {"id": "x.y", "verdict": "FAIL", "script": steps, "seen": ["returned(0x1)"], **seen}
+    trace = ["done", "done", "returned(0x1)"]
+    assert explains({**case, "trace": trace}, svm) == "B34"
+    assert explains({**case, "trace": trace, "script": ["get_msr(0x1)", *steps[1:]]}, svm) == ""
